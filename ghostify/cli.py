@@ -1,0 +1,261 @@
+"""The command line: parses, calls the library, prints."""
+
+import importlib
+import json
+import os
+import sys
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from . import __version__
+from .errors import ArgumentError, GhostifyError
+
+app = typer.Typer(
+    no_args_is_help=True,
+    add_completion=False,
+    rich_markup_mode="rich",
+    pretty_exceptions_enable=False,
+    help="Convert convolutional networks to Ghost modules, and say what it saves.",
+)
+
+Model = Annotated[str | None, typer.Argument(help="A name: resnet50, timm/..., torchvision/... (ghostify zoo lists them).")]
+Factory = Annotated[str | None, typer.Option(help="Your own model: package.module:function, called without arguments.")]
+Ratio = Annotated[float, typer.Option(help="s: a layer of n channels computes ceil(n / s) and makes the others of those.")]
+DwSize = Annotated[int, typer.Option(help="Kernel size of the depthwise cheap operation: 1, 3, 5 or 7.")]
+Cheap = Annotated[str, typer.Option(help="depthwise, pointwise or auto.")]
+Set = Annotated[
+    list[str] | None, typer.Option("--set", help="GLOB=RATIO for some sites, GLOB=dense to keep them; the last match wins.")
+]
+LinearRatio = Annotated[float | None, typer.Option(help="Shrink fully connected layers this many times.")]
+Input = Annotated[str | None, typer.Option("--input", help="Shape of the input, such as 1x3x224x224; for your own models.")]
+Json = Annotated[bool, typer.Option("--json", help="Print JSON for machines.")]
+
+
+def main() -> None:
+    """Entry point: a bad argument ends with one sentence and exit code 2."""
+    try:
+        app()
+    except GhostifyError as error:
+        from rich.console import Console
+
+        Console(stderr=True, soft_wrap=True).print("[bold red]error:[/]", str(error), markup=True, highlight=False)
+        sys.exit(2)
+
+
+def _show_version(wanted: bool) -> None:
+    if wanted:
+        print(f"ghostify {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def options(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_show_version, is_eager=True, help="Print the version.")
+    ] = False,
+) -> None:
+    pass
+
+
+@app.command()
+def report(
+    model: Model = None,
+    factory: Factory = None,
+    ratio: Ratio = 2,
+    dw_size: DwSize = 3,
+    cheap: Cheap = "depthwise",
+    set_: Set = None,
+    linear_ratio: LinearRatio = None,
+    input_: Input = None,
+    plot: Annotated[Path | None, typer.Option(help="Also draw a bar chart of the sites into this file.")] = None,
+    as_json: Json = False,
+) -> None:
+    """Say what a conversion would save, site by site. No weights are needed or made.
+
+    Examples:
+
+        ghostify report resnet50 --ratio 2
+
+        ghostify report torchvision/vgg16 --linear-ratio 4 --set 'features.2*=dense'
+
+        ghostify report --factory mypackage.nets:build --input 1x3x64x64 --json
+    """
+    from .convert import convert
+    from .report import report as make_report
+
+    network = _network(model, factory, device="meta")
+    student = convert(
+        network, ratio, dw_size=dw_size, cheap=cheap, ratios=_ratios(set_), linear_ratio=linear_ratio, inplace=True
+    )
+    told = make_report(student, _shape(input_))
+    if plot is not None:
+        _save_plot(told, plot)
+    _print_report(told, as_json)
+
+
+@app.command()
+def convert(
+    out: Annotated[Path, typer.Option(help="File to write: safetensors, the recipe in its header.")],
+    model: Model = None,
+    factory: Factory = None,
+    weights: Annotated[Path | None, typer.Option(help="Weights: safetensors, or a state dict saved by torch.")] = None,
+    pretrained: Annotated[bool, typer.Option(help="Fetch the pretrained weights of timm or torchvision.")] = False,
+    ratio: Ratio = 2,
+    dw_size: DwSize = 3,
+    cheap: Cheap = "depthwise",
+    set_: Set = None,
+    linear_ratio: LinearRatio = None,
+    input_: Input = None,
+    as_json: Json = False,
+) -> None:
+    """Convert a model and write the student's weights.
+
+    Examples:
+
+        ghostify convert resnet50 --pretrained --out resnet50_ghost.safetensors
+
+        ghostify convert torchvision/resnet18 --weights resnet18.pth --ratio 1.5 --out student.safetensors
+
+        ghostify convert --factory mypackage.nets:build --weights net.safetensors --out student.safetensors
+    """
+    from .convert import convert as make_student
+    from .report import report as make_report
+    from .serialization import load_weights, write_weights
+
+    if weights is not None and pretrained:
+        raise ArgumentError("give either --weights or --pretrained, not both")
+    if weights is None and not pretrained and factory is None:
+        raise ArgumentError("give --weights FILE or --pretrained: converting random weights is of no use")
+    if pretrained and factory is not None:
+        raise ArgumentError("--pretrained goes with a model name, not with --factory")
+    network = _network(model, factory, pretrained=pretrained)
+    if weights is not None:
+        load_weights(network, weights)
+    student = make_student(
+        network, ratio, dw_size=dw_size, cheap=cheap, ratios=_ratios(set_), linear_ratio=linear_ratio, inplace=True
+    )
+    told = make_report(student, _shape(input_))
+    write_weights(student, out)
+    _print_report(told, as_json)
+    if not as_json:
+        print(f"written: {out}")
+
+
+@app.command()
+def zoo(
+    pattern: Annotated[str, typer.Argument(help="Glob over names, such as '*resnet*'.")] = "*",
+    as_json: Json = False,
+) -> None:
+    """List the models that can be named.
+
+    Examples:
+
+        ghostify zoo '*regnety*'
+
+        ghostify zoo 'torchvision/*'
+    """
+    from fnmatch import fnmatchcase
+
+    from .zoo import list_models
+
+    names = [name for name in list_models() if fnmatchcase(name, pattern)]
+    if not names:
+        raise ArgumentError(f"no model is called like {pattern!r}")
+    print(json.dumps(names) if as_json else "\n".join(names))
+
+
+@app.command()
+def demo(ratio: Ratio = 2, as_json: Json = False) -> None:
+    """Train a small CNN on handwritten digits, convert it, train it on for a moment, and compare. Needs no network.
+
+    Exit code 0 only if the student is smaller and works.
+    """
+    from dataclasses import asdict
+
+    from rich.console import Console
+    from rich.progress import Progress
+    from rich.table import Table
+
+    from .demo import EPOCHS, EPOCHS_AFTER, run_demo
+
+    console = Console()
+    with Progress(console=Console(stderr=True), transient=True) as bar:
+        task = bar.add_task("training a small CNN on scikit-learn's digits", total=EPOCHS + EPOCHS_AFTER)
+        result = run_demo(ratio, lambda: bar.advance(task))
+    if as_json:
+        print(json.dumps([asdict(line) for line in result.lines]))
+    else:
+        table = Table(title="scikit-learn's digits, accuracy on 500 that were held out")
+        table.add_column("model")
+        for title in ("accuracy", "params", "FLOPs", "latency, 256 images"):
+            table.add_column(title, justify="right")
+        for line in result.lines:
+            numbers = (f"{line.accuracy:.1%}", f"{line.params:,}", f"{line.flops:,}", f"{line.latency * 1e3:.1f} ms")
+            table.add_row(line.name, *numbers)
+        console.print(table)
+    if not result.works:
+        raise GhostifyError("the student is not smaller, or more than five points behind the original")
+
+
+def _network(model: str | None, factory: str | None, pretrained: bool = False, device: str = "cpu") -> Any:
+    import torch
+
+    from .zoo import create_model
+
+    if (model is None) == (factory is None):
+        raise ArgumentError("give either the name of a model or --factory package.module:function")
+    if model is not None:
+        return create_model(model, pretrained=pretrained, device=device)
+    module_name, _, function = str(factory).partition(":")
+    sys.path.insert(0, os.getcwd())  # a factory usually stands in the folder one works in
+    try:
+        build = getattr(importlib.import_module(module_name), function)
+    except (ImportError, AttributeError, ValueError) as error:
+        raise ArgumentError(f"--factory {factory!r} can't be imported: {error}") from error
+    with torch.device(device):
+        network = build()
+    if not isinstance(network, torch.nn.Module):
+        raise ArgumentError(f"--factory {factory!r} returned {type(network).__name__}, not a torch.nn.Module")
+    return network
+
+
+def _ratios(settings: list[str] | None) -> dict[str, float | None]:
+    ratios: dict[str, float | None] = {}
+    for setting in settings or []:
+        pattern, equals, value = setting.rpartition("=")
+        try:
+            ratios[pattern] = None if value == "dense" else float(value)
+        except ValueError:
+            equals = ""
+        if not equals or not pattern:
+            raise ArgumentError(f"--set {setting!r} is not of the form GLOB=RATIO or GLOB=dense")
+    return ratios
+
+
+def _shape(text: str | None) -> tuple[int, ...] | None:
+    if text is None:
+        return None
+    try:
+        return tuple(int(size) for size in text.lower().split("x"))
+    except ValueError as error:
+        raise ArgumentError(f"--input {text!r} is not of the form 1x3x224x224") from error
+
+
+def _print_report(told: Any, as_json: bool) -> None:
+    from rich.console import Console
+
+    if as_json:
+        print(told.to_json())
+    elif sys.stdout.isatty():
+        Console().print(told)
+    else:
+        print(told)
+
+
+def _save_plot(told: Any, path: Path) -> None:
+    import matplotlib as mpl
+
+    mpl.use("Agg")
+    told.plot().figure.savefig(path, dpi=150)

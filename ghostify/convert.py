@@ -1,0 +1,121 @@
+"""convert(): trace to find sites, plan a ratio for each, build Ghost modules from the original layers, swap them in."""
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, Literal, TypeVar, overload
+
+import torch
+from torch import nn
+
+from .errors import ArgumentTypeError, UnsupportedModelError
+from .modules import GhostModule, ReducedLinear
+from .plan import SKIPS, GhostConfig, make_plan
+from .recipe import attach_recipe, make_recipe, recipe_of
+from .rewrite import make_swaps, swap
+from .sites import find_sites
+from .zoo import create_model
+
+M = TypeVar("M", bound=nn.Module)
+
+
+@overload
+def convert(model: M, ratio: float = 2, **options: Any) -> M: ...
+@overload
+def convert(model: str | Callable[[], nn.Module], ratio: float = 2, **options: Any) -> nn.Module: ...
+def convert(
+    model: nn.Module | str | Callable[[], nn.Module],
+    ratio: float = 2,
+    *,
+    dw_size: int = 3,
+    cheap: Literal["depthwise", "pointwise", "auto"] = "depthwise",
+    ratios: Mapping[str, float | None] | None = None,
+    linear_ratio: float | None = None,
+    skip: Sequence[str] = tuple(SKIPS),
+    min_channels: int = 8,
+    round_to: int | None = None,
+    init: Literal["warm", "random"] = "warm",
+    seed: int = 0,
+    inplace: bool = False,
+) -> nn.Module:
+    """Convert a convolutional network to Ghost modules.
+
+    Args:
+        model: the network; or a constructor such as ``torchvision.models.resnet50``; or a name, ``"resnet50"``,
+            ``"timm/..."`` or ``"torchvision/..."``. Constructors and names give untrained networks: pass a module to
+            keep its weights.
+        ratio: s, any number > 1. A layer of n channels computes m = ceil(n / s) and makes n - m of those.
+        dw_size: kernel size d of the depthwise cheap operation: 1, 3, 5 or 7.
+        cheap: ``"depthwise"``, the paper's; ``"pointwise"``, a 1x1 convolution over all intrinsic maps; or ``"auto"``,
+            pointwise where it costs at most an eighth of the dense layer for each map, else depthwise.
+        ratios: other ratios by qualified name or glob, ``{"layer4.*": 4, "layer1.0.conv1": None}``. The last match wins,
+            None keeps a site dense, and a full name also overrules ``skip`` and ``min_channels``.
+        linear_ratio: how many times fewer weights fully connected layers get (:class:`ReducedLinear`). The last
+            layer before the output stays as it is unless ``ratios`` has its full name.
+        skip: what stays dense by its place: ``"first"`` convolution, convolutions on ``"pooled"`` 1x1 maps.
+        min_channels: layers with fewer output channels stay dense.
+        round_to: round the intrinsic channels up to a multiple of this, for hardware that likes 8 or 16.
+        init: ``"warm"`` starts Ghost modules from the original weights and norms; ``"random"`` resets them, for training
+            from scratch.
+        seed: of ``init="random"``.
+        inplace: change ``model`` itself instead of a copy.
+
+    Returns:
+        A model of the same class, on the same device and of the same type, which takes and gives the same shapes.
+        :func:`ghostify.report` tells what was converted. The argument is unchanged unless ``inplace``.
+
+    Raises:
+        ArgumentError, ArgumentTypeError: a setting is out of range, or a name is not known.
+        UnsupportedModelError: the model is wrapped, compiled, scripted or uninitialised, or has nothing to convert.
+
+    Example:
+        >>> student = ghostify.convert(torchvision.models.resnet50(), ratio=2)
+        >>> print(ghostify.report(student))
+    """
+    config = GhostConfig(
+        ratio, dw_size, cheap, {} if ratios is None else ratios, linear_ratio,
+        skip if isinstance(skip, str) else tuple(skip), min_channels, round_to, init, seed,
+    )  # fmt: skip
+    given = isinstance(model, nn.Module)
+    network = model if isinstance(model, nn.Module) else _build(model)
+    check_model(network)
+    plan = make_plan(find_sites(network), config)
+    already = any(isinstance(m, (GhostModule, ReducedLinear)) for m in network.modules())
+    if not already and not any(p.ratio for p in plan):
+        raise UnsupportedModelError(_nothing_to_convert(network, [p.reason for p in plan]))
+    student = swap(network, make_swaps(plan, config), inplace or not given)
+    attach_recipe(student, make_recipe(plan, config, recipe_of(network)))
+    return student
+
+
+def check_model(model: nn.Module) -> None:
+    """Refuse what hides the real model or can't be rewritten.
+
+    Raises:
+        UnsupportedModelError: what it is, and what to pass instead.
+    """
+    name = type(model).__name__
+    if isinstance(model, (nn.DataParallel, nn.parallel.DistributedDataParallel)):
+        raise UnsupportedModelError(f"model is wrapped in {name}: pass model.module, and wrap the student afterwards")
+    if name == "OptimizedModule":
+        raise UnsupportedModelError("model is compiled: pass model._orig_mod, and compile the student afterwards")
+    if isinstance(model, torch.jit.ScriptModule):
+        raise UnsupportedModelError("model is a TorchScript module: pass the Python model it was made from")
+    for path, module in model.named_modules():
+        if isinstance(module, nn.modules.lazy.LazyModuleMixin) and module.has_uninitialized_params():
+            raise UnsupportedModelError(f"layer {path!r} ({type(module).__name__}) is not initialised: run the model once")
+
+
+def _build(model: Any) -> nn.Module:
+    if isinstance(model, str):
+        return create_model(model)
+    if not callable(model):
+        raise ArgumentTypeError(f"model must be a module, a constructor or a name, not {type(model).__name__}")
+    built = model()
+    if not isinstance(built, nn.Module):
+        raise ArgumentTypeError(f"model() must return a torch.nn.Module, not {type(built).__name__}")
+    return built
+
+
+def _nothing_to_convert(model: nn.Module, reasons: Sequence[str | None]) -> str:
+    found = f"none of its {len(reasons)} convolutions can be" if reasons else "it has no convolutions"
+    first = f" ({reasons[0]})" if reasons else ""
+    return f"model {type(model).__name__} has nothing to convert: {found}{' converted' if reasons else ''}{first}"

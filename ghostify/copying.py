@@ -1,0 +1,66 @@
+"""Copies of a module in which some parts are replaced before anything is copied.
+
+``copy.deepcopy`` looks every object up in its memo first. Filling that memo beforehand decides what a copy shares,
+what it swaps and what it never allocates: the dense weights of a converted convolution are not copied at all.
+"""
+
+import copy
+from collections.abc import Mapping
+from typing import TypeVar
+
+import torch
+from torch import Tensor, nn
+
+from .errors import UnsupportedModelError
+
+M = TypeVar("M", bound=nn.Module)
+
+
+def copy_swapped(model: M, swaps: Mapping[nn.Module, nn.Module]) -> M:
+    """A deep copy of ``model`` with each key of ``swaps`` replaced by its value, in every place it stands in."""
+    memo: dict[int, object] = {id(old): new for old, new in swaps.items()}
+    gone = {id(part) for old in swaps for part in old.modules()}
+    for module in model.modules():
+        if id(module) not in gone:
+            # a derived tensor (the weight of an old-style weight_norm) has a graph behind it and refuses deepcopy
+            memo.update((id(t), t.detach().clone()) for t in _plain_tensors(module) if not t.is_leaf)
+    return _deepcopy(model, memo)
+
+
+def copy_skeleton(model: M) -> M:
+    """A copy that shares every parameter and buffer with ``model`` and carries no hooks: safe to trace, costs nothing."""
+    skeleton = _deepcopy(model, {id(t): t for t in _tensors(model)})
+    for module in skeleton.modules():
+        for hooks in ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks"):
+            getattr(module, hooks).clear()
+    return skeleton
+
+
+def copy_to_meta(model: M) -> M:
+    """A copy whose tensors have shapes and no values: shape inference on it needs no memory."""
+    memo: dict[int, object] = {}
+    for t in _tensors(model):
+        empty = torch.empty_like(t, device="meta")
+        memo[id(t)] = nn.Parameter(empty, t.requires_grad) if isinstance(t, nn.Parameter) else empty
+    return _deepcopy(model, memo)
+
+
+def _deepcopy(model: M, memo: dict[int, object]) -> M:
+    try:
+        return copy.deepcopy(model, memo)
+    except Exception as error:
+        raise UnsupportedModelError(
+            f"the model {type(model).__name__} can't be deep-copied ({error}); convert a model that copy.deepcopy accepts"
+        ) from error
+
+
+def _tensors(model: nn.Module) -> list[Tensor]:
+    found = [*model.parameters(), *model.buffers()]
+    for module in model.modules():
+        found += _plain_tensors(module)
+    return found
+
+
+def _plain_tensors(module: nn.Module) -> list[Tensor]:
+    """Tensors kept as ordinary attributes, neither parameter nor buffer."""
+    return [value for value in vars(module).values() if isinstance(value, Tensor)]

@@ -1,0 +1,50 @@
+"""Figures."""
+
+from typing import TYPE_CHECKING
+
+from .errors import ArgumentError
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+
+    from .report import Report
+
+DENSE, GHOST = "#9aa5b1", "#2563a8"
+
+
+def plot_report(report: "Report", metric: str = "flops", ax: "Axes | None" = None) -> "Axes":
+    """Bars for each site in execution order: the original behind, the student before it; dense sites have one colour.
+
+    Args:
+        report: of :func:`ghostify.report`.
+        metric: ``"flops"`` or ``"params"``.
+        ax: axes to draw into; a new figure otherwise.
+
+    Raises:
+        ArgumentError: another metric, or FLOPs of a report that has none.
+    """
+    import matplotlib.pyplot as plt
+    from matplotlib.ticker import EngFormatter
+
+    if metric not in ("flops", "params"):
+        raise ArgumentError(f"metric must be 'flops' or 'params', not {metric!r}")
+    before = [getattr(row, f"{metric}_before") for row in report.rows]
+    after = [getattr(row, f"{metric}_after") for row in report.rows]
+    if None in before:
+        raise ArgumentError("this report has no FLOPs: give ghostify.report an example_input, or plot metric='params'")
+    if ax is None:
+        _, ax = plt.subplots(figsize=(max(6.4, min(16, 0.16 * len(before) + 2)), 3.8), layout="constrained")
+    x = range(len(before))
+    ax.bar(x, before, width=0.85, color=DENSE, label="original")
+    converted = [row.reason is None for row in report.rows]
+    ax.bar(x, [a if c else 0 for a, c in zip(after, converted, strict=True)], width=0.85, color=GHOST, label="student")
+    ax.yaxis.set_major_formatter(EngFormatter())
+    ax.set(
+        xlabel="site, in execution order",
+        ylabel="FLOPs (multiply-adds)" if metric == "flops" else "params",
+        title=f"{report.model}: {len(report.converted)} of {len(report.rows)} sites converted",
+    )
+    ax.margins(x=0.01)
+    ax.spines[["top", "right"]].set_visible(False)
+    ax.legend(frameon=False)
+    return ax

@@ -1,0 +1,120 @@
+"""The recipe: what a conversion did, as plain data that travels with the student."""
+
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, replace
+from typing import Any
+
+import torch
+from torch import fx, nn
+
+from .plan import GhostConfig, PlannedSite
+
+FORMAT = 1
+_KEY = "ghostify_recipe"
+
+
+@dataclass(frozen=True)
+class SiteRecord:
+    """One site: what stood there, and what stands there now or why it was skipped."""
+
+    name: str
+    kind: str  # "conv" or "linear"
+    layers: str  # "Conv2d-BatchNorm2d-ReLU"
+    in_channels: int
+    out_channels: int
+    kernel_size: tuple[int, ...]
+    groups: int
+    dense_params: int  # of the convolution and what was taken in with it
+    norm: str | None = None  # qualified names of what was taken in
+    act: str | None = None
+    ratio: float | None = None
+    intrinsic: int = 0
+    cheap: str = ""
+    dw_size: int = 0
+    reason: str | None = None
+    first: bool = False
+
+    @property
+    def converted(self) -> bool:
+        return self.reason is None
+
+    @property
+    def depthwise(self) -> bool:
+        return self.groups > 1 and self.groups in (self.in_channels, self.out_channels)
+
+    @property
+    def dense_per_position(self) -> int:
+        """Multiply-adds of the original layer for each output position."""
+        size = 1
+        for k in self.kernel_size:
+            size *= k
+        return self.out_channels * (self.in_channels // self.groups) * size
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """Everything needed to convert a fresh model of the same architecture in the same way, apart from weights."""
+
+    config: dict[str, Any]
+    sites: tuple[SiteRecord, ...]
+    versions: dict[str, str]
+    format: int = FORMAT
+
+    def to_dict(self) -> dict[str, Any]:
+        return asdict(self)
+
+    @classmethod
+    def from_dict(cls, data: dict[str, Any]) -> "Recipe":
+        records = (SiteRecord(**{**r, "kernel_size": tuple(r["kernel_size"])}) for r in data["sites"])
+        return cls(data["config"], tuple(records), data["versions"], data["format"])
+
+
+def make_recipe(plan: Sequence[PlannedSite], config: GhostConfig, before: Recipe | None) -> Recipe:
+    """The recipe of a plan; sites that an earlier conversion changed keep their record."""
+    from . import __version__
+
+    earlier = {r.name: r for r in before.sites} if before else {}
+    fresh = {p.site.name: _record(p) for p in plan}
+    names = [*earlier, *(name for name in fresh if name not in earlier)]
+    sites = tuple(fresh.get(name) or earlier[name] for name in names)
+    return Recipe(config.to_dict(), sites, {"ghostify": __version__, "torch": str(torch.__version__)})
+
+
+def attach_recipe(model: nn.Module, recipe: Recipe) -> None:
+    if isinstance(model, fx.GraphModule):
+        model.meta[_KEY] = recipe  # the one attribute that copying and pickling a GraphModule keeps
+    else:
+        model._ghostify_recipe = recipe  # type: ignore[assignment]
+
+
+def recipe_of(model: nn.Module) -> Recipe | None:
+    """The recipe of a student; None for any other model."""
+    return model.meta.get(_KEY) if isinstance(model, fx.GraphModule) else vars(model).get("_ghostify_recipe")
+
+
+def _record(planned: PlannedSite) -> SiteRecord:
+    site, module = planned.site, planned.site.module
+    taken = [site.norm if site.norm_name else None, site.act if site.act_name else None]
+    layers = [module, *(layer for layer in taken if layer is not None)]
+    record = SiteRecord(
+        name=site.name,
+        kind=site.kind,
+        layers=site.layers,
+        in_channels=getattr(module, "in_channels", getattr(module, "in_features", 0)),
+        out_channels=getattr(module, "out_channels", getattr(module, "out_features", 0)),
+        kernel_size=tuple(getattr(module, "kernel_size", ())),
+        groups=getattr(module, "groups", 1),
+        dense_params=sum(p.numel() for layer in layers for p in layer.parameters()),
+        first="first" in site.roles,
+    )
+    if planned.ratio is None:
+        return replace(record, reason=planned.reason)
+    return replace(
+        record,
+        norm=site.norm_name,
+        act=site.act_name,
+        ratio=planned.ratio,
+        intrinsic=planned.intrinsic,
+        cheap=planned.cheap if site.kind == "conv" else "",
+        dw_size=planned.dw_size if site.kind == "conv" and planned.cheap == "depthwise" else 0,
+    )

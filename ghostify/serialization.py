@@ -1,0 +1,85 @@
+"""Weights from and to files. Nothing is ever unpickled beyond plain tensors."""
+
+import json
+import os
+import tempfile
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from .errors import ArgumentError
+from .recipe import recipe_of
+
+
+def load_weights(model: nn.Module, path: str | os.PathLike[str]) -> None:
+    """Load a file of weights into a model of the same architecture.
+
+    Args:
+        model: changed in place, unless the file does not fit.
+        path: safetensors, or a state dict that ``torch.save`` wrote (also under a key ``state_dict`` or ``model``); it is
+            read with ``weights_only=True``. A prefix ``module.`` of all names is dropped.
+
+    Raises:
+        ArgumentError: the file is missing or broken, or holds the weights of another architecture.
+    """
+    state = _read(Path(path))
+    if all(name.startswith("module.") for name in state):
+        state = {name.removeprefix("module."): value for name, value in state.items()}
+    own = model.state_dict()
+    missing, extra = sorted(own.keys() - state.keys()), sorted(state.keys() - own.keys())
+    misfits = [name for name in own.keys() & state.keys() if own[name].shape != state[name].shape]
+    for names, what in ((missing, "lacks"), (extra, "has unknown"), (misfits, "has another shape of")):
+        if names:
+            more = f" and {len(names) - 1} more" if len(names) > 1 else ""
+            raise ArgumentError(f"weights file {str(path)!r} {what} {min(names)!r}{more}: it is of another architecture")
+    model.load_state_dict(state)
+
+
+def _read(path: Path) -> dict[str, Tensor]:
+    if not path.is_file():
+        raise ArgumentError(f"weights file {str(path)!r} does not exist")
+    try:
+        if path.suffix == ".safetensors":
+            from safetensors.torch import load_file
+
+            return load_file(path)
+        state: Any = torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as error:  # either library raises several kinds, all of which mean this
+        raise ArgumentError(f"weights file {str(path)!r} can't be read: {str(error).splitlines()[0][:200]}") from error
+    for key in ("state_dict", "model"):
+        if isinstance(state, dict) and isinstance(state.get(key), dict):
+            state = state[key]
+    if not isinstance(state, dict) or not state or not all(isinstance(value, Tensor) for value in state.values()):
+        raise ArgumentError(f"weights file {str(path)!r} holds no state dict of tensors")
+    return state
+
+
+def write_weights(student: nn.Module, path: str | os.PathLike[str]) -> None:
+    """Write the tensors of a student as safetensors, with its recipe as JSON under ``ghostify`` in the header.
+
+    The file appears under its name only once it is complete.
+    """
+    from safetensors.torch import save_file
+
+    state: dict[str, Tensor] = {}
+    seen: dict[tuple[int, int, tuple[int, ...]], str] = {}
+    for name, value in student.state_dict().items():
+        key = (value.untyped_storage().data_ptr(), value.storage_offset(), tuple(value.shape))
+        # safetensors refuses tensors that share memory; tied ones are written once under each name
+        state[name] = value.detach().cpu().contiguous() if key not in seen else value.detach().cpu().clone()
+        seen[key] = name
+    recipe = recipe_of(student)
+    metadata = {"format": "pt"} | ({"ghostify": json.dumps(recipe.to_dict())} if recipe else {})
+    target = Path(path)
+    target.parent.mkdir(parents=True, exist_ok=True)
+    handle, temporary = tempfile.mkstemp(dir=target.parent, prefix=target.name, suffix=".part")
+    os.close(handle)
+    try:
+        save_file(state, temporary, metadata)
+        os.chmod(temporary, 0o644)
+        os.replace(temporary, target)
+    except BaseException:
+        os.unlink(temporary)
+        raise

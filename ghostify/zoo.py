@@ -1,0 +1,129 @@
+"""Models by name, ``"resnet50"``, ``"timm/..."`` or ``"torchvision/..."``, and the input that each model takes."""
+
+import difflib
+import inspect
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from .errors import ArgumentError, UnsupportedModelError
+
+LIBRARIES = ("timm", "torchvision")
+
+
+def list_models(library: str | None = None) -> list[str]:
+    """Names that :func:`create_model` takes, as ``"timm/resnet50"``; of one library or of both."""
+    names = {
+        "timm": lambda: __import__("timm").list_models(),
+        "torchvision": lambda: __import__("torchvision").models.list_models(),
+    }
+    return [f"{lib}/{name}" for lib in LIBRARIES if library in (None, lib) for name in names[lib]()]
+
+
+def create_model(name: str, pretrained: bool = False, device: torch.device | str | None = None) -> nn.Module:
+    """Build a model of timm or torchvision.
+
+    Args:
+        name: ``"timm/resnet50"`` or ``"torchvision/resnet50"``; without a library, timm's is taken if there is one.
+        pretrained: load the library's own default weights (needs a network connection the first time).
+        device: where to build it; ``"meta"`` for structure without weights.
+
+    Raises:
+        ArgumentError: an unknown name; the message lists names close to it.
+    """
+    library, bare = _resolve(name)
+    with torch.device(device or "cpu"):
+        if library == "timm":
+            import timm
+
+            return timm.create_model(bare, pretrained=pretrained)
+        import torchvision
+
+        builder = torchvision.models.get_model_builder(bare)
+        parameters = inspect.signature(builder).parameters
+        options: dict[str, Any] = {"weights": "DEFAULT" if pretrained else None}
+        if "weights_backbone" in parameters:
+            options["weights_backbone"] = None
+        if bare in ("googlenet", "inception_v3") and not pretrained:
+            options["init_weights"] = False  # their own initialisation is slow, and deprecated
+        return torchvision.models.get_model(bare, **options)
+
+
+def _resolve(name: str) -> tuple[str, str]:
+    library, _, bare = name.rpartition("/")
+    if library not in ("", *LIBRARIES):
+        raise ArgumentError(f"unknown model {name!r}: a name starts with timm/ or torchvision/, or has no library")
+    for candidate in LIBRARIES:
+        if library in ("", candidate) and _is_model(candidate, bare):
+            return candidate, bare
+    known = [n.partition("/")[2] for n in list_models(library or None)]
+    close = difflib.get_close_matches(bare, sorted(set(known)), n=3, cutoff=0.5)
+    hint = f"did you mean {', '.join(close)}?" if close else "ghostify zoo lists all names"
+    raise ArgumentError(f"unknown model {name!r}: {hint}")
+
+
+def _is_model(library: str, name: str) -> bool:
+    if library == "timm":
+        import timm
+
+        return timm.is_model(name)
+    import torchvision
+
+    return name in torchvision.models.list_models()
+
+
+def example_input(model: nn.Module) -> tuple[Any, ...] | None:
+    """Arguments for one forward pass of a timm or torchvision model, batch size 1; None where the input isn't known.
+
+    Tensors are zeros on the CPU, of the model's floating-point type.
+    """
+    shapes = _input_shapes(model)
+    if shapes is None:
+        return None
+    dtype = next((p.dtype for p in model.parameters() if p.is_floating_point()), torch.float32)
+    tensors = [torch.zeros(shape, dtype=dtype) for shape in shapes]
+    if _origin(model).startswith("torchvision.models.detection"):
+        return ([tensors[0][0]],)
+    return tuple(tensors)
+
+
+def _input_shapes(model: nn.Module) -> list[tuple[int, ...]] | None:
+    config = getattr(model, "pretrained_cfg", None) or getattr(model, "default_cfg", None)
+    if isinstance(config, dict) and config.get("input_size"):
+        return [(1, *config["input_size"])]
+    origin = _origin(model)
+    if not origin.startswith("torchvision.models."):
+        return None
+    if ".optical_flow." in origin:
+        return [(1, 3, 128, 128)] * 2
+    if ".video." in origin:
+        side = 112 if origin.endswith("video.resnet") else 224
+        return [(1, 3, 16, side, side)]
+    if ".segmentation." in origin:
+        return [(1, 3, 520, 520)]
+    if ".detection." in origin:
+        return [(1, 3, 320, 320)]
+    if origin.endswith("inception"):
+        return [(1, 3, 299, 299)]
+    side = getattr(model, "image_size", 224)
+    return [(1, 3, side, side)] if isinstance(side, int) else None
+
+
+def _origin(model: nn.Module) -> str:
+    return type(model).__module__
+
+
+def as_arguments(example: Any) -> tuple[Any, ...]:
+    """Forward arguments from what a user gives: a tensor, a shape such as (1, 3, 224, 224), or a tuple of arguments.
+
+    Raises:
+        UnsupportedModelError: a shape with a size below 1.
+    """
+    if isinstance(example, Tensor):
+        return (example,)
+    if isinstance(example, (tuple, list, torch.Size)) and example and all(type(size) is int for size in example):
+        if min(example) < 1:
+            raise UnsupportedModelError(f"example_input has a size below 1: {tuple(example)}")
+        return (torch.zeros(tuple(example)),)
+    return tuple(example) if isinstance(example, tuple) else (example,)
