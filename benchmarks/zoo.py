@@ -175,7 +175,7 @@ def outcomes(todo: list[str], workers: int) -> Any:
     os.environ["PYTHONWARNINGS"] = "ignore"
     waiting = list(todo)
     while waiting:
-        pool = ProcessPoolExecutor(workers, mp_context=get_context("spawn"), max_tasks_per_child=200)
+        pool = ProcessPoolExecutor(workers, mp_context=get_context("spawn"))
         futures = {pool.submit(examine, name): name for name in waiting}
         try:
             for future in as_completed(futures):

@@ -188,7 +188,7 @@ def demo(ratio: Ratio = 2, as_json: Json = False) -> None:
         print(json.dumps([asdict(line) for line in result.lines]))
     else:
         table = Table(title="scikit-learn's digits, accuracy on 500 that were held out")
-        table.add_column("model")
+        table.add_column("model", no_wrap=True)
         for title in ("accuracy", "params", "FLOPs", "latency, 256 images"):
             table.add_column(title, justify="right")
         for line in result.lines:

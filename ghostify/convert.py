@@ -71,9 +71,8 @@ def convert(
         >>> print(ghostify.report(student))
     """
     config = GhostConfig(
-        ratio, dw_size, cheap, {} if ratios is None else ratios, linear_ratio,
-        skip if isinstance(skip, str) else tuple(skip), min_channels, round_to, init, seed,
-    )  # fmt: skip
+        ratio, dw_size, cheap, {} if ratios is None else ratios, linear_ratio, skip, min_channels, round_to, init, seed
+    )
     given = isinstance(model, nn.Module)
     network = model if isinstance(model, nn.Module) else _build(model)
     check_model(network)

@@ -29,7 +29,8 @@ class Costs:
     """What one forward pass takes.
 
     ``flops``: multiply-adds. ``activation_bytes``: the most memory that intermediate tensors take up at any one time, in
-    inference. ``positions``: for each layer asked for, how many output positions it computes, over all its calls.
+    inference. ``positions``: for each layer asked for, how many output positions it computes (a transposed
+    convolution: how many input positions it reads), over all its calls.
     ``output``: what the model returned, on the meta device where that was possible.
     """
 
@@ -49,7 +50,7 @@ def measure(model: nn.Module, arguments: tuple[Any, ...], layers: Sequence[str] 
     Args:
         model: any module; it is not changed.
         arguments: of its forward.
-        layers: qualified names of layers whose output positions are wanted.
+        layers: qualified names of layers whose positions are wanted.
 
     Raises:
         ArgumentError: the model does not accept these arguments.
@@ -76,9 +77,12 @@ def _measure(model: nn.Module, arguments: tuple[Any, ...], layers: Sequence[str]
     positions: dict[str, int] = {}
 
     def note(name: str) -> Any:
-        def hook(module: nn.Module, inputs: Any, output: Tensor) -> None:
-            channels = getattr(module, "out_channels", None) or getattr(module, "out_features", 1)
-            positions[name] = positions.get(name, 0) + output.numel() // channels
+        def hook(module: Any, inputs: Any, output: Tensor) -> None:
+            if isinstance(module, nn.modules.conv._ConvTransposeNd):  # each input position is multiplied, not each output
+                count = inputs[0].numel() // module.in_channels
+            else:
+                count = output.numel() // (getattr(module, "out_channels", None) or getattr(module, "out_features", 1))
+            positions[name] = positions.get(name, 0) + count
 
         return hook
 

@@ -60,7 +60,7 @@ def run_demo(ratio: float = 2, progress: Callable[[], None] = lambda: None) -> D
         Measured("original", _accuracy(teacher, images, labels), before.params, before.flops or 0, slow),
         Measured(f"converted, ratio {ratio:g}", at_once, after.params, after.flops or 0, fast),
         Measured(
-            f"and trained for {EPOCHS_AFTER} epochs",
+            f"and trained {EPOCHS_AFTER} epochs",
             _accuracy(student, images, labels), after.params, after.flops or 0, fast,
         ),
     )  # fmt: skip

@@ -60,42 +60,34 @@ def choose_sources(cost: Tensor, m: int, groups: int = 1) -> tuple[Tensor, Tenso
         intrinsic, (m,) channel indices in increasing order; sources, (n - m,) positions in ``intrinsic``, one for each
         other channel in increasing order.
     """
-    n = len(cost)
-    room_each = -(-(n - m) // m)
-    quota = [(n - m) // groups] * groups  # ghosts still to be made from each group of channels
+    n, size = len(cost), len(cost) // groups
     cost = cost.clone().fill_diagonal_(torch.inf)
-    free = torch.ones(n, dtype=torch.bool)  # neither intrinsic nor ghost yet
-    source_ok = torch.ones(n, dtype=torch.bool)
+    to_make = [(n - m) // groups] * groups  # ghosts of each group of channels, and intrinsic channels, still to be named
+    to_keep = [m // groups] * groups
+    room = [-(-(n - m) // m)] * n
     source = [-1] * n
-    is_source = [False] * n
-    room = [room_each] * n
-    opened, left = 0, n - m
-    while left:
-        free_index = free.nonzero().flatten()
-        allowed = source_ok if opened < m else source_ok & torch.tensor(is_source)
-        allowed_index = allowed.nonzero().flatten()
-        best, where = cost[allowed_index][:, free_index].min(dim=0)
-        order = best.argsort(stable=True).tolist()
-        pick, ghosts = allowed_index[where].tolist(), free_index.tolist()
-        for k in order:
-            i, j = pick[k], ghosts[k]
-            group = j * groups // n
-            if not left or is_source[j] or source[i] >= 0 or source[j] >= 0 or not room[i] or not quota[group]:
+    kept = [False] * n
+    undecided = torch.ones(n, dtype=torch.bool)
+    while sum(to_make):
+        full = torch.tensor(to_keep).repeat_interleave(size) == 0
+        ghost = torch.tensor(source) >= 0
+        can_give = ~ghost & (torch.tensor(room) > 0) & (torch.tensor(kept) | ~full)
+        givers, takers = can_give.nonzero().flatten(), undecided.nonzero().flatten()
+        best, where = cost[givers][:, takers].min(dim=0)
+        pairs = zip(givers[where].tolist(), takers.tolist(), strict=True)
+        for i, j in [pair for _, pair in sorted(zip(best.tolist(), pairs, strict=True))]:
+            if kept[j] or source[i] >= 0 or not room[i] or not to_make[j // size]:
                 continue
-            if not is_source[i]:
-                if opened == m:
+            if not kept[i]:
+                if not to_keep[i // size]:
                     continue
-                opened += 1
-                is_source[i] = True
-                free[i] = False
-            source[j] = i
+                to_keep[i // size] -= 1
+                kept[i] = True
+            to_make[j // size] -= 1
             room[i] -= 1
-            quota[group] -= 1
-            left -= 1
-            free[j] = source_ok[j] = False
-            source_ok[i] = room[i] > 0
-            if not quota[group]:
-                free[group * n // groups : (group + 1) * n // groups] = False
+            source[j] = i
+        taken = torch.tensor(kept) | (torch.tensor(source) >= 0)
+        undecided = ~taken & (torch.tensor(to_make).repeat_interleave(size) > 0)
     chosen = torch.tensor(source)
     intrinsic = (chosen < 0).nonzero().flatten()
     position = torch.empty(n, dtype=torch.long)

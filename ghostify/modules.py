@@ -5,12 +5,20 @@ from collections.abc import Callable
 from typing import Any, Literal
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor, fx, nn
 
 from .errors import ArgumentError, ArgumentTypeError
 from .patterns import lookup
 
 Cheap = Literal["depthwise", "pointwise"]
+
+
+@fx.wrap
+def take_channels(maps: Tensor, index: Tensor, dim: int) -> Tensor:
+    """``maps.index_select(dim, index)`` that leaves channels_last maps in their layout; one node to torch.fx."""
+    if maps.stride(dim) == 1 and not maps.is_contiguous():
+        return maps.movedim(dim, -1).index_select(-1, index).movedim(-1, dim)
+    return maps.index_select(dim, index)
 
 
 class GhostModule(nn.Module):
@@ -198,11 +206,11 @@ class GhostModule(nn.Module):
         sources = intrinsic if self.intrinsic_act is None else self.intrinsic_act(intrinsic)
         used = self.cheap_operation[0].in_channels
         if self.ghost_source is not None:
-            sources = sources.index_select(self._channel_dim, self.ghost_source)
-        elif used < sources.shape[self._channel_dim]:
+            sources = take_channels(sources, self.ghost_source, self._channel_dim)
+        elif used < self.intrinsic_channels:
             sources = sources.narrow(self._channel_dim, 0, used)
         out = torch.cat([intrinsic, self.cheap_operation(sources)], dim=self._channel_dim)
-        return out if self.channel_order is None else out.index_select(self._channel_dim, self.channel_order)
+        return out if self.channel_order is None else take_channels(out, self.channel_order, self._channel_dim)
 
     def extra_repr(self) -> str:
         return f"{self.in_channels}, {self.out_channels}, intrinsic={self.intrinsic_channels}, cheap={self.cheap}"

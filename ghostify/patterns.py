@@ -59,7 +59,7 @@ def narrow_channels(module: nn.Module, channels: Tensor) -> nn.Module:
     Raises:
         ArgumentError: a parameter that is neither per channel nor a single number.
     """
-    total = channel_count(module)
+    total = _channel_count(module)
     memo: dict[int, Any] = {}
     for name, tensor in [*module.named_parameters(), *module.named_buffers()]:
         if tensor.numel() == 1:  # one number for all channels
@@ -76,7 +76,7 @@ def narrow_channels(module: nn.Module, channels: Tensor) -> nn.Module:
     return narrowed
 
 
-def channel_count(module: nn.Module) -> int | None:
+def _channel_count(module: nn.Module) -> int | None:
     return next((count for a in _COUNTS if (count := getattr(module, a, None)) is not None), None) or next(
         (t.shape[0] for t in [*module.parameters(), *module.buffers()] if t.dim()), None
     )

@@ -26,7 +26,7 @@ class GhostConfig:
     cheap: str = "depthwise"
     ratios: Mapping[str, float | None] = field(default_factory=dict)
     linear_ratio: float | None = None
-    skip: tuple[str, ...] = tuple(SKIPS)
+    skip: Sequence[str] = tuple(SKIPS)
     min_channels: int = 8
     round_to: int | None = None
     init: str = "warm"

@@ -233,22 +233,14 @@ def _dense_twin(student: nn.Module) -> nn.Module:
         if isinstance(module, GhostModule):
             channels = torch.zeros(module.out_channels, dtype=torch.long)
             layers = [_widen(layer, channels) for layer in module.primary_conv]
-            swaps[module] = _Dense(*layers)
+            swaps[module] = dense = nn.Sequential(*layers)
+            for name in ("in_channels", "out_channels", "kernel_size", "stride", "padding", "dilation", "groups"):
+                setattr(dense, name, getattr(layers[0], name))  # code around a convolution asks for them
         elif isinstance(module, ReducedLinear):
             size, bias = (module.in_features, module.out_features), module.expand.bias is not None
             weight = module.expand.weight
             swaps[module] = nn.Linear(*size, bias, device=weight.device, dtype=weight.dtype)
     return copy_swapped(student, swaps)
-
-
-class _Dense(nn.Sequential):
-    """A convolution and its followers; code around it may ask for ``kernel_size`` and the like."""
-
-    def __getattr__(self, name: str) -> Any:
-        try:
-            return super().__getattr__(name)
-        except AttributeError:
-            return getattr(self[0], name)
 
 
 def _widen(layer: nn.Module, channels: torch.Tensor) -> nn.Module:

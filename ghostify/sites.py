@@ -11,7 +11,7 @@ from torch import fx, nn
 from torch.nn.utils import parametrize
 
 from .modules import GhostModule, ReducedLinear
-from .patterns import channel_count, is_kind, lookup
+from .patterns import is_kind, lookup
 from .tracing import Part, trace
 
 
@@ -116,6 +116,9 @@ class _Search:
 
     def _blocked(self, name: str, module: nn.Module) -> str | None:
         """Why no Ghost module can stand in for this layer, whatever the settings."""
+        parents = (self.modules[name.rsplit(".", up)[0]] for up in range(1, name.count(".") + 1))
+        if any(type(parent).__name__.startswith("GhostModule") for parent in parents):
+            return "already part of a Ghost module"
         if isinstance(module, nn.modules.conv._ConvTransposeNd):
             return "transposed convolution"
         origin = type(module).__module__
@@ -143,7 +146,8 @@ class _Search:
         follower = _only_user(node, part, self.modules)
         name, module = self._called(follower, part)
         if module is not None and is_kind(module, "norm") and self._owned(name, module):
-            if channel_count(module) in (None, site.module.out_channels):
+            channels = site.module.out_channels
+            if getattr(module, "num_features", channels) == channels:
                 site = replace(site, norm_name=name, norm=module)
                 if _includes_activation(module):
                     return site

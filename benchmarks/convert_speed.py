@@ -1,0 +1,106 @@
+"""Seconds and memory to convert a model, beside torch-pruning building a pruner and taking its step, in one process.
+
+    python benchmarks/convert_speed.py
+
+Both get the same freshly built torchvision model and are timed in turn, A B A B; the table gives medians and their ratio.
+Peak extra memory is the growth of the process while converting, over the size of the model's parameters.
+"""
+
+import argparse
+import gc
+import json
+import platform
+import statistics
+import threading
+import time
+import warnings
+from collections.abc import Callable
+from pathlib import Path
+
+import psutil
+import torch
+import torch_pruning as tp
+import torchvision
+from torch import nn
+
+import ghostify
+
+RESULTS = Path(__file__).parent / "results"
+MODELS = {"resnet18": 5, "resnet50": 10, "densenet121": 10, "mobilenet_v2": 5}  # and the ratio we aim for
+
+
+def convert(model: nn.Module) -> object:
+    return ghostify.convert(model)
+
+
+def prune(model: nn.Module) -> object:
+    """A global magnitude pruner to about the same FLOPs: dependency graph, importance, one step."""
+    pruner = tp.pruner.BasePruner(
+        model, torch.zeros(1, 3, 224, 224), importance=tp.importance.MagnitudeImportance(p=2), pruning_ratio=0.3,
+        global_pruning=True, ignored_layers=[m for m in model.modules() if isinstance(m, nn.Linear)],
+    )  # fmt: skip
+    pruner.step()
+    return pruner
+
+
+def timed(call: Callable[[nn.Module], object], name: str) -> float:
+    torch.manual_seed(0)
+    model = torchvision.models.get_model(name).eval()
+    gc.collect()
+    start = time.perf_counter()
+    call(model)
+    return time.perf_counter() - start
+
+
+def peak_memory(name: str) -> float:
+    """Bytes by which the process grows at most while converting, over the bytes of the model."""
+    model = torchvision.models.get_model(name).eval()
+    size = sum(t.numel() * t.element_size() for t in model.state_dict().values())
+    process, peak, running = psutil.Process(), 0, True
+    gc.collect()
+    before = process.memory_info().rss
+
+    def watch() -> None:
+        nonlocal peak
+        while running:
+            peak = max(peak, process.memory_info().rss)
+            time.sleep(0.0005)
+
+    watcher = threading.Thread(target=watch)
+    watcher.start()
+    student = ghostify.convert(model)
+    running = False
+    watcher.join()
+    del student
+    return (peak - before) / size
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--rounds", type=int, default=5)
+    args = parser.parse_args()
+    torch.set_num_threads(2)
+    rows = []
+    for name, goal in MODELS.items():
+        memory = peak_memory(name)
+        pairs = [(timed(convert, name), timed(prune, name)) for _ in range(args.rounds + 1)][1:]
+        ours, theirs = (statistics.median(side) for side in zip(*pairs, strict=True))
+        ratios = sorted(b / a for a, b in pairs)
+        row = {
+            "model": name, "ghostify_s": round(ours, 3), "torch_pruning_s": round(theirs, 3),
+            "times_faster": round(statistics.median(ratios), 1), "lowest": round(ratios[0], 1), "highest": round(ratios[-1], 1),
+            "goal": goal, "extra_memory_over_model": round(memory, 2),
+        }  # fmt: skip
+        rows.append(row)
+        print(row)
+    about = {
+        "torch": torch.__version__, "torch_pruning": "1.6.1", "ghostify": ghostify.__version__, "threads": 2,
+        "python": platform.python_version(), "rounds": args.rounds,
+    }  # fmt: skip
+    RESULTS.mkdir(exist_ok=True)
+    (RESULTS / "convert_speed.json").write_text(json.dumps({"about": about, "rows": rows}, indent=1) + "\n")
+
+
+if __name__ == "__main__":
+    warnings.filterwarnings("ignore")
+    main()
