@@ -5,7 +5,7 @@ what it swaps and what it never allocates: the dense weights of a converted conv
 """
 
 import copy
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import TypeVar
 
 import torch
@@ -27,12 +27,18 @@ def copy_swapped(model: M, swaps: Mapping[nn.Module, nn.Module]) -> M:
     return _deepcopy(model, memo)
 
 
-def copy_skeleton(model: M) -> M:
-    """A copy that shares every parameter and buffer with ``model`` and carries no hooks: safe to trace, costs nothing."""
-    skeleton = _deepcopy(model, {id(t): t for t in _tensors(model)})
+def copy_skeleton(model: M, is_leaf: Callable[[nn.Module], bool]) -> M:
+    """A copy in evaluation mode, without hooks, that shares tensors and leaf modules with ``model``.
+
+    Forward code above the leaves may run on it and leave what it likes in the copies; calling a leaf would not be safe.
+    """
+    shared = {id(m): m for m in model.modules() if m is not model and is_leaf(m)}
+    skeleton = _deepcopy(model, {**{id(t): t for t in _tensors(model)}, **shared})
     for module in skeleton.modules():
-        for hooks in ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks"):
-            getattr(module, hooks).clear()
+        if id(module) not in shared:
+            module.training = False
+            for hooks in ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks"):
+                getattr(module, hooks).clear()
     return skeleton
 
 

@@ -7,6 +7,7 @@ calibration, at five times the time.
 """
 
 from dataclasses import dataclass
+from functools import lru_cache
 
 import numpy as np
 import torch
@@ -53,7 +54,7 @@ def choose_sources(cost: Tensor, m: int, groups: int = 1) -> tuple[Tensor, Tenso
     ceil((n - m) / m) ghosts, so that the depthwise kernel keeps a regular grouping.
 
     Args:
-        cost: (n, n), ``cost[i, j]`` of making channel j from channel i; the diagonal is ignored.
+        cost: (n, n), ``cost[j, i]`` of making channel j from channel i; its diagonal is overwritten with infinity.
         m: number of intrinsic channels; with groups, m / groups of each.
 
     Returns:
@@ -61,21 +62,20 @@ def choose_sources(cost: Tensor, m: int, groups: int = 1) -> tuple[Tensor, Tenso
         other channel in increasing order.
     """
     n, size = len(cost), len(cost) // groups
-    cost = cost.clone().fill_diagonal_(torch.inf)
+    cost.fill_diagonal_(torch.inf)
     to_make = [(n - m) // groups] * groups  # ghosts of each group of channels, and intrinsic channels, still to be named
     to_keep = [m // groups] * groups
-    room = [-(-(n - m) // m)] * n
-    source = [-1] * n
-    kept = [False] * n
-    undecided = torch.ones(n, dtype=torch.bool)
-    while sum(to_make):
-        full = torch.tensor(to_keep).repeat_interleave(size) == 0
-        ghost = torch.tensor(source) >= 0
-        can_give = ~ghost & (torch.tensor(room) > 0) & (torch.tensor(kept) | ~full)
-        givers, takers = can_give.nonzero().flatten(), undecided.nonzero().flatten()
-        best, where = cost[givers][:, takers].min(dim=0)
-        pairs = zip(givers[where].tolist(), takers.tolist(), strict=True)
-        for i, j in [pair for _, pair in sorted(zip(best.tolist(), pairs, strict=True))]:
+    room = np.full(n, -(-(n - m) // m))
+    source, kept = np.full(n, -1), np.zeros(n, dtype=bool)
+    takers = np.arange(n)
+    barred = np.zeros(n, dtype=bool)  # can't be the source of one more ghost
+    while len(takers):
+        rows = cost if len(takers) == n else cost[torch.from_numpy(takers)]
+        if barred.any():
+            rows = rows.masked_fill(torch.from_numpy(barred), torch.inf)
+        best, where = rows.min(dim=1)
+        order = best.argsort(stable=True)
+        for i, j in zip(where[order].tolist(), takers[order.numpy()].tolist(), strict=True):
             if kept[j] or source[i] >= 0 or not room[i] or not to_make[j // size]:
                 continue
             if not kept[i]:
@@ -86,13 +86,13 @@ def choose_sources(cost: Tensor, m: int, groups: int = 1) -> tuple[Tensor, Tenso
             to_make[j // size] -= 1
             room[i] -= 1
             source[j] = i
-        taken = torch.tensor(kept) | (torch.tensor(source) >= 0)
-        undecided = ~taken & (torch.tensor(to_make).repeat_interleave(size) > 0)
-    chosen = torch.tensor(source)
-    intrinsic = (chosen < 0).nonzero().flatten()
+        is_ghost = source >= 0
+        barred = is_ghost | (room == 0) | (~kept & np.repeat(np.array(to_keep) == 0, size))
+        takers = (~is_ghost & ~kept & np.repeat(np.array(to_make) > 0, size)).nonzero()[0]
+    intrinsic = torch.from_numpy((source < 0).nonzero()[0])
     position = torch.empty(n, dtype=torch.long)
-    position[intrinsic] = torch.arange(len(intrinsic))
-    return intrinsic, position[chosen[chosen >= 0]]
+    position[intrinsic] = torch.arange(m)
+    return intrinsic, position[torch.from_numpy(source[source >= 0])]
 
 
 @dataclass(frozen=True)
@@ -140,15 +140,20 @@ def _through(act: nn.Module | None, mean: Tensor, std: Tensor, nodes: int = 32) 
     """Slope, mean and variance of act(y) for Gaussian y, by Gauss-Hermite quadrature."""
     if act is None:
         return torch.ones_like(std), mean, std**2
-    points, weights = np.polynomial.hermite_e.hermegauss(nodes)
-    x = torch.as_tensor(points, dtype=mean.dtype, device=mean.device)
-    w = torch.as_tensor(weights / weights.sum(), dtype=mean.dtype, device=mean.device)
+    points, weights = _quadrature(nodes)
+    x, w = (torch.as_tensor(a, dtype=mean.dtype, device=mean.device) for a in (points, weights))
     y = mean[:, None] + std[:, None] * x
     with torch.no_grad():
         z = act(y[None].clone())[0].to(mean.dtype)
     out_mean = z @ w
     slope = (z * x) @ w / std.clamp_min(_TINY)
     return slope, out_mean, ((z - out_mean[:, None]) ** 2) @ w
+
+
+@lru_cache
+def _quadrature(nodes: int) -> tuple[np.ndarray, np.ndarray]:
+    points, weights = np.polynomial.hermite_e.hermegauss(nodes)
+    return points, weights / weights.sum()
 
 
 def _correlation(channels: Channels, groups: int) -> Tensor:
@@ -161,8 +166,8 @@ def _correlation(channels: Channels, groups: int) -> Tensor:
 
 
 def _cost(channels: Channels, correlation: Tensor) -> Tensor:
-    """(n, n): the variance of map j, after its activation, that map i leaves unexplained."""
-    return channels.out_var * (1 - correlation**2 * channels.fidelity[:, None])
+    """(n, n): the variance of map j (row), after its activation, that map i (column) leaves unexplained."""
+    return (correlation**2).mul_(-channels.fidelity).add_(1).mul_(channels.out_var[:, None])
 
 
 def _by_position(n: int, m: int, groups: int) -> tuple[Tensor, Tensor]:

@@ -42,7 +42,7 @@ def trace(model: nn.Module, is_site: Predicate, is_leaf: Predicate) -> list[Part
     Returns:
         Parts that together call every module for which ``is_site`` is true.
     """
-    skeleton = copy_skeleton(model).eval()
+    skeleton = copy_skeleton(model, lambda m: type(m).__module__.startswith("torch.nn.") and not any(m.children()))
     return list(_parts("", skeleton, is_site, is_leaf))
 
 

@@ -31,14 +31,14 @@ def test_choice_of_sources_is_a_valid_one(data):
 
 def total_cost(cost, intrinsic, sources):
     others = [j for j in range(len(cost)) if j not in intrinsic.tolist()]
-    return sum(cost[intrinsic[s], j].item() for j, s in zip(others, sources.tolist(), strict=True))
+    return sum(cost[j, intrinsic[s]].item() for j, s in zip(others, sources.tolist(), strict=True))
 
 
 def best_cost(cost, m):
     """By trying everything, each source used at most once."""
     n = len(cost)
     return min(
-        sum(cost[i, j].item() for i, j in zip(order, [j for j in range(n) if j not in kept], strict=True))
+        sum(cost[j, i].item() for i, j in zip(order, [j for j in range(n) if j not in kept], strict=True))
         for kept in itertools.combinations(range(n), m)
         for order in itertools.permutations(kept, n - m)
     )
