@@ -6,7 +6,7 @@ from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
 
 import torch
-from torch import nn
+from torch import fx, nn
 from torch.utils._pytree import tree_leaves
 
 from .copying import copy_swapped
@@ -211,7 +211,7 @@ def report(student: nn.Module, example_input: Any = None) -> Report:
     if costs is None or arguments is None:
         return Report(name, None, rows, Total(params_before, None, None), Total(params, None, None), None)
     saved = sum((row.flops_before or 0) - (row.flops_after or 0) for row in rows)
-    dense = measure(_dense_twin(student), arguments)
+    dense = measure(_dense_twin(student, recipe), arguments)
     return Report(
         model=name,
         input=tuple(tuple(t.shape) for t in tree_leaves(arguments) if isinstance(t, torch.Tensor)),
@@ -226,16 +226,19 @@ def _arguments(student: nn.Module, given: Any) -> tuple[Any, ...] | None:
     return example_input(student) if given is None else as_arguments(given)
 
 
-def _dense_twin(student: nn.Module) -> nn.Module:
-    """The student with a dense layer in place of each Ghost module: the original's shapes, with values of no meaning."""
+def _dense_twin(student: nn.Module, recipe: Recipe) -> nn.Module:
+    """The original's structure, rebuilt from the student's own layers, with values of no meaning."""
     swaps: dict[nn.Module, nn.Module] = {}
-    for module in student.modules():
+    for record in recipe.sites:
+        module = student.get_submodule(record.name)
         if isinstance(module, GhostModule):
             channels = torch.zeros(module.out_channels, dtype=torch.long)
             layers = [_widen(layer, channels) for layer in module.primary_conv]
-            swaps[module] = dense = nn.Sequential(*layers)
-            for name in ("in_channels", "out_channels", "kernel_size", "stride", "padding", "dilation", "groups"):
-                setattr(dense, name, getattr(layers[0], name))  # code around a convolution asks for them
+            if isinstance(student, fx.GraphModule):  # its graph calls the convolution's name alone
+                swaps[module] = nn.Sequential(*layers)
+                continue
+            names = [record.name, *(name for name in (record.norm, record.act) if name is not None)]
+            swaps.update((student.get_submodule(name), layer) for name, layer in zip(names, layers, strict=True))
         elif isinstance(module, ReducedLinear):
             size, bias = (module.in_features, module.out_features), module.expand.bias is not None
             weight = module.expand.weight

@@ -2,12 +2,15 @@
 
 import difflib
 import inspect
+import logging
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from .errors import ArgumentError, UnsupportedModelError
+
+log = logging.getLogger(__name__)
 
 LIBRARIES = ("timm", "torchvision")
 
@@ -32,22 +35,35 @@ def create_model(name: str, pretrained: bool = False, device: torch.device | str
     Raises:
         ArgumentError: an unknown name; the message lists names close to it.
     """
+    build = {"timm": _build_timm, "torchvision": _build_torchvision}
     library, bare = _resolve(name)
-    with torch.device(device or "cpu"):
-        if library == "timm":
-            import timm
+    target = torch.device(device or "cpu")
+    try:
+        with target:
+            return build[library](bare, pretrained)
+    except (NotImplementedError, RuntimeError) as error:
+        if target.type != "meta":
+            raise
+        log.debug("%s can't be built on the meta device: %s", name, error)  # its constructor computes with values
+        return build[library](bare, False).to("meta")
 
-            return timm.create_model(bare, pretrained=pretrained)
-        import torchvision
 
-        builder = torchvision.models.get_model_builder(bare)
-        parameters = inspect.signature(builder).parameters
-        options: dict[str, Any] = {"weights": "DEFAULT" if pretrained else None}
-        if "weights_backbone" in parameters:
-            options["weights_backbone"] = None
-        if bare in ("googlenet", "inception_v3") and not pretrained:
-            options["init_weights"] = False  # their own initialisation is slow, and deprecated
-        return torchvision.models.get_model(bare, **options)
+def _build_timm(name: str, pretrained: bool) -> nn.Module:
+    import timm
+
+    return timm.create_model(name, pretrained=pretrained)
+
+
+def _build_torchvision(name: str, pretrained: bool) -> nn.Module:
+    import torchvision
+
+    parameters = inspect.signature(torchvision.models.get_model_builder(name)).parameters
+    options: dict[str, Any] = {"weights": "DEFAULT" if pretrained else None}
+    if "weights_backbone" in parameters:
+        options["weights_backbone"] = None
+    if name in ("googlenet", "inception_v3") and not pretrained:
+        options["init_weights"] = False  # their own initialisation is slow, and deprecated
+    return torchvision.models.get_model(name, **options)
 
 
 def _resolve(name: str) -> tuple[str, str]:

@@ -1,0 +1,172 @@
+import json
+import subprocess
+import sys
+
+import pytest
+import torch
+import torchvision
+from conftest import Residual, randomize
+from safetensors import safe_open
+from safetensors.torch import load_file, save_file
+
+import ghostify
+from ghostify import cli
+
+
+def run(monkeypatch, capsys, *arguments):
+    """Exit code, standard output, standard error."""
+    monkeypatch.setattr(sys, "argv", ["ghostify", *arguments])
+    with pytest.raises(SystemExit) as stop:
+        cli.main()
+    captured = capsys.readouterr()
+    return stop.value.code or 0, captured.out, captured.err
+
+
+FACTORY = """
+import torch
+from torch import nn
+
+def build():
+    return nn.Sequential(nn.Conv2d(3, 16, 3), nn.Conv2d(16, 32, 3), nn.BatchNorm2d(32), nn.ReLU())
+
+def number():
+    return 3
+"""
+
+
+@pytest.fixture
+def folder(tmp_path, monkeypatch):
+    (tmp_path / "mynets.py").write_text(FACTORY)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.delitem(sys.modules, "mynets", raising=False)
+    monkeypatch.setattr(sys, "path", list(sys.path))
+    return tmp_path
+
+
+def test_version(monkeypatch, capsys):
+    assert run(monkeypatch, capsys, "--version")[:2] == (0, f"ghostify {ghostify.__version__}\n")
+
+
+def test_report_table_and_json(monkeypatch, capsys):
+    code, out, _ = run(monkeypatch, capsys, "report", "torchvision/resnet18", "--set", "layer4.*=4", "--set", "layer1.*=dense")
+    assert code == 0
+    assert "kept dense by ratios" in out
+    code, out, _ = run(monkeypatch, capsys, "report", "torchvision/resnet18", "--ratio", "2", "--json")
+    report = ghostify.Report.from_json(out)
+    assert report == ghostify.report(ghostify.convert(ghostify.create_model("torchvision/resnet18", device="meta")))
+
+
+def test_report_of_a_factory_and_a_plot(monkeypatch, capsys, folder):
+    code, out, _ = run(
+        monkeypatch, capsys, "report", "--factory", "mynets:build", "--input", "1x3x16x16", "--plot", "bars.png"
+    )
+    assert code == 0
+    assert "1 of 2 sites converted" in out
+    assert (folder / "bars.png").read_bytes().startswith(b"\x89PNG")
+
+
+@pytest.mark.parametrize("suffix", ["safetensors", "pth"])
+def test_convert_writes_a_file_that_loads(monkeypatch, capsys, tmp_path, suffix):
+    model = randomize(torchvision.models.resnet18())
+    weights, out = tmp_path / f"w.{suffix}", tmp_path / "student.safetensors"
+    if suffix == "pth":
+        torch.save({"state_dict": {f"module.{k}": v for k, v in model.state_dict().items()}}, weights)
+    else:
+        save_file(model.state_dict(), weights)
+    arguments = ("--weights", str(weights), "--ratio", "2", "--out", str(out), "--json")
+    code, _, _ = run(monkeypatch, capsys, "convert", "torchvision/resnet18", *arguments)
+    assert code == 0
+    student = ghostify.convert(torchvision.models.resnet18())
+    student.load_state_dict(load_file(out))
+    x = torch.randn(1, 3, 64, 64)
+    torch.testing.assert_close(student.eval()(x), ghostify.convert(model).eval()(x))
+    with safe_open(out, "pt") as file:
+        recipe = json.loads(file.metadata()["ghostify"])
+    assert {site["name"] for site in recipe["sites"] if site["reason"] is None} >= {"layer1.0.conv1"}
+    assert [p.name for p in tmp_path.iterdir() if p.suffix == ".part"] == []
+
+
+def test_zoo(monkeypatch, capsys):
+    code, out, _ = run(monkeypatch, capsys, "zoo", "torchvision/resnet*")
+    assert code == 0
+    assert "torchvision/resnet50" in out.splitlines()
+    code, out, _ = run(monkeypatch, capsys, "zoo", "*resnet50", "--json")
+    assert {"timm/resnet50", "torchvision/resnet50"} <= set(json.loads(out))
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["report", "resnet51"], "did you mean"),
+        (["report"], "either the name of a model or --factory"),
+        (["report", "resnet18", "--factory", "mynets:build"], "either the name"),
+        (["report", "resnet18", "--ratio", "1"], "ratio must be"),
+        (["report", "resnet18", "--cheap", "dear"], "cheap must be"),
+        (["report", "resnet18", "--set", "layer1"], "not of the form GLOB=RATIO"),
+        (["report", "resnet18", "--set", "layer1.*=two"], "not of the form GLOB=RATIO"),
+        (["report", "resnet18", "--set", "layer9.*=2"], "matches no convolution"),
+        (["report", "--factory", "nowhere:build"], "can't be imported"),
+        (["report", "--factory", "mynets:absent"], "can't be imported"),
+        (["report", "--factory", "mynets"], "can't be imported"),
+        (["report", "--factory", "mynets:number"], "returned int"),
+        (["report", "--factory", "mynets:build", "--input", "large"], "not of the form 1x3x224x224"),
+        (["report", "--factory", "mynets:build", "--input", "1x4x9x9"], "does not fit"),
+        (["convert", "resnet18", "--out", "x.safetensors"], "give --weights FILE or --pretrained"),
+        (["convert", "resnet18", "--weights", "none.pth", "--out", "x.safetensors"], "does not exist"),
+        (["convert", "resnet18", "--weights", "a", "--pretrained", "--out", "x.safetensors"], "not both"),
+        (["convert", "--factory", "mynets:build", "--pretrained", "--out", "x.safetensors"], "goes with a model name"),
+        (["zoo", "nothing*here"], "no model is called like"),
+    ],
+)
+def test_mistakes_end_with_one_sentence_and_code_2(monkeypatch, capsys, folder, arguments, message):
+    code, out, err = run(monkeypatch, capsys, *arguments)
+    assert code == 2
+    assert message in err.replace("\n", " ")
+    assert "Traceback" not in err
+    assert out == ""
+    assert not (folder / "x.safetensors").exists()
+
+
+def test_help_has_examples(monkeypatch, capsys):
+    for command in ("report", "convert", "zoo"):
+        code, out, _ = run(monkeypatch, capsys, command, "--help")
+        assert code == 0
+        assert "Examples:" in out
+
+
+def test_demo(monkeypatch, capsys):
+    code, out, _ = run(monkeypatch, capsys, "demo", "--json")
+    assert code == 0
+    original, converted, trained = json.loads(out)
+    assert trained["params"] == converted["params"] < 0.6 * original["params"]
+    assert trained["flops"] < 0.6 * original["flops"]
+    assert trained["accuracy"] > 0.9
+
+
+def test_demo_fails_when_the_student_does_not_work(monkeypatch, capsys):
+    from ghostify import demo
+
+    monkeypatch.setattr(demo, "EPOCHS_AFTER", 0)
+    monkeypatch.setattr(demo, "EPOCHS", 3)
+    code, _, err = run(monkeypatch, capsys, "demo", "--ratio", "8", "--json")
+    assert code == 2
+    assert "behind the original" in err
+
+
+def test_import_is_light():
+    """The heavy libraries wait until they are needed."""
+    script = (
+        "import sys, ghostify; "
+        "print([m for m in ('timm', 'torchvision', 'pandas', 'matplotlib', 'sklearn', 'rich', 'typer') if m in sys.modules])"
+    )
+    out = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True).stdout
+    assert out.strip() == "[]"
+
+
+def test_factory_weights_mismatch(monkeypatch, capsys, folder):
+    save_file(Residual().state_dict(), folder / "w.safetensors")
+    code, _, err = run(
+        monkeypatch, capsys, "convert", "--factory", "mynets:build", "--weights", "w.safetensors", "--out", "x.safetensors"
+    )
+    assert code == 2
+    assert "another architecture" in err.replace("\n", " ")

@@ -1,0 +1,117 @@
+import json
+
+import matplotlib as mpl
+import pytest
+import torch
+import torchvision
+from conftest import Residual
+
+import ghostify
+from ghostify import Report
+from ghostify.costs import count_params, measure
+from ghostify.zoo import example_input
+
+mpl.use("Agg")
+
+
+@pytest.fixture(scope="module")
+def report():
+    return ghostify.report(ghostify.convert(Residual(), ratios={"conv2": None}), (1, 3, 8, 8))
+
+
+@pytest.mark.parametrize(
+    ("name", "options"),
+    [
+        ("resnet18", {}),
+        ("vgg11_bn", {"linear_ratio": 4}),
+        ("densenet121", {"ratio": 3, "cheap": "pointwise"}),
+        ("regnet_y_400mf", {"ratio": 1.5}),
+        ("squeezenet1_1", {"skip": ()}),
+        ("mc3_18", {"cheap": "auto"}),
+    ],
+)
+def test_before_and_after_are_what_the_models_measure(name, options):
+    model = ghostify.create_model(f"torchvision/{name}", device="meta")
+    student = ghostify.convert(model, **options)
+    report = ghostify.report(student)
+    arguments = example_input(model)
+    before, after = measure(model, arguments), measure(student, arguments)
+    assert (report.before.params, report.after.params) == (count_params(model), count_params(student))
+    assert (report.before.flops, report.after.flops) == (before.flops, after.flops)
+    assert report.before.activation_bytes == before.activation_bytes
+    assert report.after.activation_bytes == after.activation_bytes
+    saved = sum(row.flops_before - row.flops_after for row in report.rows)
+    assert before.flops - after.flops == saved
+
+
+def test_reached_is_a_share_of_dense_convolutions(report):
+    assert report.reached == pytest.approx(0.5)  # conv1 and conv2 cost the same
+    assert report.rows[0].reason.startswith("first convolution")
+    assert report.skipped == {report.rows[0].reason: ["stem"], "kept dense by ratios": ["conv2"]}
+    assert [row.name for row in report.converted] == ["conv1"]
+
+
+def test_json(report):
+    again = Report.from_json(report.to_json())
+    assert again == report
+    assert json.loads(report.to_json())["after"]["params"] == report.after.params
+
+
+def test_frame(report):
+    frame = report.to_frame()
+    assert list(frame.index) == ["stem", "conv1", "conv2"]
+    assert frame.loc["conv1", "ratio"] == 2
+    assert frame["params_before"].sum() - frame["params_after"].sum() == report.before.params - report.after.params
+
+
+def test_texts(report):
+    text, markdown, page = str(report), report.to_markdown(), report.to_html()
+    for shown in (text, markdown, page):
+        for row in report.rows:
+            assert row.name in shown
+        assert "kept dense by ratios" in shown
+        assert "multiply-adds" in shown
+    assert markdown.count("\n| ") == len(report.rows) + 1  # and the rule under the header
+    assert page.count("<tr>") == len(report.rows) + 1
+    assert report._repr_html_() == page
+
+
+def test_html_is_escaped():
+    class Net(torch.nn.Sequential):
+        pass
+
+    Net.__name__ = "<b>Net"
+    model = Net(torch.nn.Conv2d(3, 8, 3), torch.nn.Conv2d(8, 8, 3))
+    page = ghostify.report(ghostify.convert(model)).to_html()
+    assert "<b>Net" not in page
+    assert "&lt;b&gt;Net" in page
+
+
+@pytest.mark.parametrize("metric", ["flops", "params"])
+def test_plot(report, metric):
+    axes = report.plot(metric)
+    heights = [bar.get_height() for bar in axes.patches]
+    before = [getattr(row, f"{metric}_before") for row in report.rows]
+    after = [getattr(row, f"{metric}_after") if row.reason is None else 0 for row in report.rows]
+    assert heights == before + after
+
+
+def test_model_without_known_input():
+    report = ghostify.report(ghostify.convert(Residual()))
+    assert report.after.flops is None
+    assert report.after.params < report.before.params
+    assert "give report an example_input" in str(report)
+    assert Report.from_json(report.to_json()) == report
+
+
+@pytest.mark.parametrize("example", [(1, 3, 8, 8), torch.zeros(1, 3, 8, 8), (torch.zeros(1, 3, 8, 8),)])
+def test_ways_to_give_an_input(example):
+    assert ghostify.report(ghostify.convert(Residual()), example).input == ((1, 3, 8, 8),)
+
+
+def test_report_leaves_the_student_alone():
+    student = ghostify.convert(torchvision.models.resnet18().train())
+    before = {name: value.clone() for name, value in student.state_dict().items()}
+    ghostify.report(student)
+    assert student.training
+    assert all(torch.equal(before[name], value) for name, value in student.state_dict().items())
