@@ -26,7 +26,8 @@ Ratio = Annotated[float, typer.Option(help="s: a layer of n channels computes ce
 DwSize = Annotated[int, typer.Option(help="Kernel size of the depthwise cheap operation: 1, 3, 5 or 7.")]
 Cheap = Annotated[str, typer.Option(help="depthwise, pointwise or auto.")]
 Set = Annotated[
-    list[str] | None, typer.Option("--set", help="GLOB=RATIO for some sites, GLOB=dense to keep them; the last match wins.")
+    list[str] | None,
+    typer.Option("--set", help="GLOB=RATIO for some sites, GLOB=dense to keep them; the last match wins."),
 ]
 LinearRatio = Annotated[float | None, typer.Option(help="Shrink fully connected layers this many times.")]
 Input = Annotated[str | None, typer.Option("--input", help="Shape of the input, such as 1x3x224x224; for your own models.")]

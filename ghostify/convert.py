@@ -1,10 +1,11 @@
 """convert(): trace to find sites, plan a ratio for each, build Ghost modules from the original layers, swap them in."""
 
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, Literal, TypeVar, overload
+from typing import Any, Literal, TypeVar
 
 import torch
 from torch import nn
+from torch.nn.parameter import is_lazy
 
 from .errors import ArgumentTypeError, UnsupportedModelError
 from .modules import GhostModule, ReducedLinear
@@ -17,12 +18,8 @@ from .zoo import create_model
 M = TypeVar("M", bound=nn.Module)
 
 
-@overload
-def convert(model: M, ratio: float = 2, **options: Any) -> M: ...
-@overload
-def convert(model: str | Callable[[], nn.Module], ratio: float = 2, **options: Any) -> nn.Module: ...
 def convert(
-    model: nn.Module | str | Callable[[], nn.Module],
+    model: M | Callable[[], M] | str,
     ratio: float = 2,
     *,
     dw_size: int = 3,
@@ -35,7 +32,7 @@ def convert(
     init: Literal["warm", "random"] = "warm",
     seed: int = 0,
     inplace: bool = False,
-) -> nn.Module:
+) -> M:
     """Convert a convolutional network to Ghost modules.
 
     Args:
@@ -74,7 +71,7 @@ def convert(
         ratio, dw_size, cheap, {} if ratios is None else ratios, linear_ratio, skip, min_channels, round_to, init, seed
     )
     given = isinstance(model, nn.Module)
-    network = model if isinstance(model, nn.Module) else _build(model)
+    network: Any = model if given else _build(model)
     check_model(network)
     plan = make_plan(find_sites(network), config)
     already = any(isinstance(m, (GhostModule, ReducedLinear)) for m in network.modules())
@@ -99,7 +96,7 @@ def check_model(model: nn.Module) -> None:
     if isinstance(model, torch.jit.ScriptModule):
         raise UnsupportedModelError("model is a TorchScript module: pass the Python model it was made from")
     for path, module in model.named_modules():
-        if isinstance(module, nn.modules.lazy.LazyModuleMixin) and module.has_uninitialized_params():
+        if any(is_lazy(p) for p in [*module._parameters.values(), *module._buffers.values()]):
             raise UnsupportedModelError(f"layer {path!r} ({type(module).__name__}) is not initialised: run the model once")
 
 

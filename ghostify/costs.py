@@ -81,7 +81,7 @@ def _measure(model: nn.Module, arguments: tuple[Any, ...], layers: Sequence[str]
             if isinstance(module, nn.modules.conv._ConvTransposeNd):  # each input position is multiplied, not each output
                 count = inputs[0].numel() // module.in_channels
             else:
-                count = output.numel() // (getattr(module, "out_channels", None) or getattr(module, "out_features", 1))
+                count = output.numel() // int(getattr(module, "out_channels", 0) or getattr(module, "out_features", 1))
             positions[name] = positions.get(name, 0) + count
 
         return hook

@@ -87,9 +87,7 @@ def _small_cnn() -> nn.Sequential:
     return nn.Sequential(*features, nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(128, 10))
 
 
-def _train(
-    model: nn.Module, data: tuple[Tensor, Tensor], epochs: int, lr: float, progress: Callable[[], None]
-) -> nn.Module:
+def _train(model: nn.Module, data: tuple[Tensor, Tensor], epochs: int, lr: float, progress: Callable[[], None]) -> nn.Module:
     images, labels = data
     optimizer = torch.optim.AdamW(model.train().parameters(), lr=lr)
     for _ in range(epochs):

@@ -8,6 +8,7 @@ calibration, at five times the time.
 
 from dataclasses import dataclass
 from functools import lru_cache
+from typing import Any
 
 import numpy as np
 import torch
@@ -117,7 +118,7 @@ class Channels:
         return (self.slope**2 * self.std**2 / self.out_var.clamp_min(_TINY)).clamp(max=1)
 
 
-def _describe(conv: nn.Module, norm: nn.Module | None, act: nn.Module | None) -> Channels:
+def _describe(conv: Any, norm: Any, act: nn.Module | None) -> Channels:
     weight = conv.weight.detach().float()
     n = weight.shape[0]
     length = weight.flatten(1).norm(dim=1).clamp_min(_TINY)
@@ -182,7 +183,8 @@ def _fit(ghost: GhostModule, channels: Channels, correlation: Tensor) -> None:
     kept, made = ghost.original_channels()
     slope, std = channels.slope, channels.std
     carried = slope * std  # the part of a map after its activation that is linear in the map before
-    conv, *followers = ghost.cheap_operation
+    parts: list[Any] = list(ghost.cheap_operation)
+    conv, *followers = parts
     noise = (channels.out_var - carried**2).clamp_min(0)
     if ghost.cheap == "pointwise":
         covariance = correlation[kept][:, kept] * carried[kept, None] * carried[kept] + noise[kept].diag()
@@ -216,13 +218,13 @@ def _fit(ghost: GhostModule, channels: Channels, correlation: Tensor) -> None:
     conv.weight.copy_(taps)
 
 
-
 def _reset(ghost: GhostModule, seed: int) -> None:
     """Random weights, for training from scratch; then the order of channels carries no meaning."""
     device = next(ghost.parameters()).device
     with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
         torch.manual_seed(seed)
         for layer in ghost.modules():
-            if hasattr(layer, "reset_parameters"):
-                layer.reset_parameters()
+            reset: Any = getattr(layer, "reset_parameters", None)
+            if reset is not None:
+                reset()
     ghost.channel_order = None

@@ -97,7 +97,7 @@ class GhostModule(nn.Module):
     @classmethod
     def from_conv(
         cls,
-        conv: nn.Module,
+        conv: Any,
         intrinsic: Tensor,
         sources: Tensor,
         *,
@@ -172,12 +172,13 @@ class GhostModule(nn.Module):
 
     @property
     def intrinsic_channels(self) -> int:
-        return int(self.primary_conv[0].out_channels)
+        conv: Any = self.primary_conv[0]
+        return conv.out_channels
 
     @property
     def cheap(self) -> Cheap:
         """The kind of cheap operation."""
-        conv = self.cheap_operation[0]
+        conv: Any = self.cheap_operation[0]
         return "pointwise" if conv.groups == 1 and conv.in_channels == self.intrinsic_channels > 1 else "depthwise"
 
     def original_channels(self) -> tuple[Tensor, Tensor]:
@@ -188,7 +189,7 @@ class GhostModule(nn.Module):
 
     def source_positions(self) -> Tensor:
         """(n - m,) for each ghost map, in the order they are made, the intrinsic map a depthwise kernel makes it from."""
-        conv = self.cheap_operation[0]
+        conv: Any = self.cheap_operation[0]
         if self.ghost_source is not None:
             return self.ghost_source.cpu()
         return torch.arange(conv.out_channels) // (conv.out_channels // conv.groups)
@@ -204,7 +205,8 @@ class GhostModule(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         intrinsic = self.primary_conv(x)
         sources = intrinsic if self.intrinsic_act is None else self.intrinsic_act(intrinsic)
-        used = self.cheap_operation[0].in_channels
+        conv: Any = self.cheap_operation[0]
+        used = conv.in_channels
         if self.ghost_source is not None:
             sources = take_channels(sources, self.ghost_source, self._channel_dim)
         elif used < self.intrinsic_channels:
@@ -218,12 +220,12 @@ class GhostModule(nn.Module):
     def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *args: Any) -> None:
         """An index that is absent from the state dict is absent from the module afterwards, and the other way round."""
         if f"{prefix}primary_conv.0.weight" in state_dict:
-            device = self.primary_conv[0].weight.device
+            primary: Any = self.primary_conv[0]
             for name in ("channel_order", "ghost_source"):
                 loaded = state_dict.get(prefix + name)
-                self.register_buffer(name, None if loaded is None else torch.empty_like(loaded, device=device))
+                self.register_buffer(name, None if loaded is None else torch.empty_like(loaded, device=primary.weight.device))
             if self.cheap == "depthwise":
-                conv = self.cheap_operation[0]
+                conv: Any = self.cheap_operation[0]
                 groups = _native_groups(conv.out_channels, self.intrinsic_channels)
                 conv.in_channels = conv.groups = groups if self.ghost_source is None else conv.out_channels
         super()._load_from_state_dict(state_dict, prefix, *args)
@@ -336,15 +338,13 @@ def _narrow(layer: nn.Module, channels: Tensor) -> Any:
     return pattern.narrow(layer, channels)
 
 
-def _cheap_conv(
-    primary: Any, m: int, ghosts: int, dw_size: int, cheap: Cheap, bias: bool, sources: Tensor
-) -> nn.Conv1d | nn.Conv2d | nn.Conv3d:
+def _cheap_conv(primary: Any, m: int, ghosts: int, dw_size: int, cheap: Cheap, bias: bool, sources: Tensor) -> Any:
     """The cheap operation's convolution, in the dimensions, on the device and of the type of the primary one.
 
     Its depthwise kernel passes each map on unchanged and its pointwise one is zero, so that nothing is drawn at random.
     """
     weight = primary.weight
-    conv_class = {3: nn.Conv1d, 4: nn.Conv2d, 5: nn.Conv3d}[weight.dim()]
+    conv_class: Any = {3: nn.Conv1d, 4: nn.Conv2d, 5: nn.Conv3d}[weight.dim()]
     used = _groups(sources, m)
     with torch.device("meta"):
         if cheap == "pointwise":

@@ -93,14 +93,14 @@ def _take(tensor: Tensor, channels: Tensor) -> Tensor:
 
 _COUNTS = ("out_channels", "num_features", "num_parameters")
 
-_CONVS = (nn.Conv1d, nn.Conv2d, nn.Conv3d)
-_NORMS = (
+_CONVS: tuple[type | str, ...] = (nn.Conv1d, nn.Conv2d, nn.Conv3d)
+_NORMS: tuple[type | str, ...] = (
     *(nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d, nn.SyncBatchNorm),
     *(nn.InstanceNorm1d, nn.InstanceNorm2d, nn.InstanceNorm3d),
     # by name where torch has no part in it: importing timm takes seconds, and a model without it doesn't need it
     *("torchvision.ops.misc.FrozenBatchNorm2d", "timm.layers.norm_act.FrozenBatchNormAct2d"),
 )
-_ACTIVATIONS = (
+_ACTIVATIONS: tuple[type | str, ...] = (
     *(nn.ReLU, nn.ReLU6, nn.LeakyReLU, nn.PReLU, nn.RReLU, nn.ELU, nn.CELU, nn.SELU, nn.GELU, nn.SiLU, nn.Mish),
     *(nn.Hardswish, nn.Hardsigmoid, nn.Hardtanh, nn.Sigmoid, nn.LogSigmoid, nn.Tanh, nn.Softplus, nn.Softsign),
     *(nn.Threshold, nn.Hardshrink, nn.Softshrink, nn.Tanhshrink),
@@ -118,6 +118,7 @@ _TABLE: dict[type | str, Pattern] = {
     **{key: Pattern("norm", narrow_channels) for key in _NORMS},
     **{key: Pattern("activation", narrow_channels) for key in _ACTIVATIONS},
 }
+
 
 def lookup(module: nn.Module) -> Pattern | None:
     """The table's entry for the class of ``module`` or the nearest of its base classes."""

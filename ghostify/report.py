@@ -126,9 +126,7 @@ class Report:
     def to_html(self) -> str:
         """The table of sites and the totals as an HTML fragment."""
         head = "".join(f"<th>{html.escape(cell)}</th>" for cell in _HEADER)
-        body = "".join(
-            "<tr>" + "".join(f"<td>{html.escape(cell)}</td>" for cell in cells) + "</tr>" for cells in self._table()
-        )
+        body = "".join("<tr>" + "".join(f"<td>{html.escape(cell)}</td>" for cell in cells) + "</tr>" for cells in self._table())
         lines = "<br>".join(html.escape(line) for line in self._summary())
         return f"<table><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table><p>{lines}</p>"
 
@@ -178,9 +176,7 @@ class Report:
         ]
         if before.flops is None or after.flops is None:
             return [*lines, "FLOPs       not counted: give report an example_input"]
-        lines.append(
-            f"FLOPs       {_change(before.flops, after.flops)}  ({before.flops / max(1, after.flops):.2f}x fewer)"
-        )
+        lines.append(f"FLOPs       {_change(before.flops, after.flops)}  ({before.flops / max(1, after.flops):.2f}x fewer)")
         lines.append(f"activations {_change(before.activation_bytes, after.activation_bytes)}B at most at one time")
         if self.reached is not None:
             lines.append(f"reached     {self.reached:.1%} of the FLOPs of dense convolutions, the first aside")

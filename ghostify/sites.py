@@ -25,7 +25,7 @@ class Site:
     """
 
     name: str
-    module: nn.Module
+    module: Any  # of any registered class
     kind: Literal["conv", "linear"] = "conv"
     norm_name: str | None = None
     norm: nn.Module | None = None
@@ -137,7 +137,8 @@ class _Search:
             return "shared weights: another layer has the same parameters"
         if name in self.read:
             return "its weights are read from outside"
-        if is_kind(module, "conv") and module.groups > 1 and module.groups in (module.in_channels, module.out_channels):
+        conv: Any = module
+        if is_kind(conv, "conv") and conv.groups > 1 and conv.groups in (conv.in_channels, conv.out_channels):
             return "depthwise convolution"
         return None
 

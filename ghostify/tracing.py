@@ -109,9 +109,7 @@ def _defaults(root: nn.Module) -> dict[str, Any]:
     return {p.name: p.default for p in parameters if p.default is not p.empty}
 
 
-def _unreached(
-    root: nn.Module, called: set[str], is_site: Predicate, prefix: str = ""
-) -> Iterator[tuple[str, nn.Module]]:
+def _unreached(root: nn.Module, called: set[str], is_site: Predicate, prefix: str = "") -> Iterator[tuple[str, nn.Module]]:
     """Submodules with sites that the graph of ``root`` never calls: opaque nodes, and heads that only training uses."""
     for child, module in root.named_children():
         name = prefix + child

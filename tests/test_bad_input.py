@@ -84,7 +84,10 @@ CASES = {
     "DataParallel": (wrapped(nn.DataParallel), r"DataParallel: pass model\.module"),
     "scripted": (wrapped(torch.jit.script), r"TorchScript"),
     "lazy": (convert(nn.Sequential(nn.LazyConv2d(8, 3))), r"layer '0' \(LazyConv2d\) is not initialised"),
-    "input of wrong channels": (input_of_shape((1, 4, 8, 8)), r"example_input \(\(1, 4, 8, 8\)\) does not fit Residual"),
+    "input of wrong channels": (
+        input_of_shape((1, 4, 8, 8)),
+        r"example_input \(\(1, 4, 8, 8\)\) does not fit Residual",
+    ),
     "input of wrong dimensions": (input_of_shape((8,)), r"example_input .* does not fit Residual"),
     "input too small": (input_of_shape((1, 3, 0, 8)), r"example_input has a size below 1"),
     "input of no tensor": (input_of_shape("image"), r"example_input .* does not fit Residual"),

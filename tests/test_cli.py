@@ -57,9 +57,7 @@ def test_report_table_and_json(monkeypatch, capsys):
 
 
 def test_report_of_a_factory_and_a_plot(monkeypatch, capsys, folder):
-    code, out, _ = run(
-        monkeypatch, capsys, "report", "--factory", "mynets:build", "--input", "1x3x16x16", "--plot", "bars.png"
-    )
+    code, out, _ = run(monkeypatch, capsys, "report", "--factory", "mynets:build", "--input", "1x3x16x16", "--plot", "bars.png")
     assert code == 0
     assert "1 of 2 sites converted" in out
     assert (folder / "bars.png").read_bytes().startswith(b"\x89PNG")
@@ -166,7 +164,15 @@ def test_import_is_light():
 def test_factory_weights_mismatch(monkeypatch, capsys, folder):
     save_file(Residual().state_dict(), folder / "w.safetensors")
     code, _, err = run(
-        monkeypatch, capsys, "convert", "--factory", "mynets:build", "--weights", "w.safetensors", "--out", "x.safetensors"
+        monkeypatch,
+        capsys,
+        "convert",
+        "--factory",
+        "mynets:build",
+        "--weights",
+        "w.safetensors",
+        "--out",
+        "x.safetensors",
     )
     assert code == 2
     assert "another architecture" in err.replace("\n", " ")

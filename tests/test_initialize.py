@@ -89,7 +89,7 @@ def test_fit_agrees_with_least_squares_on_white_noise(cheap, act):
     dense = nn.Sequential(nn.Conv2d(3, 8, 1), *layers).eval()
     # a 1x1 convolution with the dense cost of one map below the cheap one's would stay dense: use d = 1
     ghost = ghostify.convert(dense, dw_size=1, cheap=cheap, skip=())[1]
-    kept, made = ghost.original_channels()
+    _, made = ghost.original_channels()
     intrinsic = ghost.primary_conv(noise)
     target = norm(conv(noise))[:, made]
     cheap_conv, cheap_norm = ghost.cheap_operation[:2]

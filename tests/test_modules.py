@@ -75,7 +75,12 @@ def test_takes_part_in_a_new_network():
 
 @pytest.mark.parametrize(
     ("settings", "word"),
-    [({"ratio": 1}, "ratio"), ({"dw_size": 2}, "dw_size"), ({"ratio": float("nan")}, "ratio"), ({"ratio": 1.01}, "ratio")],
+    [
+        ({"ratio": 1}, "ratio"),
+        ({"dw_size": 2}, "dw_size"),
+        ({"ratio": float("nan")}, "ratio"),
+        ({"ratio": 1.01}, "ratio"),
+    ],
 )
 def test_refuses_bad_settings(settings, word):
     with pytest.raises(ArgumentError, match=word):
@@ -100,9 +105,7 @@ def dense_reference(module: GhostModule, x: torch.Tensor) -> torch.Tensor:
     return out
 
 
-@pytest.mark.parametrize(
-    "sources", [[0, 1, 2, 3], [3, 1, 0, 2], [0, 0, 1, 1], [2, 2, 2, 2], [1, 0, 1, 3], [0, 1, 2, 0]]
-)
+@pytest.mark.parametrize("sources", [[0, 1, 2, 3], [3, 1, 0, 2], [0, 0, 1, 1], [2, 2, 2, 2], [1, 0, 1, 3], [0, 1, 2, 0]])
 @pytest.mark.parametrize("inside", [True, False])
 def test_from_conv_follows_channels_and_sources(sources, inside):
     torch.manual_seed(1)
@@ -121,9 +124,7 @@ def test_from_conv_follows_channels_and_sources(sources, inside):
     expected = nn.functional.silu(expected) if inside else expected
     torch.testing.assert_close(out[:, intrinsic], expected[:, intrinsic])  # these are the original's
     # a state dict carries the order and the sources into a module that has neither
-    plain = GhostModule.from_conv(
-        conv, torch.arange(4), torch.arange(4), norm=norm, act=nn.SiLU(), act_inside=inside
-    ).eval()
+    plain = GhostModule.from_conv(conv, torch.arange(4), torch.arange(4), norm=norm, act=nn.SiLU(), act_inside=inside).eval()
     plain.load_state_dict(module.state_dict())
     torch.testing.assert_close(plain(x), out)
     # and back: a state dict without them removes them
@@ -160,5 +161,5 @@ def test_reduced_linear_at_a_ratio_and_at_full_rank():
 
 @pytest.mark.parametrize("settings", [{}, {"rank": 4, "ratio": 2}, {"rank": 0}, {"rank": 99}, {"ratio": 1}])
 def test_reduced_linear_refuses(settings):
-    with pytest.raises(ArgumentError, match="rank|ratio"):
+    with pytest.raises(ArgumentError, match=r"rank|ratio"):
         ReducedLinear.from_linear(nn.Linear(8, 8), **settings)

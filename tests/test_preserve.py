@@ -124,7 +124,7 @@ def test_everything_but_the_sites_is_kept(model, options):
 
 
 def _picklable(student):
-    return {name: m for name, m in student.named_children()} | {"recipe": student._ghostify_recipe}
+    return dict(student.named_children()) | {"recipe": student._ghostify_recipe}
 
 
 def _restore(children, student):
