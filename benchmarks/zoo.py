@@ -138,6 +138,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--only", default="*", help="glob over names such as timm/resnet*")
     parser.add_argument("--out", type=Path, default=RESULTS / "zoo.csv")
+    parser.add_argument("--sample", type=Path, help="also write the smallest converted model of each family into this file")
     parser.add_argument("--workers", type=int, default=2)
     args = parser.parse_args()
     import ghostify
@@ -148,6 +149,8 @@ def main() -> None:
     run(todo, done, args.out, args.workers)
     rows = [done[name] for name in names if name in done]
     write(args.out, rows)
+    if args.sample:
+        args.sample.write_text("".join(f"{name}\n" for name in sample(rows)))
     for line in summary(rows):
         print(line)
 
@@ -187,6 +190,23 @@ def outcomes(todo: list[str], workers: int) -> Any:
             yield Outcome(victim, reason="its process was killed")
         finally:
             pool.shutdown(wait=True, cancel_futures=True)
+
+
+def sample(rows: list[dict[str, str]]) -> list[str]:
+    """The smallest model of each family that converts; a family is a file of the library."""
+    import timm
+    import torchvision
+
+    family = {f"timm/{name}": f"timm {module}" for module in timm.list_modules() for name in timm.list_models(module=module)}
+    smallest: dict[str, dict[str, str]] = {}
+    for row in rows:
+        library, _, name = row["model"].partition("/")
+        if library == "torchvision":
+            family[row["model"]] = f"torchvision {torchvision.models.get_model_builder(name).__module__}"
+        best = smallest.get(family[row["model"]])
+        if row["status"] == "converted" and (best is None or int(row["params_before"]) < int(best["params_before"])):
+            smallest[family[row["model"]]] = row
+    return sorted(row["model"] for row in smallest.values())
 
 
 def read(path: Path) -> dict[str, dict[str, str]]:

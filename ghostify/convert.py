@@ -1,7 +1,7 @@
 """convert(): trace to find sites, plan a ratio for each, build Ghost modules from the original layers, swap them in."""
 
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, Literal, TypeVar
+from typing import Any, TypeVar
 
 import torch
 from torch import nn
@@ -23,13 +23,13 @@ def convert(
     ratio: float = 2,
     *,
     dw_size: int = 3,
-    cheap: Literal["depthwise", "pointwise", "auto"] = "depthwise",
+    cheap: str = "depthwise",
     ratios: Mapping[str, float | None] | None = None,
     linear_ratio: float | None = None,
     skip: Sequence[str] = tuple(SKIPS),
     min_channels: int = 8,
     round_to: int | None = None,
-    init: Literal["warm", "random"] = "warm",
+    init: str = "warm",
     seed: int = 0,
     inplace: bool = False,
 ) -> M:

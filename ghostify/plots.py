@@ -42,9 +42,9 @@ def plot_report(report: "Report", metric: str = "flops", ax: "Axes | None" = Non
     ax.set(
         xlabel="site, in execution order",
         ylabel="FLOPs (multiply-adds)" if metric == "flops" else "params",
-        title=f"{report.model}: {len(report.converted)} of {len(report.rows)} sites converted",
     )
+    ax.set_title(f"{report.model}: {len(report.converted)} of {len(report.rows)} sites converted", loc="left")
     ax.margins(x=0.01)
     ax.spines[["top", "right"]].set_visible(False)
-    ax.legend(frameon=False)
+    ax.legend(frameon=False, loc="lower right", bbox_to_anchor=(1, 1), ncols=2)
     return ax

@@ -168,6 +168,10 @@ class Report:
             for row in self.rows
         ]  # fmt: skip
 
+    def summary(self) -> str:
+        """The totals, a line each."""
+        return "\n".join(self._summary())
+
     def _summary(self) -> list[str]:
         before, after = self.before, self.after
         lines = [

@@ -1,0 +1,111 @@
+"""Write the figures in benchmarks/results/ into the README, between the comments that name them.
+
+    python benchmarks/readme.py           # write
+    python benchmarks/readme.py --check   # exit code 1 if the README says anything else
+"""
+
+import csv
+import json
+import re
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+ROOT = Path(__file__).parents[1]
+RESULTS = ROOT / "benchmarks" / "results"
+
+
+def load(name: str) -> Any:
+    return json.loads((RESULTS / name).read_text())
+
+
+def table(header: list[str], rows: list[list[str]]) -> str:
+    lines = [header, ["---"] * len(header), *rows]
+    return "\n".join("| " + " | ".join(cells) + " |" for cells in lines)
+
+
+def paper() -> str:
+    rows = [
+        [
+            row["model"], str(row["ratio"]),
+            f"{row['params_before'] / 1e6:.2f} → {row['params_after'] / 1e6:.2f} M",
+            f"{row['flops_before'] / 1e6:,.1f} → {row['flops_after'] / 1e6:,.1f} M",
+        ]
+        for row in load("paper.json")["rows"]
+    ]  # fmt: skip
+    return table(["network", "ratio", "params", "FLOPs"], rows)
+
+
+def zoo() -> str:
+    with (RESULTS / "zoo.csv").open(newline="") as file:
+        models = list(csv.DictReader(file))
+    rows, short = [], []
+    for library in ("timm", "torchvision"):
+        mine = [row for row in models if row["model"].startswith(library)]
+        converted = [row for row in mine if row["status"] == "converted"]
+        equal = [row for row in converted if row["structure_equal"] == row["shapes_equal"] == "True"]
+        mostly = [row for row in mine if row["mostly_convolution"] == "True"]
+        low = [row for row in mostly if not row["reached"] or float(row["reached"]) < 0.95]
+        short += low
+        nothing = sum(row["status"] == "nothing" for row in mine)
+        errors = sum(row["status"] == "error" for row in mine)
+        counts = [len(mine), len(converted), len(equal), nothing, errors, len(mostly), len(mostly) - len(low)]
+        rows.append([library, *map(str, counts)])
+    header = [
+        "library", "models", "converted", "outputs of equal structure and shape", "nothing to convert", "errors",
+        "mostly convolutions", "of those, 95 % of dense-convolution FLOPs reached",
+    ]  # fmt: skip
+    lines = [table(header, rows), "", "\"Nothing to convert\" are networks whose only convolution is the first. Short of 95 %:", ""]
+    for row in short:
+        counts = json.loads(row["skipped"] or "{}")
+        plain = ("first convolution", "depthwise", "works on a globally")
+        reasons = ", ".join(f"{n} {reason}" for reason, n in counts.items() if not reason.startswith(plain))
+        lines.append(f"- {row['model']}: {float(row['reached'] or 0):.1%} ({reasons or row['reason']})")
+    return "\n".join(lines)
+
+
+def warm_start() -> str:
+    rows = [
+        [
+            row["model"], row["setting"], f"{row['flops_share']:.1%}", f"{row['base']:.2f}",
+            f"{row['after_conversion']:.2f}", f"{row['norms_reestimated']:.2f}",
+        ]
+        for row in load("warm_start.json")["rows"]
+    ]  # fmt: skip
+    return table(["network", "setting (ratio 2)", "FLOPs", "original, %", "converted, %", "norms re-estimated, %"], rows)
+
+
+def speed() -> str:
+    rows = [
+        [
+            row["model"], f"{row['ghostify_s']:.2f} s", f"{row['ghostify_inplace_s']:.2f} s",
+            f"{row['ghostify_random_init_s']:.2f} s", f"{row['torch_pruning_s']:.2f} s",
+            f"{row['times_faster']:.1f} ({row['lowest']:.1f} to {row['highest']:.1f})", f"{row['extra_memory_over_model']:.1f}",
+        ]
+        for row in load("convert_speed.json")["rows"]
+    ]  # fmt: skip
+    header = ["model", "ghostify", "in place", "random init", "torch-pruning", "times faster (range)", "peak extra memory / model"]
+    return table(header, rows)
+
+
+def filled(text: str) -> str:
+    sections: dict[str, Callable[[], str]] = {"paper": paper, "zoo": zoo, "warm_start": warm_start, "speed": speed}
+    for name, make in sections.items():
+        pattern = re.compile(rf"(<!-- {name} -->\n).*?(<!-- end -->)", re.DOTALL)
+        made = make()
+        text, count = pattern.subn(lambda match, made=made: f"{match[1]}{made}\n{match[2]}", text)
+        assert count == 1, name
+    return text
+
+
+def main() -> None:
+    readme = ROOT / "README.md"
+    text = readme.read_text()
+    if "--check" in sys.argv:
+        sys.exit(0 if filled(text) == text else "README.md differs from benchmarks/results/: run python benchmarks/readme.py")
+    readme.write_text(filled(text))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,24 @@
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+
+
+def test_example_prints_what_the_readme_says(capsys):
+    blocks = re.findall(r"```(python|text)\n(.*?)```", (ROOT / "README.md").read_text(), re.DOTALL)
+    kinds = [kind for kind, _ in blocks]
+    position = kinds.index("text")
+    exec(compile(blocks[position - 1][1], "README example", "exec"), {})
+    assert capsys.readouterr().out == blocks[position][1]
+
+
+def test_figures_come_from_the_results():
+    script = ROOT / "benchmarks" / "readme.py"
+    if not script.exists():
+        pytest.skip("benchmarks are not part of a source distribution")
+    done = subprocess.run([sys.executable, script, "--check"], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr

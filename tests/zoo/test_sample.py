@@ -1,0 +1,64 @@
+"""Every model family of timm and torchvision once, its smallest member: run, trained a step, reloaded.
+
+sample.txt comes from ``python benchmarks/zoo.py --sample tests/zoo/sample.txt``.
+"""
+
+from pathlib import Path
+
+import pytest
+import torch
+from torch.utils._pytree import tree_leaves, tree_map_only
+
+import ghostify
+from ghostify import GhostModule
+from ghostify.zoo import example_input
+
+NAMES = Path(__file__).with_name("sample.txt").read_text().split()
+
+
+def run(model, inputs):
+    return [t for t in tree_leaves(model(*inputs)) if isinstance(t, torch.Tensor)]
+
+
+def noise(inputs, batch):
+    generator = torch.Generator().manual_seed(0)
+    return tree_map_only(torch.Tensor, lambda t: torch.rand(batch, *t.shape[1:], generator=generator), inputs)
+
+
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize("name", NAMES)
+def test_family(name):
+    torch.manual_seed(0)
+    model = ghostify.create_model(name).eval()
+    student = ghostify.convert(model)
+    detector = "torchvision.models.detection" in type(model).__module__
+    inputs = example_input(model)
+    if not detector:
+        inputs = noise(inputs, 1)
+        with torch.no_grad():
+            outputs = run(student, inputs)
+            assert [t.shape for t in outputs] == [t.shape for t in run(model, inputs)]
+    else:
+        with torch.no_grad():
+            assert [sorted(d) for d in student(*inputs)] == [sorted(d) for d in model(*inputs)]
+
+    fresh = ghostify.convert(ghostify.create_model(name), init="random").eval()
+    fresh.load_state_dict(student.state_dict())
+    if not detector:
+        with torch.no_grad():
+            for a, b in zip(run(fresh, inputs), outputs, strict=True):
+                torch.testing.assert_close(a, b)
+
+    student.train()
+    if detector:
+        target = {"boxes": torch.tensor([[20.0, 20.0, 120.0, 120.0]]), "labels": torch.tensor([1])}
+        target["masks"] = torch.ones(1, 320, 320, dtype=torch.uint8)
+        target["keypoints"] = torch.ones(1, 17, 3)
+        loss = sum(student([torch.rand(3, 320, 320), torch.rand(3, 320, 320)], [target, target]).values())
+    else:
+        loss = sum(t.float().square().mean() for t in run(student, noise(inputs, 2)) if t.is_floating_point())
+    loss.backward()
+    ghosts = [m for m in student.modules() if isinstance(m, GhostModule)]
+    trained = [m for m in ghosts if m.primary_conv[0].weight.grad is not None]
+    assert len(trained) >= len(ghosts) / 2  # heads that this loss or mode does not use have none
+    assert all(torch.isfinite(m.primary_conv[0].weight.grad).all() for m in trained)
