@@ -50,7 +50,7 @@ class _Tracer(fx.Tracer):
     """Stops at leaves, at what timm says must not be traced, and at modules found to be opaque."""
 
     def __init__(self, is_leaf: Predicate, opaque: set[nn.Module]):
-        registry = sys.modules.get("timm.layers")  # a model from timm has imported it; other models do without
+        registry = sys.modules.get("timm.models._features_fx")  # imported with any model of timm
         functions = registry.get_notrace_functions() if registry else ()
         super().__init__(autowrap_functions=tuple(functions), param_shapes_constant=True)
         self.leaf_types = tuple(registry.get_notrace_modules()) if registry else ()

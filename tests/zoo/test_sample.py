@@ -25,6 +25,17 @@ def noise(inputs, batch):
     return tree_map_only(torch.Tensor, lambda t: torch.rand(batch, *t.shape[1:], generator=generator), inputs)
 
 
+def smallest(model, inputs):
+    """Inputs of 128 pixels where the original takes them, which saves most of the time; else the usual ones."""
+    small = tree_map_only(torch.Tensor, lambda t: t[..., :128, :128] if t.shape[-1] > 128 else t, inputs)
+    try:
+        with torch.no_grad():
+            model(*small)
+    except Exception:  # a size that the model is not made for, said in many ways
+        return inputs
+    return small
+
+
 @pytest.mark.filterwarnings("ignore")
 @pytest.mark.parametrize("name", NAMES)
 def test_family(name):
@@ -34,7 +45,7 @@ def test_family(name):
     detector = "torchvision.models.detection" in type(model).__module__
     inputs = example_input(model)
     if not detector:
-        inputs = noise(inputs, 1)
+        inputs = noise(smallest(model, inputs), 1)
         with torch.no_grad():
             outputs = run(student, inputs)
             assert [t.shape for t in outputs] == [t.shape for t in run(model, inputs)]
