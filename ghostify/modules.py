@@ -383,8 +383,8 @@ def _factors(weight: Tensor, rank: int) -> tuple[Tensor, Tensor]:
     # singular vectors of the short side are eigenvectors of its Gram matrix: far cheaper than a full SVD of a wide layer
     w = weight.double() if min(weight.shape) <= 1024 else weight.float()
     tall = w.shape[0] > w.shape[1]
-    _, vectors = torch.linalg.eigh(w.T @ w if tall else w @ w.T)
-    basis = vectors[:, -rank:].flip(1)
+    gram = (w.T @ w if tall else w @ w.T).double()  # eigh of a large float32 matrix fails in some versions of MKL
+    basis = torch.linalg.eigh(gram).eigenvectors[:, -rank:].flip(1).to(w)
     if tall:
         return basis.T, w @ basis
     return basis.T @ w, basis
