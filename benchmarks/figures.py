@@ -1,6 +1,6 @@
 """Draw the figures of the README into docs/.
 
-    python benchmarks/figures.py
+python benchmarks/figures.py
 """
 
 from pathlib import Path
@@ -44,7 +44,14 @@ def how_it_works() -> None:
     arrow(ax, (5.0, 4.15), (5.7, 4.15))
     maps(ax, 5.8, 4.35, [INTRINSIC] * 8)
 
-    ax.text(0, 2.75, "after: it computes m = n / s of them, and a cheap operation makes the others", fontsize=11, color=INK, weight="bold")
+    ax.text(
+        0,
+        2.75,
+        "after: it computes m = n / s of them, and a cheap operation makes the others",
+        fontsize=11,
+        color=INK,
+        weight="bold",
+    )
     maps(ax, 0, 1.3, [INPUT] * 4)
     box(ax, 2.3, 1.35, 2.6, "primary convolution\nnorm, activation")
     arrow(ax, (1.45, 1.35), (2.2, 1.35))

@@ -1,7 +1,7 @@
 """Write the figures in benchmarks/results/ into the README, between the comments that name them.
 
-    python benchmarks/readme.py           # write
-    python benchmarks/readme.py --check   # exit code 1 if the README says anything else
+python benchmarks/readme.py           # write
+python benchmarks/readme.py --check   # exit code 1 if the README says anything else
 """
 
 import csv
@@ -56,7 +56,12 @@ def zoo() -> str:
         "library", "models", "converted", "outputs of equal structure and shape", "nothing to convert", "errors",
         "mostly convolutions", "of those, 95 % of dense-convolution FLOPs reached",
     ]  # fmt: skip
-    lines = [table(header, rows), "", "\"Nothing to convert\" are networks whose only convolution is the first. Short of 95 %:", ""]
+    lines = [
+        table(header, rows),
+        "",
+        '"Nothing to convert" are networks whose only convolution is the first. Short of 95 %:',
+        "",
+    ]
     for row in short:
         counts = json.loads(row["skipped"] or "{}")
         plain = ("first convolution", "depthwise", "works on a globally")
@@ -85,7 +90,15 @@ def speed() -> str:
         ]
         for row in load("convert_speed.json")["rows"]
     ]  # fmt: skip
-    header = ["model", "ghostify", "in place", "random init", "torch-pruning", "times faster (range)", "peak extra memory / model"]
+    header = [
+        "model",
+        "ghostify",
+        "in place",
+        "random init",
+        "torch-pruning",
+        "times faster (range)",
+        "peak extra memory / model",
+    ]
     return table(header, rows)
 
 

@@ -33,8 +33,7 @@ def make_ghost(planned: PlannedSite, init: str = "warm", seed: int = 0) -> Ghost
     warm = init == "warm" and not conv.weight.is_meta
     channels = _describe(conv, site.norm, site.act) if warm else None
     if channels is not None:
-        correlation = _correlation(channels, conv.groups)
-        intrinsic, sources = choose_sources(_cost(channels, correlation), m, conv.groups)
+        intrinsic, sources = choose_sources(_cost(channels, conv.groups), m, conv.groups)
     else:
         intrinsic, sources = _by_position(conv.out_channels, m, conv.groups)
     ghost = GhostModule.from_conv(
@@ -42,7 +41,7 @@ def make_ghost(planned: PlannedSite, init: str = "warm", seed: int = 0) -> Ghost
         act_inside=site.act_name is not None, dw_size=planned.dw_size, cheap=planned.cheap,
     )  # fmt: skip
     if channels is not None:
-        _fit(ghost, channels, correlation)
+        _fit(ghost, channels, conv.groups)
     elif not conv.weight.is_meta:
         _reset(ghost, seed)
     return ghost
@@ -71,9 +70,9 @@ def choose_sources(cost: Tensor, m: int, groups: int = 1) -> tuple[Tensor, Tenso
     takers = np.arange(n)
     barred = np.zeros(n, dtype=bool)  # can't be the source of one more ghost
     while len(takers):
-        rows = cost if len(takers) == n else cost[torch.from_numpy(takers)]
-        if barred.any():
-            rows = rows.masked_fill(torch.from_numpy(barred), torch.inf)
+        rows = cost
+        if len(takers) < n:  # nothing is barred in the first round
+            rows = cost[torch.from_numpy(takers)].masked_fill_(torch.from_numpy(barred), torch.inf)
         best, where = rows.min(dim=1)
         order = best.argsort(stable=True)
         for i, j in zip(where[order].tolist(), takers[order.numpy()].tolist(), strict=True):
@@ -166,9 +165,10 @@ def _correlation(channels: Channels, groups: int) -> Tensor:
     return torch.block_diag(*(per_group @ per_group.mT))
 
 
-def _cost(channels: Channels, correlation: Tensor) -> Tensor:
+def _cost(channels: Channels, groups: int) -> Tensor:
     """(n, n): the variance of map j (row), after its activation, that map i (column) leaves unexplained."""
-    return (correlation**2).mul_(-channels.fidelity).add_(1).mul_(channels.out_var[:, None])
+    correlation = _correlation(channels, groups)
+    return correlation.square_().mul_(-channels.fidelity).add_(1).mul_(channels.out_var[:, None])
 
 
 def _by_position(n: int, m: int, groups: int) -> tuple[Tensor, Tensor]:
@@ -178,7 +178,7 @@ def _by_position(n: int, m: int, groups: int) -> tuple[Tensor, Tensor]:
 
 
 @torch.no_grad()
-def _fit(ghost: GhostModule, channels: Channels, correlation: Tensor) -> None:
+def _fit(ghost: GhostModule, channels: Channels, groups: int) -> None:
     """Regress each ghost map, before its activation, on the maps it is made from."""
     kept, made = ghost.original_channels()
     slope, std = channels.slope, channels.std
@@ -187,6 +187,7 @@ def _fit(ghost: GhostModule, channels: Channels, correlation: Tensor) -> None:
     conv, *followers = parts
     noise = (channels.out_var - carried**2).clamp_min(0)
     if ghost.cheap == "pointwise":
+        correlation = _correlation(channels, groups)
         covariance = correlation[kept][:, kept] * carried[kept, None] * carried[kept] + noise[kept].diag()
         target = correlation[made][:, kept] * std[made, None] * carried[kept]
         ridge = 1e-3 * covariance.diagonal().mean() + _TINY
@@ -196,7 +197,9 @@ def _fit(ghost: GhostModule, channels: Channels, correlation: Tensor) -> None:
         taps = kernel.reshape(conv.weight.shape)
     else:
         source = kept[ghost.source_positions()]
-        kernel = correlation[made, source] * std[made] * carried[source] / channels.out_var[source].clamp_min(_TINY)
+        same_inputs = made * groups // len(std) == source * groups // len(std)  # of one group
+        correlation = (channels.filters[made] * channels.filters[source]).flatten(1).sum(1) * same_inputs.to(std)
+        kernel = correlation * std[made] * carried[source] / channels.out_var[source].clamp_min(_TINY)
         mean = kernel * channels.out_mean[source]
         variance = kernel**2 * channels.out_var[source]
         taps = conv.weight * kernel.view(-1, *[1] * (conv.weight.dim() - 1))  # so far it has a one in its centre

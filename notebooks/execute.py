@@ -1,7 +1,7 @@
 """Run every notebook beside this file from a clean kernel; any error ends with a traceback and exit code 1.
 
-    python notebooks/execute.py            # check
-    python notebooks/execute.py --write    # and keep the outputs
+python notebooks/execute.py            # check
+python notebooks/execute.py --write    # and keep the outputs
 """
 
 import sys
