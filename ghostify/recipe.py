@@ -70,13 +70,12 @@ class Recipe:
 
 
 def make_recipe(plan: Sequence[PlannedSite], config: GhostConfig, before: Recipe | None) -> Recipe:
-    """The recipe of a plan; sites that an earlier conversion changed keep their record."""
+    """The recipe of a plan; sites that an earlier conversion converted keep their record."""
     from . import __version__
 
     earlier = {r.name: r for r in before.sites} if before else {}
-    fresh = {p.site.name: _record(p) for p in plan}
-    names = [*earlier, *(name for name in fresh if name not in earlier)]
-    sites = tuple(fresh.get(name) or earlier[name] for name in names)
+    records = earlier | {p.site.name: _record(p) for p in plan}
+    sites = tuple(earlier[name] if name in earlier and earlier[name].converted else r for name, r in records.items())
     return Recipe(config.to_dict(), sites, {"ghostify": __version__, "torch": str(torch.__version__)})
 
 

@@ -231,6 +231,8 @@ def _dense_twin(student: nn.Module, recipe: Recipe) -> nn.Module:
     swaps: dict[nn.Module, nn.Module] = {}
     for record in recipe.sites:
         module = student.get_submodule(record.name)
+        if not record.converted:
+            continue
         if isinstance(module, GhostModule):
             channels = torch.zeros(module.out_channels, dtype=torch.long)
             layers = [_widen(layer, channels) for layer in module.primary_conv]
@@ -254,29 +256,31 @@ def _widen(layer: nn.Module, channels: torch.Tensor) -> nn.Module:
 def _rows(student: nn.Module, recipe: Recipe, costs: Costs | None) -> tuple[Row, ...]:
     rows = []
     for record in recipe.sites:
+        layer = student.get_submodule(record.name)
         positions = None if costs is None else costs.positions.get(record.name, 0)
-        after = count_params(student.get_submodule(record.name)) if record.converted else record.dense_params
+        now = _per_position(record, layer)
+        once = record.dense_per_position if record.converted else now
         rows.append(
             Row(
                 record.name, record.kind, record.layers, record.in_channels, record.out_channels, record.kernel_size,
-                record.ratio, record.cheap, record.intrinsic, record.dense_params, after,
-                None if positions is None else positions * record.dense_per_position,
-                None if positions is None else positions * _per_position(record),
+                record.ratio, record.cheap, record.intrinsic,
+                record.dense_params, count_params(layer) if record.converted else record.dense_params,
+                None if positions is None else positions * once,
+                None if positions is None else positions * now,
                 record.reason,
             )
         )  # fmt: skip
     return tuple(rows)
 
 
-def _per_position(record: SiteRecord) -> int:
-    """Multiply-adds of what stands at a site now, for each output position."""
-    if not record.converted:
-        return record.dense_per_position
-    m, n = record.intrinsic, record.out_channels
-    if record.kind == "linear":
-        return m * (record.in_channels + n)
-    per_ghost = m if record.cheap == "pointwise" else record.dw_size ** len(record.kernel_size)
-    return record.dense_per_position // n * m + (n - m) * per_ghost
+def _per_position(record: SiteRecord, layer: nn.Module) -> int:
+    """Multiply-adds of what stands at a site now, for each output position: one for each weight."""
+    if isinstance(layer, GhostModule):
+        convolutions: list[Any] = [layer.primary_conv[0], layer.cheap_operation[0]]
+        return sum(conv.weight.numel() for conv in convolutions)
+    if isinstance(layer, ReducedLinear):
+        return layer.reduce.weight.numel() + layer.expand.weight.numel()
+    return record.dense_per_position
 
 
 def _reached(recipe: Recipe, rows: tuple[Row, ...]) -> float | None:

@@ -106,7 +106,7 @@ class _Search:
                 continue
             name = part.qualified(str(node.target))
             module = self.modules[name]
-            if _is_listed(module) and not isinstance(module, (GhostModule, ReducedLinear)):
+            if _is_listed(module) and not isinstance(module, ReducedLinear):
                 site = Site(name, module, roles=roles[node] - ({"first"} if inner else set()))
                 site = replace(site, reason=self._blocked(name, module))
                 if type(module) is nn.Linear:
@@ -117,7 +117,7 @@ class _Search:
     def _blocked(self, name: str, module: nn.Module) -> str | None:
         """Why no Ghost module can stand in for this layer, whatever the settings."""
         parents = (self.modules[name.rsplit(".", up)[0]] for up in range(1, name.count(".") + 1))
-        if any(type(parent).__name__.startswith("GhostModule") for parent in parents):
+        if any(type(owner).__name__.startswith("GhostModule") for owner in (module, *parents)):
             return "already part of a Ghost module"
         if isinstance(module, nn.modules.conv._ConvTransposeNd):
             return "transposed convolution"

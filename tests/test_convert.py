@@ -373,6 +373,17 @@ def test_converting_twice_changes_nothing():
         assert torch.equal(a, b)
 
 
+def test_ghost_modules_that_were_there_already_are_listed():
+    model = stack(GhostModule(32, 48, 3), nn.Conv2d(48, 32, 3))
+    report = ghostify.report(ghostify.convert(model), (1, 3, 9, 9))
+    row = report.rows[1]
+    assert row.reason == "already part of a Ghost module"
+    assert row.flops_before == row.flops_after == 81 * (24 * 32 * 9 + 24 * 9)
+    assert isinstance(ghostify.convert(nn.Sequential(GhostModule(3, 8))), nn.Sequential)  # nothing to do, no error
+    timm_ghosts = ghostify.report(ghostify.convert("timm/ghostnet_050")).rows
+    assert "already part of a Ghost module" in [row.reason for row in timm_ghosts]
+
+
 def test_second_conversion_can_go_further():
     once = ghostify.convert(randomize(Residual()), ratios={"conv2": None})
     twice = ghostify.convert(once)
