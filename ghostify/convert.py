@@ -77,7 +77,12 @@ def convert(
     already = any(isinstance(m, (GhostModule, ReducedLinear)) for m in network.modules())
     if not already and not any(p.ratio for p in plan):
         raise UnsupportedModelError(_nothing_to_convert(network, [p.reason for p in plan]))
-    student = swap(network, make_swaps(plan, config), inplace or not given)
+    if inplace and any(p.ratio and not p.site.name for p in plan):
+        raise UnsupportedModelError(
+            f"model is itself a {type(network).__name__}, which can't be replaced in place: leave inplace"
+        )
+    with torch.inference_mode(False):  # parameters made in inference mode could never be trained
+        student = swap(network, make_swaps(plan, config), inplace or not given)
     attach_recipe(student, make_recipe(plan, config, recipe_of(network)))
     return student
 

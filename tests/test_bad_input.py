@@ -80,6 +80,7 @@ CASES = {
     "nothing to convert": (convert(nn.Linear(3, 3)), r"Linear has nothing to convert: it has no convolutions"),
     "only a first convolution": (convert(nn.Sequential(nn.Conv2d(3, 64, 3))), r"nothing to convert.*first convolution"),
     "everything kept": (convert(Residual(), ratios={"*": None}), r"nothing to convert.*kept dense by ratios"),
+    "a layer in place": (convert(nn.Conv2d(16, 32, 3), skip=(), inplace=True), r"itself a Conv2d.*in place"),
     "compiled": (wrapped(torch.compile), r"compiled: pass model\._orig_mod"),
     "DataParallel": (wrapped(nn.DataParallel), r"DataParallel: pass model\.module"),
     "scripted": (wrapped(torch.jit.script), r"TorchScript"),

@@ -420,6 +420,19 @@ def test_inplace():
     torch.testing.assert_close(model(x), copy(x))
 
 
+def test_student_made_in_inference_mode_trains():
+    with torch.inference_mode():
+        student = ghostify.convert(Residual())
+    student(torch.randn(2, 3, 8, 8)).sum().backward()
+
+
+def test_a_convolution_by_itself():
+    conv = nn.Conv2d(16, 32, 3)
+    ghost = ghostify.convert(conv, skip=())
+    assert isinstance(ghost, GhostModule)
+    assert ghostify.report(ghost, (1, 16, 5, 5)).before.params == sum(p.numel() for p in conv.parameters())
+
+
 def test_register_pattern():
     from ghostify.patterns import _TABLE
 
