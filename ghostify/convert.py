@@ -81,7 +81,8 @@ def convert(
         raise UnsupportedModelError(
             f"model is itself a {type(network).__name__}, which can't be replaced in place: leave inplace"
         )
-    with torch.inference_mode(False):  # parameters made in inference mode could never be trained
+    # parameters made in inference mode could never be trained, and the choice of channels needs a device with values
+    with torch.inference_mode(False), torch.device("cpu"):
         student = swap(network, make_swaps(plan, config), inplace or not given)
     attach_recipe(student, make_recipe(plan, config, recipe_of(network)))
     return student

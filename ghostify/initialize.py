@@ -6,6 +6,7 @@ depthwise operation get their centre tap only: fitting all taps was tried and ga
 calibration, at five times the time.
 """
 
+import copy
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any
@@ -144,7 +145,7 @@ def _through(act: nn.Module | None, mean: Tensor, std: Tensor, nodes: int = 32) 
     x, w = (torch.as_tensor(a, dtype=mean.dtype, device=mean.device) for a in (points, weights))
     y = mean[:, None] + std[:, None] * x
     with torch.no_grad():
-        z = act(y[None].clone())[0].to(mean.dtype)
+        z = copy.deepcopy(act).to(mean.dtype)(y[None].clone())[0]
     out_mean = z @ w
     slope = (z * x) @ w / std.clamp_min(_TINY)
     return slope, out_mean, ((z - out_mean[:, None]) ** 2) @ w

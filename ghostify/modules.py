@@ -201,6 +201,7 @@ class GhostModule(nn.Module):
     padding = property(lambda self: self.primary_conv[0].padding)
     dilation = property(lambda self: self.primary_conv[0].dilation)
     groups = property(lambda self: self.primary_conv[0].groups)
+    padding_mode = property(lambda self: self.primary_conv[0].padding_mode)
 
     def forward(self, x: Tensor) -> Tensor:
         intrinsic = self.primary_conv(x)

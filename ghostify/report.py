@@ -223,7 +223,7 @@ def report(student: nn.Module, example_input: Any = None) -> Report:
 
 
 def _arguments(student: nn.Module, given: Any) -> tuple[Any, ...] | None:
-    return example_input(student) if given is None else as_arguments(given)
+    return example_input(student) if given is None else as_arguments(student, given)
 
 
 def _dense_twin(student: nn.Module, recipe: Recipe) -> nn.Module:
@@ -234,7 +234,7 @@ def _dense_twin(student: nn.Module, recipe: Recipe) -> nn.Module:
         if not record.converted:
             continue
         if isinstance(module, GhostModule):
-            channels = torch.zeros(module.out_channels, dtype=torch.long)
+            channels = torch.zeros(module.out_channels, dtype=torch.long, device="cpu")
             layers = [_widen(layer, channels) for layer in module.primary_conv]
             if isinstance(student, fx.GraphModule):  # its graph calls the convolution's name alone
                 swaps[module] = nn.Sequential(*layers)

@@ -58,5 +58,5 @@ def _drop_identities(model: fx.GraphModule, names: set[str]) -> None:
         if node.op == "call_module" and node.target in names:
             node.replace_all_uses_with(node.args[0])
             model.graph.erase_node(node)
-    model.delete_all_unused_submodules()
+            model.delete_submodule(str(node.target))
     model.recompile()

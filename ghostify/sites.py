@@ -100,7 +100,7 @@ class _Search:
 
     def sites(self, part: Part) -> Iterator[Site]:
         roles = _roles(part, self.modules)
-        inner = part.name != "" and any(p.name == "" for p in self.parts)  # of a model that traces as a whole
+        inner = not part.whole and any(p.whole for p in self.parts)  # of a model that traces as a whole
         for node in part.graph.nodes:
             if node.op != "call_module":
                 continue
@@ -171,7 +171,7 @@ class _Search:
 
     def mark_first(self, sites: list[Site]) -> list[Site]:
         """Where only parts trace, "sees no convolution before it" holds for many: keep those shaped like the very first."""
-        if any(part.name == "" for part in self.parts):
+        if any(part.whole for part in self.parts):
             return sites
         order = {name: position for position, name in enumerate(self.modules)}
         convs = [s for s in sites if "first" in s.roles and s.kind == "conv" and hasattr(s.module, "in_channels")]
@@ -205,6 +205,8 @@ def _activation_of_function(node: fx.Node) -> nn.Module | None:
     names = [name for name in getattr(cls, "__constants__", ()) if name != "inplace"]
     arguments = dict(zip(names, node.args[1:], strict=False))
     arguments.update((k, v) for k, v in node.kwargs.items() if k in names)
+    if any(isinstance(value, fx.Node) for value in arguments.values()):
+        return None  # computed by the network itself: no module can stand for it
     return cls(**arguments)
 
 

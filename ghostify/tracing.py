@@ -16,10 +16,11 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class Part:
-    """A submodule that traces: its qualified name ("" is the whole model) and its graph, targets relative to it."""
+    """A submodule that traces: its qualified name, its graph with targets relative to it, and whether it is the model."""
 
     name: str
     graph: fx.Graph
+    whole: bool
 
     def qualified(self, target: str) -> str:
         return f"{self.name}.{target}" if self.name else target
@@ -73,13 +74,13 @@ class _Tracer(fx.Tracer):
 def _parts(name: str, root: nn.Module, is_site: Predicate, is_leaf: Predicate) -> Iterator[Part]:
     if is_site(root):
         parent, _, child = name.rpartition(".")
-        yield Part(parent, _single_call(child))
+        yield Part(parent, _single_call(child), whole=not name)
         return
     graph = _trace_graph(name, root, lambda m: is_site(m) or is_leaf(m))
     if graph is None:
         missing = list(root.named_children())
     else:
-        yield Part(name, graph)
+        yield Part(name, graph, whole=not name)
         called = {str(node.target) for node in graph.nodes if node.op == "call_module"}
         missing = list(_unreached(root, called, is_site))
     for child, module in missing:

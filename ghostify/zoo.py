@@ -97,8 +97,7 @@ def example_input(model: nn.Module) -> tuple[Any, ...] | None:
     shapes = _input_shapes(model)
     if shapes is None:
         return None
-    dtype = next((p.dtype for p in model.parameters() if p.is_floating_point()), torch.float32)
-    tensors = [torch.zeros(shape, dtype=dtype) for shape in shapes]
+    tensors = [_zeros(model, shape) for shape in shapes]
     if _origin(model).startswith("torchvision.models.detection"):
         return ([tensors[0][0]],)
     return tuple(tensors)
@@ -130,7 +129,12 @@ def _origin(model: nn.Module) -> str:
     return type(model).__module__
 
 
-def as_arguments(example: Any) -> tuple[Any, ...]:
+def _zeros(model: nn.Module, shape: tuple[int, ...]) -> Tensor:
+    dtype = next((p.dtype for p in model.parameters() if p.is_floating_point()), torch.float32)
+    return torch.zeros(shape, dtype=dtype, device="cpu")
+
+
+def as_arguments(model: nn.Module, example: Any) -> tuple[Any, ...]:
     """Forward arguments from what a user gives: a tensor, a shape such as (1, 3, 224, 224), or a tuple of arguments.
 
     Raises:
@@ -141,5 +145,5 @@ def as_arguments(example: Any) -> tuple[Any, ...]:
     if isinstance(example, (tuple, list, torch.Size)) and example and all(type(size) is int for size in example):
         if min(example) < 1:
             raise UnsupportedModelError(f"example_input has a size below 1: {tuple(example)}")
-        return (torch.zeros(tuple(example)),)
+        return (_zeros(model, tuple(example)),)
     return tuple(example) if isinstance(example, tuple) else (example,)

@@ -314,6 +314,8 @@ def test_graph_module_comes_back_rewritten():
     torch.testing.assert_close(student(x), ghostify.convert(model)(x))
     assert ghostify.report(student, x).rows
     assert "bn1" in traced.code
+    traced.add_submodule("spare", nn.Linear(3, 3))
+    assert isinstance(ghostify.convert(traced, inplace=True).spare, nn.Linear)
 
 
 def test_constructor_and_names():
@@ -354,6 +356,43 @@ def test_data_dependent_block_is_opaque_and_the_rest_still_traces():
 
     model = stack(nn.Conv2d(32, 32, 3), nn.BatchNorm2d(32), Gate(), nn.Conv2d(32, 32, 3))
     assert set(ghosts(ghostify.convert(model))) == {"1", "3.body.0", "4"}
+
+
+def test_convolutions_right_under_a_model_that_does_not_trace():
+    class Net(Residual):
+        def forward(self, x):
+            return super().forward(x * 2 if x.sum() > 0 else x)
+
+    assert set(ghosts(ghostify.convert(Net()))) == {"conv1", "conv2"}
+
+
+def test_activation_with_a_computed_setting_is_left_alone():
+    class Net(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.stem, self.conv = nn.Conv2d(3, 16, 3), nn.Conv2d(16, 16, 3)
+            self.slope = nn.Parameter(torch.tensor(0.1))
+
+        def forward(self, x):
+            return nn.functional.softplus(self.conv(self.stem(x)), beta=self.slope)
+
+    assert ghostify.convert(Net()).conv.intrinsic_act is None
+
+
+def test_code_around_a_convolution_may_ask_for_its_settings():
+    conv = nn.Conv2d(8, 16, 3, 2, padding=2, dilation=2, groups=2, padding_mode="reflect")
+    ghost = ghostify.convert(conv, skip=())
+    names = ["in_channels", "out_channels", "kernel_size", "stride", "padding", "dilation", "groups", "padding_mode"]
+    assert [getattr(ghost, name) for name in names] == [getattr(conv, name) for name in names]
+
+
+def test_default_device_of_the_caller_does_not_matter():
+    model = randomize(Residual())
+    with torch.device("meta"):
+        student = ghostify.convert(model)
+        report = ghostify.report(student, (1, 3, 8, 8))
+    assert not any(t.is_meta for t in student.state_dict().values())
+    assert report == ghostify.report(ghostify.convert(model), (1, 3, 8, 8))
 
 
 def test_heads_that_only_training_uses_are_found():

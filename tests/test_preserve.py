@@ -136,9 +136,10 @@ def _restore(children, student):
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16, torch.half])
 def test_dtype(dtype):
-    model = randomize(Residual()).to(dtype).eval()
+    model = randomize(Residual(act=nn.PReLU)).to(dtype).eval()
     student = ghostify.convert(model)
     assert {p.dtype for p in student.parameters()} == {dtype}
+    assert ghostify.report(student, (1, 3, 8, 8)).after.flops
     assert student(torch.randn(2, 3, 8, 8, dtype=dtype)).dtype == dtype
 
 
