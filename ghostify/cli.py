@@ -40,8 +40,9 @@ def main() -> None:
         app()
     except GhostifyError as error:
         from rich.console import Console
+        from rich.text import Text
 
-        Console(stderr=True, soft_wrap=True).print("[bold red]error:[/]", str(error), markup=True, highlight=False)
+        Console(stderr=True, soft_wrap=True).print(Text.assemble(("error: ", "bold red"), str(error)))
         sys.exit(2)
 
 
@@ -125,6 +126,8 @@ def convert(
     from .report import report as make_report
     from .serialization import load_weights, write_weights
 
+    if out.is_dir() or (out.parent.exists() and not out.parent.is_dir()):
+        raise ArgumentError(f"--out {str(out)!r} can't be written: it is a folder, or lies in a file")
     if weights is not None and pretrained:
         raise ArgumentError("give either --weights or --pretrained, not both")
     if weights is None and not pretrained and factory is None:
@@ -161,7 +164,7 @@ def zoo(
 
     from .zoo import list_models
 
-    names = [name for name in list_models() if fnmatchcase(name, pattern)]
+    names = [name for name in list_models() if fnmatchcase(name, pattern) or fnmatchcase(name.partition("/")[2], pattern)]
     if not names:
         raise ArgumentError(f"no model is called like {pattern!r}")
     print(json.dumps(names) if as_json else "\n".join(names))
@@ -210,13 +213,21 @@ def _network(model: str | None, factory: str | None, pretrained: bool = False, d
     if model is not None:
         return create_model(model, pretrained=pretrained, device=device)
     module_name, _, function = str(factory).partition(":")
+    if not module_name or not function:
+        raise ArgumentError(f"--factory {factory!r} is not of the form package.module:function, so it can't be imported")
     sys.path.insert(0, os.getcwd())  # a factory usually stands in the folder one works in
     try:
         build = getattr(importlib.import_module(module_name), function)
     except (ImportError, AttributeError, ValueError) as error:
         raise ArgumentError(f"--factory {factory!r} can't be imported: {error}") from error
-    with torch.device(device):
-        network = build()
+    try:
+        try:
+            with torch.device(device):
+                network = build()
+        except (NotImplementedError, RuntimeError):  # its constructor computes with values
+            network = build().to(device)
+    except Exception as error:
+        raise ArgumentError(f"--factory {factory!r} can't be called without arguments: {error}") from error
     if not isinstance(network, torch.nn.Module):
         raise ArgumentError(f"--factory {factory!r} returned {type(network).__name__}, not a torch.nn.Module")
     return network
@@ -259,4 +270,9 @@ def _save_plot(told: Any, path: Path) -> None:
     import matplotlib as mpl
 
     mpl.use("Agg")
-    told.plot().figure.savefig(path, dpi=150)
+    if told.after.flops is None:
+        raise ArgumentError("--plot draws FLOPs: give --input, such as 1x3x224x224")
+    try:
+        told.plot().figure.savefig(path, dpi=150)
+    except (OSError, ValueError) as error:
+        raise ArgumentError(f"--plot {str(path)!r} can't be written: {error}") from error

@@ -111,7 +111,10 @@ def _build(model: Any) -> nn.Module:
         return create_model(model)
     if not callable(model):
         raise ArgumentTypeError(f"model must be a module, a constructor or a name, not {type(model).__name__}")
-    built = model()
+    try:
+        built = model()
+    except TypeError as error:
+        raise ArgumentTypeError(f"model must be a constructor that takes no arguments: {error}") from error
     if not isinstance(built, nn.Module):
         raise ArgumentTypeError(f"model() must return a torch.nn.Module, not {type(built).__name__}")
     return built
@@ -119,5 +122,6 @@ def _build(model: Any) -> nn.Module:
 
 def _nothing_to_convert(model: nn.Module, reasons: Sequence[str | None]) -> str:
     found = f"none of its {len(reasons)} convolutions can be" if reasons else "it has no convolutions"
-    first = f" ({reasons[0]})" if reasons else ""
+    other = [reason for reason in reasons if reason != SKIPS["first"]] or list(reasons)
+    first = f" ({other[0]})" if other else ""
     return f"model {type(model).__name__} has nothing to convert: {found}{' converted' if reasons else ''}{first}"

@@ -37,9 +37,16 @@ def copy_skeleton(model: M, is_leaf: Callable[[nn.Module], bool]) -> M:
     for module in skeleton.modules():
         if id(module) not in shared:
             module.training = False
-            for hooks in ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks"):
-                getattr(module, hooks).clear()
+            _clear_hooks(module)
     return skeleton
+
+
+def copy_without_hooks(model: M) -> M:
+    """A deep copy that nobody listens to."""
+    copied = copy.deepcopy(model)
+    for module in copied.modules():
+        _clear_hooks(module)
+    return copied
 
 
 def copy_to_meta(model: M) -> M:
@@ -49,6 +56,11 @@ def copy_to_meta(model: M) -> M:
         empty = torch.empty_like(t, device="meta")
         memo[id(t)] = nn.Parameter(empty, t.requires_grad) if isinstance(t, nn.Parameter) else empty
     return _deepcopy(model, memo)
+
+
+def _clear_hooks(module: nn.Module) -> None:
+    for hooks in ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks"):
+        getattr(module, hooks).clear()
 
 
 def _deepcopy(model: M, memo: dict[int, object]) -> M:

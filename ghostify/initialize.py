@@ -6,7 +6,6 @@ depthwise operation get their centre tap only: fitting all taps was tried and ga
 calibration, at five times the time.
 """
 
-import copy
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any
@@ -15,6 +14,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from .copying import copy_without_hooks
 from .modules import GhostModule
 from .plan import PlannedSite
 
@@ -145,7 +145,7 @@ def _through(act: nn.Module | None, mean: Tensor, std: Tensor, nodes: int = 32) 
     x, w = (torch.as_tensor(a, dtype=mean.dtype, device=mean.device) for a in (points, weights))
     y = mean[:, None] + std[:, None] * x
     with torch.no_grad():
-        z = copy.deepcopy(act).to(mean.dtype)(y[None].clone())[0]
+        z = copy_without_hooks(act).to(mean.dtype)(y[None].clone())[0]
     out_mean = z @ w
     slope = (z * x) @ w / std.clamp_min(_TINY)
     return slope, out_mean, ((z - out_mean[:, None]) ** 2) @ w

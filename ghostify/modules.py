@@ -7,6 +7,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, fx, nn
 
+from .copying import copy_without_hooks
 from .errors import ArgumentError, ArgumentTypeError
 from .patterns import lookup
 
@@ -73,6 +74,13 @@ class GhostModule(nn.Module):
         dtype: torch.dtype | None = None,
     ):
         super().__init__()
+        for name, value in (
+            ("in_channels", in_channels), ("out_channels", out_channels), ("kernel_size", kernel_size), ("stride", stride)
+        ):  # fmt: skip
+            if not isinstance(value, int) or value < 1:
+                raise ArgumentError(f"{name} must be a whole number of at least 1, not {value!r}")
+        if cheap not in ("depthwise", "pointwise"):
+            raise ArgumentError(f"cheap must be 'depthwise' or 'pointwise', not {cheap!r}")
         factory: dict[str, Any] = {"device": device, "dtype": dtype}
         m = intrinsic_channels(out_channels, ratio)
         if m >= out_channels:
@@ -158,7 +166,8 @@ class GhostModule(nn.Module):
         self.cheap_operation = nn.Sequential(ghost, *followers(others))
         self.intrinsic_act = None
         if act is not None and not act_inside:
-            self.intrinsic_act = _narrow(act, intrinsic)
+            # who listens to the original hears of the whole output, and of nothing else
+            self.intrinsic_act = copy_without_hooks(_narrow(act, intrinsic))
             if hasattr(self.intrinsic_act, "inplace"):
                 self.intrinsic_act.inplace = False  # the intrinsic maps themselves leave without it
         order = torch.argsort(torch.cat([intrinsic, others]))
@@ -258,8 +267,8 @@ class ReducedLinear(nn.Module):
         dtype: torch.dtype | None = None,
     ):
         super().__init__()
-        if not 1 <= rank <= min(in_features, out_features):
-            raise ArgumentError(f"rank must be from 1 to {min(in_features, out_features)}, not {rank!r}")
+        if not isinstance(rank, int) or not 1 <= rank <= min(in_features, out_features):
+            raise ArgumentError(f"rank must be a whole number from 1 to {min(in_features, out_features)}, not {rank!r}")
         self.in_features, self.out_features, self.rank = in_features, out_features, rank
         self.reduce = nn.Linear(in_features, rank, bias=False, device=device, dtype=dtype)
         self.expand = nn.Linear(rank, out_features, bias=bias, device=device, dtype=dtype)
@@ -279,13 +288,17 @@ class ReducedLinear(nn.Module):
         Raises:
             ArgumentError: neither or both of ``rank`` and ``ratio``, or one that is out of range.
         """
+        if not isinstance(linear, nn.Linear):
+            raise ArgumentTypeError(f"linear must be a torch.nn.Linear, not {type(linear).__name__}")
         if (rank is None) == (ratio is None):
             raise ArgumentError("give either rank or ratio to ReducedLinear.from_linear, and not both")
         if ratio is not None:
             rank = reduced_rank(linear.in_features, linear.out_features, check_ratio(ratio))
         weight, bias = linear.weight, linear.bias
         with torch.device("meta"):
-            self = cls(linear.in_features, linear.out_features, rank or 0, bias is not None, dtype=weight.dtype)
+            self = cls(
+                linear.in_features, linear.out_features, 0 if rank is None else rank, bias is not None, dtype=weight.dtype
+            )
         first, second = _factors(weight.detach(), self.rank)
         self.reduce.weight = nn.Parameter(first.to(weight), weight.requires_grad)
         self.expand.weight = nn.Parameter(second.to(weight), weight.requires_grad)

@@ -80,15 +80,15 @@ def make_recipe(plan: Sequence[PlannedSite], config: GhostConfig, before: Recipe
 
 
 def attach_recipe(model: nn.Module, recipe: Recipe) -> None:
+    model._ghostify_recipe = recipe  # type: ignore[assignment]
     if isinstance(model, fx.GraphModule):
-        model.meta[_KEY] = recipe  # the one attribute that copying and pickling a GraphModule keeps
-    else:
-        model._ghostify_recipe = recipe  # type: ignore[assignment]
+        model.meta[_KEY] = recipe  # copying a GraphModule keeps this, and pickling it keeps the attribute
 
 
 def recipe_of(model: nn.Module) -> Recipe | None:
     """The recipe of a student; None for any other model."""
-    return model.meta.get(_KEY) if isinstance(model, fx.GraphModule) else vars(model).get("_ghostify_recipe")
+    kept = model.meta.get(_KEY) if isinstance(model, fx.GraphModule) else None
+    return kept or vars(model).get("_ghostify_recipe")
 
 
 def _record(planned: PlannedSite) -> SiteRecord:

@@ -9,9 +9,10 @@ import torch
 from torch import fx, nn
 from torch.utils._pytree import tree_leaves
 
+from .convert import check_model
 from .copying import copy_swapped
 from .costs import Costs, count_params, measure
-from .errors import ArgumentError
+from .errors import ArgumentError, ArgumentTypeError
 from .modules import GhostModule, ReducedLinear
 from .patterns import lookup
 from .recipe import Recipe, SiteRecord, recipe_of
@@ -199,6 +200,9 @@ def report(student: nn.Module, example_input: Any = None) -> Report:
     Raises:
         ArgumentError: the model was not converted, or does not accept the input.
     """
+    if not isinstance(student, nn.Module):
+        raise ArgumentTypeError(f"student must be a module that ghostify.convert returned, not {type(student).__name__}")
+    check_model(student)
     recipe = recipe_of(student)
     if recipe is None:
         raise ArgumentError(f"student ({type(student).__name__}) was not made by ghostify.convert: convert it first")

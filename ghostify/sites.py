@@ -134,7 +134,7 @@ class _Search:
         if self.calls[name] > 1:
             return f"shared weights: called {self.calls[name]} times"
         if any(self.owners[id(p)] > 1 for p in module.parameters()):
-            return "shared weights: another layer has the same parameters"
+            return "shared weights: the same parameters stand in more than one place"
         if name in self.read:
             return "its weights are read from outside"
         conv: Any = module

@@ -3,12 +3,13 @@
 import difflib
 import inspect
 import logging
+from collections.abc import Callable
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from .errors import ArgumentError, UnsupportedModelError
+from .errors import ArgumentError, ArgumentTypeError
 
 log = logging.getLogger(__name__)
 
@@ -33,11 +34,15 @@ def create_model(name: str, pretrained: bool = False, device: torch.device | str
         device: where to build it; ``"meta"`` for structure without weights.
 
     Raises:
-        ArgumentError: an unknown name; the message lists names close to it.
+        ArgumentError: an unknown name; the message lists names close to it. Pretrained weights that can't be fetched.
     """
     build = {"timm": _build_timm, "torchvision": _build_torchvision}
+    if not isinstance(name, str):
+        raise ArgumentTypeError(f"name must be a string such as 'timm/resnet50', not {name!r}")
     library, bare = _resolve(name)
     target = torch.device(device or "cpu")
+    if pretrained and target.type != "meta":
+        return _build_pretrained(build[library], library, bare, target)
     try:
         with target:
             return build[library](bare, pretrained)
@@ -46,6 +51,15 @@ def create_model(name: str, pretrained: bool = False, device: torch.device | str
             raise
         log.debug("%s can't be built on the meta device: %s", name, error)  # its constructor computes with values
         return build[library](bare, False).to("meta")
+
+
+def _build_pretrained(build: Callable[[str, bool], nn.Module], library: str, name: str, device: torch.device) -> nn.Module:
+    try:
+        with device:
+            return build(name, True)
+    except Exception as error:  # no network, no such weights, a broken download: each library has its own kinds
+        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+        raise ArgumentError(f"the pretrained weights of {library}/{name} can't be had: {reason}") from error
 
 
 def _build_timm(name: str, pretrained: bool) -> nn.Module:
@@ -138,12 +152,12 @@ def as_arguments(model: nn.Module, example: Any) -> tuple[Any, ...]:
     """Forward arguments from what a user gives: a tensor, a shape such as (1, 3, 224, 224), or a tuple of arguments.
 
     Raises:
-        UnsupportedModelError: a shape with a size below 1.
+        ArgumentError: a shape with a size below 1.
     """
     if isinstance(example, Tensor):
         return (example,)
     if isinstance(example, (tuple, list, torch.Size)) and example and all(type(size) is int for size in example):
         if min(example) < 1:
-            raise UnsupportedModelError(f"example_input has a size below 1: {tuple(example)}")
+            raise ArgumentError(f"example_input has a size below 1: {tuple(example)}")
         return (_zeros(model, tuple(example)),)
     return tuple(example) if isinstance(example, tuple) else (example,)

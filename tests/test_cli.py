@@ -31,6 +31,13 @@ def build():
 
 def number():
     return 3
+
+def needs(width):
+    return nn.Conv2d(3, width, 3)
+
+def counts():
+    rates = [x.item() for x in torch.linspace(0, 1, 3)]
+    return nn.Sequential(build(), nn.Dropout(rates[1]))
 """
 
 
@@ -61,6 +68,7 @@ def test_report_of_a_factory_and_a_plot(monkeypatch, capsys, folder):
     assert code == 0
     assert "1 of 2 sites converted" in out
     assert (folder / "bars.png").read_bytes().startswith(b"\x89PNG")
+    assert run(monkeypatch, capsys, "report", "--factory", "mynets:counts")[0] == 0  # does not build without values
 
 
 @pytest.mark.parametrize("suffix", ["safetensors", "pth"])
@@ -106,6 +114,12 @@ def test_zoo(monkeypatch, capsys):
         (["report", "--factory", "nowhere:build"], "can't be imported"),
         (["report", "--factory", "mynets:absent"], "can't be imported"),
         (["report", "--factory", "mynets"], "can't be imported"),
+        (["report", "--factory", "mynets:needs"], "can't be called without arguments"),
+        (["report", "resnet18", "--set", "[xyz]*=4"], "ratios['[xyz]*'] matches no"),
+        (["zoo", "[/x]"], "'[/x]'"),
+        (["report", "resnet18", "--plot", "nowhere/p.png"], "--plot 'nowhere/p.png' can't be written"),
+        (["report", "--factory", "mynets:build", "--plot", "p.png"], "give --input"),
+        (["convert", "resnet18", "--pretrained", "--out", "."], "--out '.' can't be written"),
         (["report", "--factory", "mynets:number"], "returned int"),
         (["report", "--factory", "mynets:build", "--input", "large"], "not of the form 1x3x224x224"),
         (["report", "--factory", "mynets:build", "--input", "1x4x9x9"], "does not fit"),

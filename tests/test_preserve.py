@@ -180,6 +180,20 @@ def test_hooks_on_untouched_modules():
     assert calls == ["model", "head"]
 
 
+def test_hooks_on_an_activation_fire_as_before():
+    model, shapes = Residual(), []
+    model.act.register_forward_hook(lambda module, inputs, output: shapes.append(tuple(output.shape)))
+    student = ghostify.convert(model)
+    student(torch.randn(1, 3, 8, 8))
+    assert shapes == [(1, 16, 8, 8)] * 2
+
+
+def test_pickle_of_a_graph_module_keeps_the_recipe():
+    student = ghostify.convert(torch.fx.symbolic_trace(Residual()))
+    for again in (pickle.loads(pickle.dumps(student)), copy.deepcopy(student)):
+        assert ghostify.report(again, (1, 3, 8, 8)) == ghostify.report(student, (1, 3, 8, 8))
+
+
 def test_pickle_of_a_whole_student():
     student = ghostify.convert(randomize(Residual())).eval()
     again = pickle.loads(pickle.dumps(student))
