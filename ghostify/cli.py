@@ -124,24 +124,55 @@ def convert(
     """
     from .convert import convert as make_student
     from .report import report as make_report
-    from .serialization import load_weights, write_weights
+    from .serialization import write_weights
 
-    if out.is_dir() or (out.parent.exists() and not out.parent.is_dir()):
-        raise ArgumentError(f"--out {str(out)!r} can't be written: it is a folder, or lies in a file")
-    if weights is not None and pretrained:
-        raise ArgumentError("give either --weights or --pretrained, not both")
-    if weights is None and not pretrained and factory is None:
-        raise ArgumentError("give --weights FILE or --pretrained: converting random weights is of no use")
-    if pretrained and factory is not None:
-        raise ArgumentError("--pretrained goes with a model name, not with --factory")
-    network = _network(model, factory, pretrained=pretrained)
-    if weights is not None:
-        load_weights(network, weights)
+    network = _trained_network(out, model, factory, weights, pretrained)
     student = make_student(
         network, ratio, dw_size=dw_size, cheap=cheap, ratios=_ratios(set_), linear_ratio=linear_ratio, inplace=True
     )
     told = make_report(student, _shape(input_))
     write_weights(student, out)
+    _print_report(told, as_json)
+    if not as_json:
+        print(f"written: {out}")
+
+
+@app.command()
+def calibrate(
+    images: Annotated[Path, typer.Option(help="Folder of pictures, or a .npy file of preprocessed ones (N, C, H, W).")],
+    out: Annotated[Path, typer.Option(help="File to write: safetensors, the recipe in its header.")],
+    model: Model = None,
+    factory: Factory = None,
+    weights: Annotated[Path | None, typer.Option(help="Weights: safetensors, or a state dict saved by torch.")] = None,
+    pretrained: Annotated[bool, typer.Option(help="Fetch the pretrained weights of timm or torchvision.")] = False,
+    ratio: Ratio = 2,
+    dw_size: DwSize = 3,
+    cheap: Cheap = "auto",
+    set_: Set = None,
+    linear_ratio: LinearRatio = None,
+    method: Annotated[str, typer.Option(help="block (best) or least_squares (closed form alone).")] = "block",
+    max_images: Annotated[int, typer.Option(help="Read so many images at most.")] = 1024,
+    plot: Annotated[Path | None, typer.Option(help="Also draw each site's error into this file.")] = None,
+    as_json: Json = False,
+) -> None:
+    """Convert a model, calibrate the student on a few unlabelled images, and write its weights.
+
+    Examples:
+
+        ghostify calibrate resnet50 --pretrained --images pictures/ --out resnet50_ghost.safetensors
+
+        ghostify calibrate --factory mypackage.nets:build --weights net.pth --images few.npy --out student.safetensors
+    """
+    from .calibrate import calibrate as make_calibrated
+    from .convert import convert as make_student
+    from .serialization import write_weights
+
+    network = _trained_network(out, model, factory, weights, pretrained)
+    student = make_student(network, ratio, dw_size=dw_size, cheap=cheap, ratios=_ratios(set_), linear_ratio=linear_ratio)
+    told = make_calibrated(student, network.eval(), images, method=method, max_images=max_images, progress=sys.stderr.isatty())
+    write_weights(student, out)
+    if plot is not None:
+        _save_figure(told, plot)
     _print_report(told, as_json)
     if not as_json:
         print(f"written: {out}")
@@ -172,7 +203,7 @@ def zoo(
 
 @app.command()
 def demo(ratio: Ratio = 2, as_json: Json = False) -> None:
-    """Train a small CNN on handwritten digits, convert it, train it on for a moment, and compare. Needs no network.
+    """Train a small CNN on handwritten digits, convert it, calibrate it without labels, and compare. Needs no network.
 
     Exit code 0 only if the student is smaller and works.
     """
@@ -182,21 +213,28 @@ def demo(ratio: Ratio = 2, as_json: Json = False) -> None:
     from rich.progress import Progress
     from rich.table import Table
 
-    from .demo import EPOCHS, EPOCHS_AFTER, run_demo
+    from .demo import EPOCHS, IMAGES, run_demo
 
     console = Console()
     with Progress(console=Console(stderr=True), transient=True) as bar:
-        task = bar.add_task("training a small CNN on scikit-learn's digits", total=EPOCHS + EPOCHS_AFTER)
+        task = bar.add_task("training a small CNN on scikit-learn's digits", total=EPOCHS)
         result = run_demo(ratio, lambda: bar.advance(task))
     if as_json:
         print(json.dumps([asdict(line) for line in result.lines]))
     else:
         table = Table(title="scikit-learn's digits, accuracy on 500 that were held out")
         table.add_column("model", no_wrap=True)
-        for title in ("accuracy", "params", "FLOPs", "latency, 256 images"):
+        for title in ("accuracy", f"calibrated, {IMAGES} images", "params", "FLOPs", "latency, 256 images"):
             table.add_column(title, justify="right")
         for line in result.lines:
-            numbers = (f"{line.accuracy:.1%}", f"{line.params:,}", f"{line.flops:,}", f"{line.latency * 1e3:.1f} ms")
+            calibrated = "" if line.calibrated is None else f"{line.calibrated:.1%}"
+            numbers = (
+                f"{line.accuracy:.1%}",
+                calibrated,
+                f"{line.params:,}",
+                f"{line.flops:,}",
+                f"{line.latency * 1e3:.1f} ms",
+            )
             table.add_row(line.name, *numbers)
         console.print(table)
     if not result.works:
@@ -230,6 +268,24 @@ def _network(model: str | None, factory: str | None, pretrained: bool = False, d
         raise ArgumentError(f"--factory {factory!r} can't be called without arguments: {error}") from error
     if not isinstance(network, torch.nn.Module):
         raise ArgumentError(f"--factory {factory!r} returned {type(network).__name__}, not a torch.nn.Module")
+    return network
+
+
+def _trained_network(out: Path, model: str | None, factory: str | None, weights: Path | None, pretrained: bool) -> Any:
+    """The network with its weights, for a command that writes ``out``."""
+    from .serialization import load_weights
+
+    if out.is_dir() or (out.parent.exists() and not out.parent.is_dir()):
+        raise ArgumentError(f"--out {str(out)!r} can't be written: it is a folder, or lies in a file")
+    if weights is not None and pretrained:
+        raise ArgumentError("give either --weights or --pretrained, not both")
+    if weights is None and not pretrained and factory is None:
+        raise ArgumentError("give --weights FILE or --pretrained: converting random weights is of no use")
+    if pretrained and factory is not None:
+        raise ArgumentError("--pretrained goes with a model name, not with --factory")
+    network = _network(model, factory, pretrained=pretrained)
+    if weights is not None:
+        load_weights(network, weights)
     return network
 
 
@@ -267,11 +323,15 @@ def _print_report(told: Any, as_json: bool) -> None:
 
 
 def _save_plot(told: Any, path: Path) -> None:
+    if told.after.flops is None:
+        raise ArgumentError("--plot draws FLOPs: give --input, such as 1x3x224x224")
+    _save_figure(told, path)
+
+
+def _save_figure(told: Any, path: Path) -> None:
     import matplotlib as mpl
 
     mpl.use("Agg")
-    if told.after.flops is None:
-        raise ArgumentError("--plot draws FLOPs: give --input, such as 1x3x224x224")
     try:
         told.plot().figure.savefig(path, dpi=150)
     except (OSError, ValueError) as error:

@@ -41,6 +41,11 @@ def copy_skeleton(model: M, is_leaf: Callable[[nn.Module], bool]) -> M:
     return skeleton
 
 
+def copy_shared(model: M) -> M:
+    """A copy of the modules that shares all tensors with ``model``: modes and submodules can be changed, weights can't."""
+    return _deepcopy(model, {id(t): t for t in _tensors(model)})
+
+
 def copy_without_hooks(model: M) -> M:
     """A deep copy that nobody listens to."""
     copied = copy.deepcopy(model)

@@ -7,6 +7,7 @@ from .errors import ArgumentError
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
+    from .calibration_report import CalibrationReport
     from .report import Report
 
 DENSE, GHOST = "#9aa5b1", "#2563a8"
@@ -44,6 +45,29 @@ def plot_report(report: "Report", metric: str = "flops", ax: "Axes | None" = Non
         ylabel="FLOPs (multiply-adds)" if metric == "flops" else "params",
     )
     ax.set_title(f"{report.model}: {len(report.converted)} of {len(report.rows)} sites converted", loc="left")
+    ax.margins(x=0.01)
+    ax.spines[["top", "right"]].set_visible(False)
+    ax.legend(frameon=False, loc="lower right", bbox_to_anchor=(1, 1), ncols=2)
+    return ax
+
+
+def plot_calibration(report: "CalibrationReport", ax: "Axes | None" = None) -> "Axes":
+    """The relative error of each fitted site before and after, in execution order.
+
+    Args:
+        report: of :func:`ghostify.calibrate`.
+        ax: axes to draw into; a new figure otherwise.
+    """
+    import matplotlib.pyplot as plt
+
+    sites = report.fitted
+    if ax is None:
+        _, ax = plt.subplots(figsize=(max(6.4, min(16, 0.16 * len(sites) + 2)), 3.8), layout="constrained")
+    x = range(len(sites))
+    ax.plot(x, [site.before or 0.0 for site in sites], "o", color=DENSE, label="warm start")
+    ax.plot(x, [site.after or 0.0 for site in sites], "o", color=GHOST, label="least squares")
+    ax.set(xlabel="site, in execution order", ylabel="relative error", ylim=(0, None))
+    ax.set_title(f"{report.model}: {len(sites)} sites, {report.images} images", loc="left")
     ax.margins(x=0.01)
     ax.spines[["top", "right"]].set_visible(False)
     ax.legend(frameon=False, loc="lower right", bbox_to_anchor=(1, 1), ncols=2)

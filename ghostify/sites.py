@@ -46,13 +46,13 @@ def find_sites(model: nn.Module) -> list[Site]:
     Sites that can't be converted carry the reason. Nothing is left out: a class that looks like a convolution and
     isn't known is listed as well.
     """
-    parts = trace(model, _is_listed, lambda m: lookup(m) is not None)
+    parts = trace(model, is_listed, lambda m: lookup(m) is not None)
     search = _Search(model, parts)
     sites = {site.name: site for part in parts for site in search.sites(part)}
     return search.mark_first(list(sites.values()))
 
 
-def _is_listed(module: nn.Module) -> bool:
+def is_listed(module: nn.Module) -> bool:
     return (
         isinstance(module, (GhostModule, ReducedLinear, nn.modules.conv._ConvNd)) or type(module) is nn.Linear
         or is_kind(module, "conv") or _looks_like_conv(module)
@@ -106,7 +106,7 @@ class _Search:
                 continue
             name = part.qualified(str(node.target))
             module = self.modules[name]
-            if _is_listed(module) and not isinstance(module, ReducedLinear):
+            if is_listed(module) and not isinstance(module, ReducedLinear):
                 site = Site(name, module, roles=roles[node] - ({"first"} if inner else set()))
                 site = replace(site, reason=self._blocked(name, module))
                 if type(module) is nn.Linear:
@@ -156,7 +156,7 @@ class _Search:
                 name, module = self._called(follower, part)
         if module is not None and is_kind(module, "activation"):
             return replace(site, act=module, act_name=name if self._owned(name, module) else None)
-        return replace(site, act=_activation_of_function(follower)) if follower is not None else site
+        return replace(site, act=activation_of_function(follower)) if follower is not None else site
 
     def _called(self, node: fx.Node | None, part: Part) -> tuple[str, nn.Module | None]:
         if node is None or node.op != "call_module":
@@ -198,7 +198,7 @@ def _includes_activation(norm: nn.Module) -> bool:
     return isinstance(act, nn.Module) and not isinstance(act, nn.Identity)
 
 
-def _activation_of_function(node: fx.Node) -> nn.Module | None:
+def activation_of_function(node: fx.Node) -> nn.Module | None:
     cls = _FUNCTIONS.get(node.target) if node.op in ("call_function", "call_method") else None
     if cls is None:
         return None
@@ -266,7 +266,7 @@ def _last_weights(part: Part, modules: dict[str, nn.Module]) -> set[fx.Node]:
     while ahead:
         node = ahead.pop()
         module = modules[part.qualified(str(node.target))] if node.op == "call_module" else None
-        if module is not None and _is_listed(module):
+        if module is not None and is_listed(module):
             found.add(node)
         elif node.target not in _FUNCTIONS and (module is None or not lookup(module)):
             ahead += [n for n in node.all_input_nodes if n not in seen]

@@ -16,11 +16,17 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class Part:
-    """A submodule that traces: its qualified name, its graph with targets relative to it, and whether it is the model."""
+    """A submodule that traces: its qualified name, its graph with targets relative to it, and whether it is the model.
+
+    ``entry`` is the qualified name of the module whose arguments are the graph's placeholders: the submodule itself, or the
+    layer alone where all around it is opaque. ``constants`` is what the graph reads besides the submodule's own attributes.
+    """
 
     name: str
     graph: fx.Graph
     whole: bool
+    entry: str
+    constants: nn.Module
 
     def qualified(self, target: str) -> str:
         return f"{self.name}.{target}" if self.name else target
@@ -74,13 +80,13 @@ class _Tracer(fx.Tracer):
 def _parts(name: str, root: nn.Module, is_site: Predicate, is_leaf: Predicate) -> Iterator[Part]:
     if is_site(root):
         parent, _, child = name.rpartition(".")
-        yield Part(parent, _single_call(child), whole=not name)
+        yield Part(parent, _single_call(child), whole=not name, entry=name, constants=root)
         return
     graph = _trace_graph(name, root, lambda m: is_site(m) or is_leaf(m))
     if graph is None:
         missing = list(root.named_children())
     else:
-        yield Part(name, graph, whole=not name)
+        yield Part(name, graph, whole=not name, entry=name, constants=root)
         called = {str(node.target) for node in graph.nodes if node.op == "call_module"}
         missing = list(_unreached(root, called, is_site))
     for child, module in missing:

@@ -1,0 +1,256 @@
+"""Accuracy straight after calibration, beside torch-pruning at equal FLOPs.
+
+    python benchmarks/calibration.py --data DIR --models FILE --imagenet DIR          # under an hour on two cores
+    python benchmarks/calibration.py --data DIR --models FILE --imagenet DIR --full   # all else, ablations and curves
+
+DIR (data) holds cifar10.npz and the four networks' weights, FILE builds the two CIFAR-10 networks, DIR (imagenet) holds 500
+pictures NNNN_*.jpg, NNNN their class. Each trial is one line of results/calibration.jsonl; a trial that stands there is not
+run again, so an interrupted run goes on where it stopped. ``--section`` runs one part, ``--threads`` sets torch's threads.
+
+CIFAR-10: calibration images from the training set, seeds choose them; top-1 on all 10,000 test images (hyper-parameters were
+chosen on training images 45,000 to 49,999, with ``--choose``). ImageNet: 250 pictures for calibration, the other 250 for the
+measurement, seeds split them.
+"""
+
+import argparse
+import importlib.util
+import json
+import platform
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from pruning import prune
+from torch import Tensor, nn
+
+import ghostify
+from ghostify.blocks import BlockSettings
+from ghostify.calibrate import calibrate_with
+from ghostify.costs import measure
+from ghostify.least_squares import Settings
+from ghostify.serialization import load_weights
+
+RESULTS = Path(__file__).parent / "results" / "calibration.jsonl"
+CIFAR, IMAGENET = ("resnet56", "vgg16_bn"), ("resnet18", "mobilenet_v2")
+
+
+@dataclass(frozen=True)
+class Trial:
+    """One student, or one pruned network. ``arm``: depthwise, pointwise, auto; or taylor, l2, random (pruning)."""
+
+    section: str
+    network: str
+    arm: str
+    method: str = "least_squares"  # or block, or pruning
+    seed: int = 0
+    images: int = 256
+    ratio: float = 2
+    variant: str = ""  # what an ablation changes
+    options: dict[str, Any] = field(default_factory=dict)  # of Settings, BlockSettings and convert
+
+    @property
+    def key(self) -> str:
+        return json.dumps([self.network, self.arm, self.method, self.seed, self.images, self.ratio, self.variant])
+
+
+def main_trials() -> Iterator[Trial]:
+    for seed in range(3):
+        for network in (*CIFAR, *IMAGENET):
+            images = 256 if network in CIFAR else 250
+            for arm in ("depthwise", "auto"):
+                yield Trial("main", network, arm, seed=seed, images=images)
+            yield Trial("main", network, "auto", "block", seed, images)
+            for arm in ("taylor", "l2", "random"):
+                yield Trial("main", network, arm, "pruning", seed, images)
+
+
+def ablation_trials() -> Iterator[Trial]:
+    changes: dict[str, dict[str, Any]] = {
+        "as it is": {},
+        "input from the teacher (symmetric)": {"asymmetric": False},
+        "target without the shortcut's loss": {"residual": False},
+        "channels as in the warm start": {"choose": False},
+        "channels by position": {"choose": False, "init": "random"},
+        "filters kept, norms and cheap kernels fitted": {"refit": False},
+        "activation not accounted for": {"rounds": 0},
+        "activation: 6 rounds": {"rounds": 6},
+        "ridge 1e-5": {"ridge": 1e-5},
+        "ridge 1e-4": {"ridge": 1e-4},
+        "ridge 1e-2": {"ridge": 1e-2},
+        "ridge 1e-1": {"ridge": 1e-1},
+        "two passes over the sites": {"passes": 2},
+        "norms re-estimated alone at the end": {"plain_norms": True},
+    }
+    for arm in ("depthwise", "pointwise", "auto"):
+        for variant, options in changes.items():
+            if arm != "auto" or not options:
+                yield Trial("ablation", "resnet56", arm, variant=variant, options=options)
+    blocks: dict[str, dict[str, Any]] = {
+        "block": {},
+        "block, 30 steps": {"steps": 30},
+        "block, 300 steps": {"steps": 300},
+        "block, lr 0.003": {"lr": 0.003},
+        "block, lr 0.03": {"lr": 0.03},
+        "block, norms re-estimated alone at the end": {"plain_norms": True},
+        "block, from the warm start": {"refit": False, "choose": False},
+    }
+    for arm in ("depthwise", "pointwise"):
+        for variant, options in blocks.items():
+            yield Trial("ablation", "resnet56", arm, "block", variant=variant, options=options)
+
+
+def curve_trials() -> Iterator[Trial]:
+    for network in CIFAR:
+        for images in (50, 250, 1000):
+            for arm, method in (("depthwise", "least_squares"), ("auto", "least_squares"), ("auto", "block")):
+                yield Trial("images", network, arm, method, images=images)
+            yield Trial("images", network, "taylor", "pruning", images=images)
+        for ratio in (1.5, 2, 3, 4):
+            for arm, method in (("depthwise", "least_squares"), ("auto", "least_squares"), ("auto", "block")):
+                yield Trial("ratios", network, arm, method, ratio=ratio)
+            for arm in ("taylor", "l2"):
+                yield Trial("ratios", network, arm, "pruning", ratio=ratio)
+
+
+SECTIONS = {"main": main_trials, "ablation": ablation_trials, "curves": curve_trials}
+
+
+class Bench:
+    """Networks and data, each read once: there is one bench, and it lives as long as the process."""
+
+    def __init__(self, data: Path, models: Path, imagenet: Path, choose: bool):
+        self.data, self.models, self.imagenet, self.choose = data, models, imagenet, choose
+
+    @cache  # noqa: B019
+    def cifar(self) -> Any:
+        return np.load(self.data / "cifar10.npz")
+
+    @cache  # noqa: B019
+    def arrays(self, name: str) -> np.ndarray:
+        return self.cifar()[name]
+
+    @cache  # noqa: B019
+    def pictures(self) -> tuple[Tensor, Tensor]:
+        from PIL import Image
+        from torchvision.transforms import v2
+
+        steps = [v2.Resize(256), v2.CenterCrop(224), v2.ToImage(), v2.ToDtype(torch.float32, scale=True)]
+        transform = v2.Compose([*steps, v2.Normalize([0.485, 0.456, 0.406], [0.229, 0.224, 0.225])])
+        files = sorted(self.imagenet.glob("*.jpg"))
+        labels = torch.tensor([int(file.name[:4]) for file in files])
+        return torch.stack([transform(Image.open(file).convert("RGB")) for file in files]), labels
+
+    @cache  # noqa: B019
+    def teacher(self, network: str) -> nn.Module:
+        if network in IMAGENET:
+            import torchvision
+
+            model = getattr(torchvision.models, network)()
+            load_weights(model, self.data / f"{network}_imagenet.safetensors")
+        else:
+            spec: Any = importlib.util.spec_from_file_location("cifar_models", self.models)
+            builders = importlib.util.module_from_spec(spec)
+            spec.loader.exec_module(builders)
+            model = getattr(builders, network)()
+            load_weights(model, self.data / f"{network}_cifar10.safetensors")
+        return model.eval()
+
+    def split(self, network: str, seed: int, count: int) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """Calibration images and their labels (for Taylor pruning alone), images and labels to measure on."""
+        if network in IMAGENET:
+            images, labels = self.pictures()
+            order = torch.from_numpy(np.random.RandomState(seed).permutation(len(images)))
+            few, rest = order[:count], order[-250:]
+            return images[few], labels[few], images[rest], labels[rest]
+        chosen = np.random.RandomState(seed).permutation(45000)[:count]
+        rest = ("x_train", "y_train", slice(45000, 50000)) if self.choose else ("x_test", "y_test", slice(None))
+        pixels = (self.arrays("x_train")[chosen], self.arrays(rest[0])[rest[2]])
+        few, many = (torch.tensor(p).permute(0, 3, 1, 2).float() / 255 for p in pixels)
+        return few, torch.tensor(self.arrays("y_train")[chosen]), many, torch.tensor(self.arrays(rest[1])[rest[2]])
+
+    @cache  # noqa: B019
+    def answers(self, network: str, seed: int) -> Tensor:
+        """The teacher's, on the images to measure on."""
+        return predict(self.teacher(network), self.split(network, seed, 1)[2])
+
+    def example(self, network: str) -> Tensor:
+        return torch.zeros(1, 3, 224, 224) if network in IMAGENET else torch.zeros(1, 3, 32, 32)
+
+    def run(self, trial: Trial) -> dict[str, Any]:
+        teacher, example = self.teacher(trial.network), self.example(trial.network)
+        few, few_labels, images, labels = self.split(trial.network, trial.seed, trial.images)
+        options = dict(trial.options)
+        cheap = "auto" if trial.method == "pruning" else trial.arm
+        student = ghostify.convert(teacher, trial.ratio, cheap=cheap, init=options.pop("init", "warm"))
+        dense = measure(teacher, (example,)).flops
+        start = time.perf_counter()
+        if trial.method == "pruning":
+            share = measure(student, (example,)).flops / dense
+            student = prune(teacher, example, share, trial.arm, few, few_labels, trial.seed)
+            ghostify.reestimate_norms(student, few)
+        else:
+            plain, passes = options.pop("plain_norms", False), options.pop("passes", 1)
+            blocks = BlockSettings(options.pop("steps", BlockSettings.steps), options.pop("lr", BlockSettings.lr), trial.seed)
+            settings = Settings(seed=trial.seed, **options)
+            for _ in range(passes):
+                calibrate_with(student, teacher, few, settings, blocks if trial.method == "block" else None)
+            if plain:
+                ghostify.reestimate_norms(student, few)
+        seconds = time.perf_counter() - start
+        given, wanted = predict(student, images), self.answers(trial.network, trial.seed)
+        return {
+            **{k: getattr(trial, k) for k in ("network", "arm", "method", "seed", "images", "ratio", "variant")},
+            "base": percent(wanted == labels),
+            "top1": percent(given == labels),
+            "agreement": percent(given == wanted),
+            "flops_share": round(measure(student, (example,)).flops / dense, 4),
+            "seconds": round(seconds, 1),
+            "measured_on": "training images 45,000 to 49,999" if self.choose and trial.network in CIFAR else "test",
+            "about": f"ghostify {ghostify.__version__}, torch {torch.__version__}, python {platform.python_version()}",
+        }
+
+
+@torch.no_grad()
+def predict(model: nn.Module, images: Tensor) -> Tensor:
+    return torch.cat([model(batch).argmax(1) for batch in images.split(50)])
+
+
+def percent(hits: Tensor) -> float:
+    return round(100 * hits.float().mean().item(), 2)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    for name in ("data", "models", "imagenet"):
+        parser.add_argument(f"--{name}", type=Path, required=True)
+    parser.add_argument("--full", action="store_true")
+    parser.add_argument("--choose", action="store_true", help="measure on held-out training images; written elsewhere")
+    parser.add_argument("--section", choices=SECTIONS)
+    parser.add_argument("--network", choices=(*CIFAR, *IMAGENET))
+    parser.add_argument("--threads", type=int)
+    args = parser.parse_args()
+    if args.threads:
+        torch.set_num_threads(args.threads)
+    out = RESULTS.with_name("calibration_choose.jsonl") if args.choose else RESULTS
+    bench = Bench(args.data, args.models, args.imagenet, args.choose)
+    wanted = [args.section] if args.section else list(SECTIONS) if args.full else ["main"]
+    trials = {trial.key: trial for section in wanted for trial in SECTIONS[section]()}
+    trials = {key: trial for key, trial in trials.items() if args.network in (None, trial.network)}
+    done = {row["key"] for row in map(json.loads, out.read_text().splitlines())} if out.exists() else set()
+    for number, (key, trial) in enumerate(trials.items(), start=1):
+        if key in done:
+            continue
+        row = bench.run(trial)
+        with out.open("a") as file:
+            file.write(json.dumps({"key": key, **row}) + "\n")
+        named = " ".join(map(str, (trial.network, trial.arm, trial.method, trial.variant, f"seed {trial.seed}")))
+        print(f"{number}/{len(trials)} {named}: {row['top1']} (base {row['base']}), {row['seconds']} s", flush=True)
+
+
+if __name__ == "__main__":
+    main()

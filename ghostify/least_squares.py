@@ -1,0 +1,465 @@
+"""Fit one Ghost module in closed form: its channels, its primary filters, its cheap kernels and its norms.
+
+What a site computes before its activation is linear in its filters, and the teacher says what should come out. So each step
+is a ridge regression whose normal equations are summed over batches.
+"""
+
+import copy
+import math
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from .choose import MapMoments, choose_depthwise, choose_pointwise
+from .modules import Cheap, GhostModule
+from .moments import Moments
+from .patches import Taps, at_positions
+from .sites import Site
+
+WORK = 5e10  # multiply-adds that the normal equations of one site may take
+WIDEST = 9216  # unknowns of one filter; the normal equations of more would take over 0.7 GB
+
+
+@dataclass(frozen=True)
+class Settings:
+    """How the closed form works; :func:`ghostify.calibrate` explains what it offers, the others are for ablations."""
+
+    ridge: float = 3e-2
+    asymmetric: bool = True  # input from the converted prefix, not from the teacher
+    residual: bool = True  # a branch repairs what its shortcut has lost
+    choose: bool = True  # channels and sources from the data, not from the warm start
+    refit: bool = True  # primary filters are solved for, not kept
+    rounds: int = 2  # rounds that account for the activation
+    auto: bool = False  # the cheap operation is decided by the data
+    seed: int = 0
+
+
+@dataclass
+class Batch:
+    """What a site sees and should give for one batch: maps of shape (N, channels, *spatial)."""
+
+    inputs: Tensor  # of the student's site
+    own: Tensor  # the teacher's convolution, before its norm
+    total: Tensor | None = None  # the teacher's sum of branch and shortcut
+    shortcut: Tensor | None = None  # the student's
+
+
+@dataclass(frozen=True)
+class Fitted:
+    """A fitted module and its relative error on the calibration images, before and after; what should be said of it."""
+
+    module: GhostModule
+    before: float
+    after: float
+    notes: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class Affine:
+    """What a norm does to each channel in evaluation mode."""
+
+    scale: Tensor
+    shift: Tensor
+
+
+def affine_of(norm: Any, channels: int, like: Tensor) -> Affine | None:
+    """The norm as scale and shift; identity where there is none; None where it depends on the image."""
+    if norm is None:
+        return Affine(torch.ones(channels).to(like), torch.zeros(channels).to(like))
+    mean, var = getattr(norm, "running_mean", None), getattr(norm, "running_var", None)
+    if mean is None or var is None or mean.shape != (channels,):
+        return None
+    scale = (var.double() + getattr(norm, "eps", 0.0)).rsqrt()
+    if getattr(norm, "weight", None) is not None:
+        scale = scale * norm.weight.double()
+    shift = -mean.double() * scale
+    if getattr(norm, "bias", None) is not None:
+        shift = shift + norm.bias.double()
+    return Affine(scale.to(like), shift.to(like))
+
+
+class SiteProblem:
+    """One site's regressions.
+
+    Args:
+        site: the teacher's convolution with what follows it.
+        ghost: the student's module, as it starts.
+        batches: gives the batches anew at each call; what they hold may come from the disk.
+        images: how many there are, to know how many positions of each to take.
+        after: the activation that follows the sum with the shortcut.
+    """
+
+    def __init__(
+        self,
+        site: Site,
+        ghost: GhostModule,
+        batches: Callable[[], Iterator[Batch]],
+        images: int,
+        settings: Settings,
+        after: nn.Module | None = None,
+    ):
+        self.site, self.ghost, self.batches, self.settings = site, ghost, batches, settings
+        self.conv: Any = site.module
+        self.n, self.groups = self.conv.out_channels, self.conv.groups
+        self.unknowns = self.conv.in_channels // self.groups * math.prod(self.conv.kernel_size)
+        weight = self.conv.weight.detach()
+        self.device = weight.device
+        norm = site.norm
+        affine = affine_of(norm, self.n, weight.float())
+        self.norm = norm if affine is not None else None  # a norm that depends on the image stays as it is
+        one = torch.ones(self.n, device=self.device)
+        self.affine = affine or Affine(one, 0 * one)
+        inner = getattr(norm, "act", None)
+        self.act: Any = site.act if site.act is not None else inner if isinstance(inner, nn.Module) else None
+        self.sees_image = norm is not None and affine is None
+        if self.sees_image:
+            self.act = None  # between the filters and the activation stands a norm that no regression sees through
+        self.after = after
+        self.taps = Taps(self.conv)
+        self.images = max(1, images)
+        self.notes: list[str] = []
+        self.budget = int(max(8 * self.unknowns, min(WORK / self.unknowns**2, 65536)))
+        self.seed = settings.seed
+
+    # -- batches ------------------------------------------------------------------------------------------------------
+
+    def positions(self, batch: Batch, budget: int, index: int) -> Tensor | None:
+        """Positions to take of each image of a batch; None for all."""
+        total = math.prod(batch.own.shape[2:])
+        wanted = math.ceil(budget / self.images)
+        if wanted >= total:
+            return None
+        generator = torch.Generator().manual_seed(self.seed * 7919 + index)
+        return torch.randperm(total, generator=generator)[:wanted].sort().values.to(self.device)
+
+    def sampled(self, budget: int | None = None) -> Iterator[tuple[Batch, Tensor | None]]:
+        for index, batch in enumerate(self.batches()):
+            yield batch, self.positions(batch, budget or self.budget, index)
+
+    def target(self, batch: Batch, positions: Tensor | None) -> tuple[Tensor, Tensor | None]:
+        """(P, n) what the site should give before its activation, and the student's shortcut there."""
+        own = at_positions(batch.own, positions).float() * self.affine.scale + self.affine.shift
+        if batch.total is None or batch.shortcut is None:
+            return own, None
+        shortcut = at_positions(batch.shortcut, positions).float()
+        return at_positions(batch.total, positions).float() - shortcut, shortcut
+
+    def missing(self, target: Tensor, given: Tensor, shortcut: Tensor | None, channels: Tensor) -> Tensor:
+        """What an output lacks after its activation: nothing where both are cut off."""
+        act = self.after if shortcut is not None else self.act
+        if act is None:
+            return target - given
+        add: Tensor | float = 0.0 if shortcut is None else shortcut[:, channels]
+        return self._activate(act, target + add, channels) - self._activate(act, given + add, channels)
+
+    def _activate(self, act: Any, values: Tensor, channels: Tensor) -> Tensor:
+        """The activation on (P, some channels); one with parameters for each channel gets all of them."""
+        if getattr(act, "num_parameters", 1) == 1:
+            return act(values.clone())
+        full = values.new_zeros(len(values), self.n)
+        full[:, channels] = values
+        return act(full)[:, channels]
+
+    # -- the steps ----------------------------------------------------------------------------------------------------
+
+    @torch.no_grad()
+    def solve(self) -> Fitted:
+        """Fit the module in the order in which its parts depend on each other."""
+        plain = self._is_plain()
+        kinds: list[Cheap] = self._kinds()
+        system, maps = self._survey(plain and self.settings.refit, kinds)
+        before = self._error(self.ghost)
+        best = Fitted(self.ghost, before, before, ("the warm start was better",))
+        for kind, chosen in self._candidates(kinds, maps):
+            module = self._build(kind, chosen)
+            if system is not None:
+                self._fit_primary(module, system)
+            else:
+                self._rescale_primary(module)
+            self._fit_cheap(module)
+            fitted = Fitted(module, before, self._error(module), tuple(self.notes))
+            if fitted.after < best.after:
+                best = fitted
+        return best
+
+    def _candidates(self, kinds: list[Cheap], maps: dict[Cheap, MapMoments]) -> Iterator[tuple[Cheap, MapMoments | None]]:
+        """Cheap operations with channels chosen from the data, and for depthwise ones those of the warm start as well: which
+        is better depends on the site, and the costly part, the normal equations of the filters, serves both."""
+        for kind in kinds:
+            if kind in maps:
+                yield kind, maps[kind]
+            if kind == self.ghost.cheap and (kind == "depthwise" or kind not in maps):
+                yield kind, None
+
+    def _kinds(self) -> list[Cheap]:
+        if not self.settings.auto:
+            return [self.ghost.cheap]
+        per_map = self.unknowns
+        return ["depthwise", "pointwise"] if self.ghost.intrinsic_channels * 8 <= per_map else ["depthwise"]
+
+    def _is_plain(self) -> bool:
+        """Whether the layer is its weight times patches, so that a regression can find the weight."""
+        if self.unknowns > WIDEST:
+            self.notes.append(f"filters kept: {self.unknowns} unknowns each are too many to solve for")
+            return False
+        batch = next(self.batches())
+        some = batch.inputs[:1].float()
+        conv = copy.deepcopy(self.conv).float()
+        try:
+            patches = self.taps.gather(some, None)
+            by_group = patches[0].unflatten(1, (self.groups, -1)).flatten(2).movedim(1, 0)  # (groups, P, unknowns)
+            given = by_group @ conv.weight.detach().flatten(1).view(self.groups, -1, self.unknowns).mT
+            given = given.movedim(0, 1).flatten(1) + (conv.bias if getattr(conv, "bias", None) is not None else 0)
+            wanted = conv(some)[0].flatten(1).T
+        except (ValueError, RuntimeError) as error:
+            self.notes.append(f"filters kept: {error}")
+            return False
+        if not torch.allclose(given, wanted, rtol=1e-3, atol=1e-3 * float(wanted.abs().max()) + 1e-6):
+            self.notes.append("filters kept: its kernel is more than its weight")
+            return False
+        return True
+
+    def _survey(self, refit: bool, kinds: list[Cheap]) -> tuple[Moments | None, dict[Cheap, MapMoments]]:
+        """One pass: normal equations for all filters, and moments of the teacher's maps to choose channels by."""
+        intercept = self.norm is not None or getattr(self.conv, "bias", None) is not None
+        system = None
+        if refit:
+            system = Moments.zeros(self.groups, self.unknowns, self.n // self.groups, self.device, intercept)
+        maps: dict[Cheap, MapMoments] = {}
+        cheap_taps = {kind: self._cheap_taps(kind) for kind in kinds}
+        if self.settings.choose:
+            maps = {kind: MapMoments(self.n, cheap_taps[kind].size, self.device) for kind in kinds}
+        for batch, positions in self.sampled():
+            if system is not None:
+                target, _ = self.target(batch, positions)
+                self._add(system, batch, positions, target)
+            for kind, moments in maps.items():
+                full = batch.own.float() * self._shaped(self.affine.scale, batch.own) + self._shaped(
+                    self.affine.shift, batch.own
+                )
+                full = full if self.act is None else self.act(full)
+                few = self._fewer(positions, full.shape, moments.taps)
+                patches = cheap_taps[kind].gather(full, few).flatten(0, 1)
+                moments.add(patches, at_positions(full, few))
+        return system, maps
+
+    def _fewer(self, positions: Tensor | None, shape: torch.Size, taps: int) -> Tensor | None:
+        """Positions for choosing channels, where n^2 products are taken of each tap."""
+        total = math.prod(shape[2:])
+        wanted = max(2, math.ceil(max(WORK / (taps * self.n**2), 1024) / self.images))
+        have = total if positions is None else len(positions)
+        if wanted >= have:
+            return positions
+        picked = torch.linspace(0, have - 1, wanted, device=self.device).long()
+        return picked if positions is None else positions[picked]
+
+    def _shaped(self, values: Tensor, maps: Tensor) -> Tensor:
+        return values.view(-1, *[1] * (maps.dim() - 2))
+
+    def _features(self, batch: Batch, positions: Tensor | None) -> Tensor:
+        """(groups, P, unknowns)"""
+        patches = self.taps.gather(batch.inputs.float(), positions).flatten(0, 1)
+        return patches.unflatten(1, (self.groups, -1)).flatten(2).movedim(1, 0)
+
+    def _add(self, system: Moments, batch: Batch, positions: Tensor | None, target: Tensor) -> None:
+        system.add(self._features(batch, positions), target.unflatten(1, (self.groups, -1)).movedim(1, 0))
+
+    def _cheap_taps(self, kind: Cheap) -> Taps:
+        if kind == self.ghost.cheap:
+            return Taps(self.ghost.cheap_operation[0])
+        dims = self.conv.weight.dim() - 2
+        conv_class: Any = {1: nn.Conv1d, 2: nn.Conv2d, 3: nn.Conv3d}[dims]
+        size = 1 if kind == "pointwise" else 3
+        return Taps(conv_class(1, 1, size, padding=size // 2, device=self.device))
+
+    def _build(self, kind: Cheap, maps: MapMoments | None) -> GhostModule:
+        """A module with the chosen channels, whose parts are still the original's."""
+        m = self.ghost.intrinsic_channels
+        if maps is None:
+            kept, _ = self.ghost.original_channels()
+            order = kept.argsort()
+            intrinsic = kept[order]
+            sources = torch.zeros(self.n - m, dtype=torch.long)
+            if kind == "depthwise":
+                made = self.ghost.original_channels()[1]
+                sources = order.argsort()[self.ghost.source_positions()][made.argsort()]
+        elif kind == "pointwise":
+            intrinsic = choose_pointwise(maps.covariance(), m, self.groups)
+            sources = torch.zeros(self.n - m, dtype=torch.long)
+        else:
+            intrinsic, sources = choose_depthwise(maps, m, self.groups)
+        size = max(self.ghost.cheap_operation[0].kernel_size) if self.ghost.cheap == "depthwise" else 3  # type: ignore
+        built = GhostModule.from_conv(
+            self.conv, intrinsic, sources, norm=self.site.norm, act=self.site.act,
+            act_inside=self.site.act_name is not None, dw_size=size, cheap=kind,
+        )  # fmt: skip
+        return built.eval()
+
+    def _fit_primary(self, module: GhostModule, system: Moments) -> None:
+        """Ridge regression towards the original filters; then rounds that account for the activation."""
+        kept = module.original_channels()[0].to(self.device)
+        by_group = kept.view(self.groups, -1)
+        within = by_group % (self.n // self.groups)
+        filters = (self.conv.weight.detach().double().flatten(1) * self.affine.scale.double()[:, None])[kept]
+        prior = filters.view(self.groups, -1, self.unknowns).mT
+        cross = system.cross().gather(2, within[:, None].expand(-1, self.unknowns, -1))
+        solver = system.ridge(self.settings.ridge)
+        weights = solver(cross, prior)
+        mean_y = system.mean_y.gather(1, within)
+        shift = mean_y - (system.mean_x[:, None] @ weights)[:, 0]
+        if not system.intercept:
+            shift = torch.zeros_like(shift)
+        for _ in range(self.settings.rounds if self._acts() else 0):
+            lacks = Moments.zeros(self.groups, self.unknowns, within.shape[1], self.device, system.intercept)
+            sums, products, count = lacks.y, lacks.xy, 0
+            for batch, positions in self.sampled():
+                target, shortcut = self.target(batch, positions)
+                features = self._features(batch, positions).double()
+                given = (features @ weights + shift[:, None]).movedim(0, 1).flatten(1).float()
+                lack = (
+                    self.missing(target[:, kept], given, shortcut, kept).double().unflatten(1, (self.groups, -1)).movedim(1, 0)
+                )
+                products += features.mT @ lack
+                sums += lack.sum(1)
+                count += features.shape[1]
+            mean = sums / count if system.intercept else torch.zeros_like(sums)
+            cross = products / count - system.mean_x[:, :, None] * mean[:, None]
+            # the ridge pulls what is added, too, towards the original
+            step = solver(cross, prior - weights)
+            weights = weights + step
+            shift = shift + mean - (system.mean_x[:, None] @ step)[:, 0] * system.intercept
+        variance = ((system.covariance() @ weights) * weights).sum(1).flatten()
+        mean = (system.mean_x[:, None] @ weights)[:, 0].flatten()
+        conv: Any = module.primary_conv[0]
+        solution = weights.mT.reshape(conv.weight.shape)
+        _install(conv, self._norm_of(module.primary_conv), solution, shift.flatten(), mean, variance,
+                 self.conv.weight.detach()[kept].flatten(1).norm(dim=1))  # fmt: skip
+
+    def _acts(self) -> bool:
+        return self.act is not None or self.after is not None
+
+    def _rescale_primary(self, module: GhostModule) -> None:
+        """Filters kept: the norm alone is regressed, channel by channel."""
+        norm = self._norm_of(module.primary_conv)
+        if norm is None or norm.running_var is None:
+            return
+        kept = module.original_channels()[0].to(self.device)
+        conv: Any = module.primary_conv[0]
+        sums = Moments.zeros(len(kept), 1, 1, self.device)
+        for batch, positions in self.sampled():
+            target, _ = self.target(batch, positions)
+            given = at_positions(conv(batch.inputs), positions).float()
+            sums.add(given.T[:, :, None], target[:, kept].T[:, :, None])
+        gain = sums.solve(self.settings.ridge, self.affine.scale[kept].double().view(-1, 1, 1))[:, 0, 0]
+        variance = sums.covariance()[:, 0, 0].clamp_min(0)
+        _set_norm(norm, gain, sums.mean_y[:, 0], sums.mean_x[:, 0], variance)
+
+    def _fit_cheap(self, module: GhostModule) -> None:
+        """Each ghost on the maps it is made from."""
+        made = module.original_channels()[1].to(self.device)
+        conv: Any = module.cheap_operation[0]
+        norm = self._norm_of(module.cheap_operation)
+        taps = Taps(conv)
+        pointwise = module.cheap == "pointwise"
+        sources = None if pointwise else module.source_positions().to(self.device)
+        m, ghosts = module.intrinsic_channels, len(made)
+        intercept = norm is not None or conv.bias is not None
+
+        def features(batch: Batch, positions: Tensor | None) -> Tensor:
+            maps = module.primary_conv(batch.inputs)
+            maps = maps if module.intrinsic_act is None else module.intrinsic_act(maps)
+            if sources is None:
+                return at_positions(maps, positions).double()[None]  # (1, P, m)
+            return taps.gather(maps, positions).flatten(0, 1).movedim(1, 0)[sources].double()  # (ghosts, P, taps)
+
+        def shaped(values: Tensor) -> Tensor:
+            return values[None] if pointwise else values.T[:, :, None]
+
+        groups, unknowns, targets = (1, m, ghosts) if pointwise else (ghosts, taps.size, 1)
+        system = Moments.zeros(groups, unknowns, targets, self.device, intercept)
+        for batch, positions in self.sampled():
+            target, _ = self.target(batch, positions)
+            system.add(features(batch, positions), shaped(target[:, made]))
+        # nothing to be pulled towards but zero, so no more than the number of positions asks for
+        solver = system.ridge(self.settings.ridge * system.xx.shape[1] / max(system.count, 1))
+        weights = solver(system.cross())
+        shift = system.mean_y - (system.mean_x[:, None] @ weights)[:, 0] if intercept else torch.zeros_like(system.y)
+        for _ in range(self.settings.rounds if self._acts() else 0):
+            products, sums, count = torch.zeros_like(system.xy), torch.zeros_like(system.y), 0
+            for batch, positions in self.sampled():
+                target, shortcut = self.target(batch, positions)
+                x = features(batch, positions)
+                given = x @ weights + shift[:, None]
+                flat = given[0] if pointwise else given[:, :, 0].T
+                lack = shaped(self.missing(target[:, made], flat.float(), shortcut, made).double())
+                products += x.mT @ lack
+                sums += lack.sum(1)
+                count += x.shape[1]
+            mean = sums / count if intercept else torch.zeros_like(sums)
+            step = solver(products / count - system.mean_x[:, :, None] * mean[:, None], -weights)
+            weights = weights + step
+            shift = shift + mean - (system.mean_x[:, None] @ step)[:, 0] * intercept
+        variance = ((system.covariance() @ weights) * weights).sum(1).flatten()
+        mean = (system.mean_x[:, None] @ weights)[:, 0].flatten()
+        _install(conv, norm, weights.mT.reshape(conv.weight.shape), shift.flatten(), mean, variance,
+                 self.conv.weight.detach()[made].flatten(1).norm(dim=1))  # fmt: skip
+
+    def _norm_of(self, part: Any) -> Any:
+        return part[1] if self.norm is not None else None
+
+    def _error(self, module: GhostModule) -> float:
+        """Squared error of the site's output after its activation, relative to the variance of what it should be."""
+        wrong, count = 0.0, 0
+        sums = squares = torch.zeros(self.n, dtype=torch.float64, device=self.device)
+        outside = self.site.act_name is None
+        for batch, positions in self.sampled():
+            given = at_positions(module.eval()(batch.inputs), positions).float()
+            if self.sees_image:
+                full = self.site.norm(batch.own)  # type: ignore[misc]
+                target = at_positions(full if outside or self.site.act is None else self.site.act(full), positions).float()
+            else:
+                target, _ = self.target(batch, positions)
+                if batch.total is None and self.act is not None:
+                    target = self.act(target.clone())
+                    given = self.act(given) if outside and self.site.act is not None else given
+            wrong += float((given - target).double().square().sum())
+            sums = sums + target.double().sum(0)
+            squares = squares + target.double().square().sum(0)
+            count += len(target)
+        total = float((squares - sums**2 / max(count, 1)).clamp_min(0).sum())
+        return wrong / max(total, 1e-30)
+
+
+def _install(conv: Any, norm: Any, weights: Tensor, shift: Tensor, mean: Tensor, variance: Tensor, length: Tensor) -> None:
+    """Set a convolution and its norm to a solution ``weights * patch + shift``.
+
+    Under a norm the filters get the length of the original's: any other length would be another learning rate later on.
+
+    Args:
+        weights: of the shape of the convolution's weight; shift, mean and variance of ``weights * patch``: (channels,).
+        length: (channels,) of the original filters.
+    """
+    if norm is None:
+        conv.weight.copy_(weights)
+        if conv.bias is not None:
+            conv.bias.copy_(shift)
+        return
+    solved = weights.flatten(1).norm(dim=1)
+    scale = torch.where((length > 1e-12) & (solved > 1e-12), length.double() / solved, 1.0)  # a dead channel stays dead
+    conv.weight.copy_(weights * scale.view(-1, *[1] * (weights.dim() - 1)))
+    if getattr(conv, "bias", None) is not None:
+        conv.bias.zero_()
+    _set_norm(norm, 1 / scale, shift + mean, mean * scale, variance.clamp_min(0) * scale**2)
+
+
+def _set_norm(norm: Any, gain: Tensor, centre: Tensor, mean: Tensor, variance: Tensor) -> None:
+    """Make the norm ``gain * (value - mean) + centre`` for values of this mean and variance."""
+    norm.running_mean.copy_(mean)
+    norm.running_var.copy_(variance)
+    if getattr(norm, "weight", None) is not None:
+        norm.weight.copy_(gain * (norm.running_var.double() + norm.eps).sqrt())
+    if getattr(norm, "bias", None) is not None:
+        norm.bias.copy_(centre)

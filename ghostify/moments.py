@@ -1,0 +1,106 @@
+"""Streamed second moments, and the ridge regressions that they solve."""
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from .errors import ArgumentError
+
+
+@dataclass
+class Moments:
+    """Sums over positions, in float64: of features (G, D), of targets (G, K), and of their products; G independent problems.
+
+    Batches are added one at a time; the size does not depend on how many there are.
+    """
+
+    xx: Tensor  # (G, D, D)
+    xy: Tensor  # (G, D, K)
+    x: Tensor  # (G, D)
+    y: Tensor  # (G, K)
+    yy: Tensor  # (G, K)
+    intercept: bool = True
+    count: int = 0
+
+    @classmethod
+    def zeros(cls, groups: int, features: int, targets: int, device: torch.device, intercept: bool = True) -> "Moments":
+        shapes = ((features, features), (features, targets), (features,), (targets,), (targets,))
+        xx, xy, x, y, yy = (torch.zeros(groups, *shape, dtype=torch.float64, device=device) for shape in shapes)
+        return cls(xx, xy, x, y, yy, intercept)
+
+    def add(self, features: Tensor, targets: Tensor) -> None:
+        """``features`` (G, P, D) and ``targets`` (G, P, K) of P positions."""
+        features, targets = features.double(), targets.double()
+        self.xx += features.mT @ features
+        self.xy += features.mT @ targets
+        self.x += features.sum(1)
+        self.y += targets.sum(1)
+        self.yy += (targets**2).sum(1)
+        self.count += features.shape[1]
+
+    @property
+    def mean_x(self) -> Tensor:
+        return self.x / self.count
+
+    @property
+    def mean_y(self) -> Tensor:
+        return self.y / self.count
+
+    def covariance(self) -> Tensor:
+        """(G, D, D) of the features, about their mean where the regression has an intercept."""
+        centre = self.mean_x[:, :, None] * self.mean_x[:, None]
+        return self.xx / self.count - (centre if self.intercept else 0)
+
+    def cross(self) -> Tensor:
+        """(G, D, K) between features and targets."""
+        centre = self.mean_x[:, :, None] * self.mean_y[:, None]
+        return self.xy / self.count - (centre if self.intercept else 0)
+
+    def variance(self) -> Tensor:
+        """(G, K) of the targets."""
+        return (self.yy / self.count - self.mean_y**2).clamp_min(0)
+
+    def solve(self, ridge: float, prior: Tensor | None = None, cross: Tensor | None = None) -> Tensor:
+        """Weights (G, D, K) of the ridge regression.
+
+        Args:
+            ridge: relative to the mean variance of a feature.
+            prior: (G, D, K) what the ridge pulls towards; zero if None.
+            cross: takes the place of :meth:`cross`.
+        """
+        return self.ridge(ridge)(self.cross() if cross is None else cross, prior)
+
+    def ridge(self, ridge: float) -> "Ridge":
+        """The regression for many right-hand sides: factored once."""
+        covariance = self.covariance()
+        scale = covariance.diagonal(dim1=1, dim2=2).mean(1)
+        dead = scale <= 1e-12 * (self.xx.diagonal(dim1=1, dim2=2).mean(1) / self.count)  # constant features explain nothing
+        strength = torch.where(dead, 1.0, ridge * scale)[:, None, None]
+        return Ridge(covariance, strength)
+
+
+class Ridge:
+    """(covariance + strength I)^-1 by Cholesky; where rounding has left it indefinite, with more strength until it is not.
+
+    Args:
+        covariance: (G, D, D); it is overwritten.
+        strength: (G, 1, 1).
+    """
+
+    def __init__(self, covariance: Tensor, strength: Tensor):
+        self.strength = strength
+        diagonal = covariance.diagonal(dim1=1, dim2=2)
+        diagonal.add_(strength[:, 0])
+        self.factor, failed = torch.linalg.cholesky_ex(covariance)
+        while bool(failed.any()):
+            if not bool(torch.isfinite(covariance).all()):
+                raise ArgumentError("feature maps are not finite: with these weights and images the network overflows")
+            more = torch.where(failed > 0, 9 * self.strength[:, 0, 0], 0)[:, None, None]
+            diagonal.add_(more[:, 0])
+            self.strength = self.strength + more
+            self.factor, failed = torch.linalg.cholesky_ex(covariance)
+
+    def __call__(self, right: Tensor, prior: Tensor | None = None) -> Tensor:
+        """The weights (G, D, K) for cross moments ``right`` of that shape, pulled towards ``prior``."""
+        return torch.cholesky_solve(right if prior is None else right + self.strength * prior, self.factor)

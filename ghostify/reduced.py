@@ -1,0 +1,44 @@
+"""Fit a thin pair of fully connected layers to what the original gave: reduced-rank regression."""
+
+from collections.abc import Callable, Iterator
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor, nn
+
+from .least_squares import WIDEST
+from .modules import ReducedLinear
+from .moments import Moments
+
+if TYPE_CHECKING:
+    from .walk import Outcome
+
+
+@torch.no_grad()
+def fit_linear(
+    name: str, module: ReducedLinear, original: nn.Linear, batches: Callable[[], Iterator[tuple[Tensor, Tensor]]], ridge: float
+) -> "Outcome":
+    """Ridge regression towards the original's weight, cut to the rank that keeps most of what it predicts.
+
+    Among all products of this rank it is the best for these inputs (Izenman, Reduced-rank regression, 1975).
+    """
+    from .walk import Outcome
+
+    features, targets = module.in_features, module.out_features
+    if features > WIDEST:
+        return Outcome(name, reason=f"{features} inputs are too many to solve for")
+    system = Moments.zeros(1, features, targets, original.weight.device, original.bias is not None)
+    before = 0.0
+    for inputs, wanted in batches():
+        before += float((module(inputs) - wanted).double().square().sum())
+        system.add(inputs.flatten(0, -2)[None], wanted.flatten(0, -2)[None])
+    weights = system.solve(ridge, original.weight.detach().double().T[None])[0]  # (in, out)
+    gram = weights.T @ system.covariance()[0] @ weights
+    basis = torch.linalg.eigh((gram + gram.T) / 2).eigenvectors[:, -module.rank :]
+    module.reduce.weight.copy_((weights @ basis).T)
+    module.expand.weight.copy_(basis)
+    if module.expand.bias is not None:
+        module.expand.bias.copy_(system.mean_y[0] - system.mean_x[0] @ weights @ basis @ basis.T)
+    after = sum(float((module(inputs) - wanted).double().square().sum()) for inputs, wanted in batches())
+    total = max(float(system.variance().sum()) * system.count, 1e-30)
+    return Outcome(name, before / total, after / total)

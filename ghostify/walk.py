@@ -1,0 +1,301 @@
+"""Walk through a student's sites in execution order, with the teacher beside it, and fit each on its converted prefix."""
+
+from collections.abc import Callable, Collection, Iterator
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor, fx, nn
+from torch.utils._pytree import tree_leaves
+
+from .blocks import BlockSettings, End, train_block
+from .least_squares import Batch, Fitted, Settings, SiteProblem
+from .modules import ReducedLinear
+from .patterns import lookup
+from .reduced import fit_linear
+from .shortcuts import Sum, depends_on, find_sum
+from .sites import Site, is_listed
+from .stream import Arguments, Stream, arguments_of
+from .tracing import Part, trace
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What became of one site. ``reason`` where its warm start was kept."""
+
+    name: str
+    before: float | None = None
+    after: float | None = None
+    cheap: str = ""
+    notes: tuple[str, ...] = ()
+    reason: str | None = None
+
+
+@dataclass
+class Walk:
+    """Fits the sites of ``student`` in place, part by part.
+
+    Args:
+        student: a copy that may be changed, in evaluation mode.
+        teacher: in evaluation mode.
+        sites: the teacher's, by name; those that are to be fitted.
+        settings: of the closed form.
+        memory: bytes of feature maps to hold; the rest goes to a temporary file.
+        on_site: called with each outcome.
+    """
+
+    student: nn.Module
+    teacher: nn.Module
+    sites: dict[str, Site]
+    settings: Settings
+    memory: int
+    on_site: Callable[[Outcome], None]
+    blocks: BlockSettings | None = None
+    outcomes: dict[str, Outcome] = field(default_factory=dict)
+    visited: set[str] = field(default_factory=set)
+
+    def run(self, calls: Collection[Arguments]) -> None:
+        """Walk through the whole network, given the arguments of a forward pass for each batch."""
+        parts = [trace(model, is_listed, lambda m: lookup(m) is not None) for model in (self.student, self.teacher)]
+        self.parts = [{part.name + "|" + part.entry: part for part in found} for found in parts]
+        self._inside("", calls, calls)
+        for name in self.sites:
+            if name not in self.outcomes:
+                self._keep(name, "never runs in evaluation mode")
+
+    def _keep(self, name: str, reason: str) -> None:
+        self.outcomes[name] = Outcome(name, reason=reason)
+        self.on_site(self.outcomes[name])
+
+    def _inside(self, name: str, student_calls: Collection[Arguments], teacher_calls: Collection[Arguments]) -> None:
+        """Walk through the parts that lie in the module ``name``, given its calls."""
+        for key, part in self.parts[0].items():
+            other = self.parts[1].get(key)
+            if key in self.visited or not _lies_in(part.entry, name) or not self._has_sites(part):
+                continue
+            self.visited.add(key)
+            if other is None:
+                continue
+            if part.entry == name:
+                self._part(part, other, student_calls, teacher_calls)
+            else:
+                inner = [
+                    _captured(model, name, part.entry, calls)
+                    for model, calls in ((self.student, student_calls), (self.teacher, teacher_calls))
+                ]
+                if len(inner[0]) == len(inner[1]) > 0:
+                    self._part(part, other, inner[0], inner[1])
+
+    def _has_sites(self, part: Part) -> bool:
+        prefix = part.name + "." if part.name else ""
+        return any(site.startswith(prefix) or site == part.entry for site in self.sites)
+
+    def _part(
+        self, part: Part, other: Part, student_calls: Collection[Arguments], teacher_calls: Collection[Arguments]
+    ) -> None:
+        pair = Pair(self, part, other, student_calls, teacher_calls)
+        try:
+            pair.walk()
+        finally:
+            pair.close()
+
+
+class Pair:
+    """Student and teacher in one part, side by side."""
+
+    def __init__(
+        self, walk: Walk, part: Part, other: Part, student_calls: Collection[Arguments], teacher_calls: Collection[Arguments]
+    ):
+        self.owner, self.part = walk, part
+        roots = [model.get_submodule(part.name) for model in (walk.student, walk.teacher)]
+        self.student = Stream(roots[0], part, student_calls, walk.memory // 2)
+        self.teacher = Stream(roots[1], other, teacher_calls, walk.memory // 2)
+        self.images = sum(_batch_size(arguments) for arguments in student_calls)
+        self.at_teacher = {str(n.target): n for n in self.teacher.nodes if n.op == "call_module"}
+        self.modules = [dict(root.named_modules(remove_duplicate=False)) for root in roots]
+        self.prefix = part.name + "." if part.name else ""
+        self.open: list[str] = []  # sites of the block that has begun
+        self.ends = self._block_ends() if walk.blocks else {}
+
+    def close(self) -> None:
+        self.student.close()
+        self.teacher.close()
+
+    def walk(self) -> None:
+        self.student.hold()
+        for node in self.student.nodes:
+            if node.op == "call_module":
+                self._visit(node)
+
+    def _visit(self, node: fx.Node) -> None:
+        name = self.prefix + str(node.target)
+        if name in self.owner.sites and name not in self.owner.outcomes:
+            self._site(name, node)
+        elif any(_lies_in(site, name) and site not in self.owner.outcomes for site in self.owner.sites):
+            self._opaque(name, node)
+
+    def _opaque(self, name: str, node: fx.Node) -> None:
+        """A module whose own code does not trace: what its parts are called with is found by running it."""
+        twin = self.at_teacher.get(str(node.target))
+        if twin is None:
+            return
+        calls = []
+        for stream, own in ((self.student, node), (self.teacher, twin)):
+            inputs = list(own.all_input_nodes)
+            gathered = []
+            for values in stream.run(inputs, keep=inputs):
+                by_name = dict(zip((n.name for n in inputs), values, strict=True))
+                gathered.append(arguments_of(own, by_name))
+            calls.append(gathered)
+        self.owner._inside(name, *calls)
+        self.student.release()
+        self.teacher.release()
+
+    def _site(self, name: str, node: fx.Node) -> None:
+        site = self.owner.sites[name]
+        twin = self.at_teacher.get(str(node.target))
+        if twin is None:
+            self.owner._keep(name, "not found in the teacher's graph")
+            return
+        module = self.modules[0][str(node.target)]
+        if isinstance(module, ReducedLinear):
+            self._linear(name, node, twin, module)
+            return
+        settings = self.owner.settings
+        norm = site.norm_name.removeprefix(self.prefix) if site.norm_name else None
+        sums = self._sums(node, twin, norm) if settings.residual and site.act is None else None
+        if sums is not None:
+            # what the shortcut gives has to be known first, with its own sites fitted
+            for earlier in self.student.ancestors([sums[0].shortcut]):
+                if earlier.op == "call_module" and earlier is not node:
+                    self._visit(earlier)
+        source = (self.student, node) if settings.asymmetric else (self.teacher, twin)
+        inputs = source[1].all_input_nodes[0]
+        student_nodes = [inputs] if settings.asymmetric else []
+        teacher_nodes = [twin] if settings.asymmetric else [twin, inputs]
+        if sums is not None:
+            student_nodes.append(sums[0].shortcut)
+            teacher_nodes.append(sums[1].node)
+
+        def batches() -> Iterator[Batch]:
+            mine = self.student.run(student_nodes, keep=student_nodes)
+            theirs = self.teacher.run(teacher_nodes, keep=teacher_nodes)
+            for s, t in zip(mine, theirs, strict=True):
+                x = s[0] if settings.asymmetric else t[1]
+                yield Batch(x, t[0], t[-1], s[-1]) if sums is not None else Batch(x, t[0])
+
+        problem = SiteProblem(site, module, batches, self.images, settings, sums[0].act if sums else None)
+        fitted = problem.solve()
+        self._install(name, str(node.target), fitted)
+        self._release()
+        self.open.append(str(node.target))
+        if name in self.ends:
+            self._train(self.ends[name])
+
+    def _release(self) -> None:
+        if not self.owner.blocks:
+            self.student.release()
+            self.teacher.release()
+
+    def _block_ends(self) -> dict[str, End]:
+        """The sites at which a block is complete, and what stands there: a sum with a shortcut, or the site's own output."""
+        sites = [n for n in self.student.nodes if n.op == "call_module" and self.prefix + str(n.target) in self.owner.sites]
+        ends: dict[str, End] = {}
+        waiting: list[fx.Node] = []
+        for node in sites:
+            name = self.prefix + str(node.target)
+            site, twin = self.owner.sites[name], self.at_teacher.get(str(node.target))
+            if site.kind != "conv" or twin is None:
+                continue
+            norm = site.norm_name.removeprefix(self.prefix) if site.norm_name else None
+            sums = self._sums(node, twin, norm) if site.act is None else None
+            waiting.append(node)
+            if sums is not None:
+                ends[name] = End(sums[0].node, sums[1].node, sums[0].act)
+                waiting.clear()
+        for node in waiting:  # no sum follows
+            name = self.prefix + str(node.target)
+            ends[name] = End(node, self.at_teacher[str(node.target)], None, self.owner.sites[name])
+        return ends
+
+    def _train(self, end: End) -> None:
+        assert self.owner.blocks is not None
+        self.student.rewind()
+        for _ in self.teacher.run([end.teacher], keep=[end.teacher]):
+            pass
+        modules = [self.modules[0][target] for target in self.open]
+        train_block(self.student, self.teacher, end, modules, self.owner.blocks)
+        self.open.clear()
+        self.student.release()
+        self.teacher.release()
+        for _ in self.student.run([end.student]):
+            pass
+        self.student.hold()
+
+    def _sums(self, node: fx.Node, twin: fx.Node, norm: str | None) -> tuple[Sum, Sum] | None:
+        """The sums that the site's output enters, in student and teacher, where it is the branch and not the shortcut."""
+        mine = find_sum(node, self.modules[0], norm)
+        theirs = find_sum(twin, self.modules[1], norm)
+        if mine is None or theirs is None or depends_on(mine.shortcut, node):
+            return None
+        branch, shortcut = (self._count(n) for n in (node, mine.shortcut))
+        return (mine, theirs) if branch >= shortcut else None
+
+    def _count(self, node: fx.Node) -> int:
+        """How many sites lie on the way to a node."""
+        ahead, seen = [node], {node}
+        while ahead:
+            for source in ahead.pop().all_input_nodes:
+                if source not in seen:
+                    seen.add(source)
+                    ahead.append(source)
+        return sum(n.op == "call_module" and self.prefix + str(n.target) in self.owner.sites for n in seen)
+
+    def _linear(self, name: str, node: fx.Node, twin: fx.Node, module: ReducedLinear) -> None:
+        inputs = (node if self.owner.settings.asymmetric else twin).all_input_nodes[0]
+
+        def batches() -> Iterator[tuple[Tensor, Tensor]]:
+            mine = self.student.run([inputs] if self.owner.settings.asymmetric else [], keep=[inputs])
+            wanted = [twin] if self.owner.settings.asymmetric else [twin, inputs]
+            for s, t in zip(mine, self.teacher.run(wanted, keep=wanted), strict=True):
+                yield (s[0] if self.owner.settings.asymmetric else t[1]), t[0]
+
+        outcome = fit_linear(name, module, self.owner.sites[name].module, batches, self.owner.settings.ridge)
+        self.owner.outcomes[name] = outcome
+        self.owner.on_site(outcome)
+        self.student.release()
+        self.teacher.release()
+
+    def _install(self, name: str, target: str, fitted: Fitted) -> None:
+        parent, _, child = target.rpartition(".")
+        setattr(self.student.root.get_submodule(parent), child, fitted.module)
+        self.modules[0][target] = fitted.module
+        outcome = Outcome(name, fitted.before, fitted.after, fitted.module.cheap, fitted.notes)
+        self.owner.outcomes[name] = outcome
+        self.owner.on_site(outcome)
+
+
+def _lies_in(name: str, folder: str) -> bool:
+    return not folder or name == folder or name.startswith(folder + ".")
+
+
+def _batch_size(arguments: Arguments) -> int:
+    tensor = next((t for t in tree_leaves(arguments) if isinstance(t, Tensor) and t.dim() > 0), None)
+    return 1 if tensor is None or tensor.dim() < 4 else len(tensor)
+
+
+def _captured(model: nn.Module, outer: str, inner: str, calls: Collection[Arguments]) -> list[Arguments]:
+    """The arguments of each call of the module ``inner`` while ``outer`` runs."""
+    found: list[Arguments] = []
+
+    def note(module: nn.Module, args: Any, kwargs: Any) -> None:
+        found.append((args, kwargs))
+
+    handle = model.get_submodule(inner).register_forward_pre_hook(note, with_kwargs=True)
+    try:
+        with torch.no_grad():
+            for args, kwargs in calls:
+                model.get_submodule(outer)(*args, **kwargs)
+    finally:
+        handle.remove()
+    return found

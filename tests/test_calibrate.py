@@ -1,0 +1,576 @@
+"""Calibration: exact where it can be, better than the warm start everywhere, and nothing changed where it fails."""
+
+import copy
+import importlib
+import itertools
+
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+from conftest import Residual, randomize
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import nn
+
+import ghostify
+from ghostify.calibrate import calibrate_with
+from ghostify.choose import choose_pointwise
+from ghostify.least_squares import Settings, SiteProblem
+from ghostify.moments import Moments
+from ghostify.patches import Taps
+from ghostify.recipe import recipe_of
+from ghostify.spool import Spool
+
+calibrate_module = importlib.import_module("ghostify.calibrate")
+
+
+def images(count=64, size=12, channels=3, seed=0):
+    """Smooth random pictures: neighbouring pixels are alike, as in photographs."""
+    noise = torch.randn(count, channels, size, size, generator=torch.Generator().manual_seed(seed))
+    return F.avg_pool2d(noise, 3, 1, 1) * 3
+
+
+@pytest.fixture(autouse=True)
+def seeded():
+    torch.manual_seed(0)
+
+
+def trained(model, size=12, channels=3):
+    """Norms that have seen data, in evaluation mode."""
+    randomize(model)
+    ghostify.reestimate_norms(model, images(64, size, channels, seed=9))
+    return model.eval()
+
+
+def chain(*layers, channels=24):
+    return nn.Sequential(
+        nn.Conv2d(3, 16, 3, padding=1), nn.BatchNorm2d(16), nn.ReLU(), *layers,
+        nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(channels, 5),
+    )  # fmt: skip
+
+
+def error(student, teacher, x):
+    with torch.no_grad():
+        wanted = teacher(x)
+        return float((student(x) - wanted).square().sum() / (wanted - wanted.mean(0)).square().sum())
+
+
+# -- exactness ------------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("method", ["least_squares", "block"])
+def test_a_convolution_that_is_a_ghost_module_is_recovered_and_its_shuffle_found(method):
+    torch.manual_seed(1)
+    centre, kernels = torch.randn(8, 6), torch.randn(8, 3, 3)
+    intrinsic = torch.zeros(8, 6, 3, 3)
+    intrinsic[:, :, 1, 1] = centre  # a 1x1 filter in a 3x3 one: outside of the picture its map is zero
+    made_from = torch.randperm(8)
+    ghosts = centre[made_from][:, :, None, None] * kernels[:, None]
+    shuffle = torch.randperm(16)
+    conv = nn.Conv2d(6, 16, 3, padding=1, bias=False)
+    conv.weight.data = torch.cat([intrinsic, ghosts])[shuffle]
+    teacher = nn.Sequential(conv).eval()
+    student = ghostify.convert(teacher, 2, skip=())
+    x = torch.randn(64, 6, 10, 10)
+    ghostify.calibrate(student, teacher, x, method=method)
+    held_out = torch.randn(16, 6, 10, 10)
+    assert (student(held_out) - teacher(held_out)).abs().max() < 1e-4 * teacher(held_out).abs().max()
+    ghost = student[0]
+    kept, made = ghost.original_channels()
+    assert set(shuffle[kept].tolist()) == set(range(8))
+    source = dict(zip(shuffle[made].tolist(), shuffle[kept][ghost.source_positions()].tolist(), strict=True))
+    assert source == {8 + i: int(j) for i, j in enumerate(made_from)}
+
+
+@given(st.integers(1, 4), st.integers(1, 12), st.integers(1, 5), st.integers(0, 99))
+@settings(max_examples=30, deadline=None)
+def test_streamed_ridge_is_lstsq_on_the_whole_problem(groups, features, targets, seed):
+    generator = torch.Generator().manual_seed(seed)
+    x = torch.randn(groups, 200, features, generator=generator, dtype=torch.float64) + 3
+    y = torch.randn(groups, 200, targets, generator=generator, dtype=torch.float64)
+    prior = torch.randn(groups, features, targets, generator=generator, dtype=torch.float64)
+    system = Moments.zeros(groups, features, targets, x.device)
+    for batch in range(5):
+        part = slice(40 * batch, 40 * batch + 40)
+        system.add(x[:, part], y[:, part])
+    ridge = 0.01
+    solved = system.solve(ridge, prior)
+    centred_x, centred_y = x - x.mean(1, keepdim=True), y - y.mean(1, keepdim=True)
+    strength = ridge * centred_x.square().mean((1, 2))
+    pull = (200 * strength).sqrt()[:, None, None] * torch.eye(features, dtype=torch.float64)
+    wanted = torch.linalg.lstsq(torch.cat([centred_x, pull], 1), torch.cat([centred_y, pull @ prior], 1)).solution
+    torch.testing.assert_close(solved, wanted, rtol=1e-8, atol=1e-9)
+
+
+def test_ridge_survives_constant_features():
+    x = torch.ones(1, 50, 4)
+    system = Moments.zeros(1, 4, 2, x.device)
+    system.add(x, torch.randn(1, 50, 2))
+    assert torch.isfinite(system.solve(1e-3)).all()
+
+
+@pytest.mark.parametrize(
+    "conv",
+    [
+        nn.Conv2d(4, 6, 3, padding=1), nn.Conv2d(4, 6, 3, stride=2), nn.Conv2d(4, 6, (1, 5), padding=(0, 2), dilation=(1, 1)),
+        nn.Conv2d(4, 6, 3, padding=2, dilation=2, padding_mode="reflect"), nn.Conv2d(4, 6, 3, padding="same", groups=2),
+        nn.Conv1d(4, 6, 5, padding=2), nn.Conv3d(4, 6, 3, padding=1, stride=(1, 2, 2)),
+        nn.Conv2d(4, 6, 3, padding=1, padding_mode="circular"),
+    ],
+    ids=str,
+)  # fmt: skip
+def test_patches_times_weight_is_the_convolution(conv):
+    dims = conv.weight.dim() - 2
+    x = torch.randn(2, 4, *(7, 8, 9)[:dims])
+    patches = Taps(conv).gather(x, None)  # (N, P, C, taps)
+    by_group = patches.flatten(0, 1).unflatten(1, (conv.groups, -1)).flatten(2)
+    weight = conv.weight.flatten(1).unflatten(0, (conv.groups, -1))
+    given = torch.einsum("pgd,god->pgo", by_group, weight).flatten(1) + conv.bias
+    torch.testing.assert_close(given, conv(x).flatten(2).transpose(1, 2).flatten(0, 1), rtol=1e-4, atol=1e-5)
+
+
+def test_pointwise_choice_is_a_basis_where_there_is_one():
+    torch.manual_seed(0)
+    basis = torch.randn(1000, 4)
+    maps = basis @ torch.randn(4, 12)
+    maps[:, [2, 5, 7, 9]] = basis
+    chosen = choose_pointwise(maps.T @ maps / 1000, 4)
+    left = maps - maps[:, chosen] @ torch.linalg.lstsq(maps[:, chosen], maps).solution
+    assert left.abs().max() < 1e-3
+
+
+# -- better than the warm start, on every kind of network -----------------------------------------------------------------
+
+
+class PreActivation(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.stem = nn.Conv2d(3, 16, 3, padding=1)
+        self.bn1, self.conv1 = nn.BatchNorm2d(16), nn.Conv2d(16, 16, 3, padding=1, bias=False)
+        self.bn2, self.conv2 = nn.BatchNorm2d(16), nn.Conv2d(16, 16, 3, padding=1, bias=False)
+        self.head = nn.Linear(16, 5)
+
+    def forward(self, x):
+        x = self.stem(x)
+        x = x + self.conv2(F.relu_(self.bn2(self.conv1(F.relu(self.bn1(x))))))
+        return self.head(F.relu(x).mean((2, 3)))
+
+
+class Opaque(nn.Module):
+    """Forward code that no tracer follows, around a part that traces."""
+
+    def __init__(self):
+        super().__init__()
+        self.body, self.head = Residual(), nn.Linear(10, 5)
+
+    def forward(self, x):
+        if x.sum() > 1e9:
+            return x
+        return self.head(torch.cat([self.body(part) for part in x.split(len(x) // 2 or 1)]))
+
+
+class Standardised(nn.Conv2d):
+    def forward(self, x):
+        weight = self.weight - self.weight.mean((1, 2, 3), keepdim=True)
+        return F.conv2d(x, weight, self.bias, self.stride, self.padding, self.dilation, self.groups)
+
+
+def wide(inputs=16, outputs=24, conv=nn.Conv2d, **options):
+    return conv(inputs, outputs, 3, padding=1, **options)
+
+
+NETWORKS = {
+    "batch norm": lambda: chain(wide(bias=False), nn.BatchNorm2d(24), nn.ReLU()),
+    "no norm": lambda: chain(wide(), nn.ReLU(inplace=True)),
+    "no activation": lambda: chain(wide(), nn.BatchNorm2d(24)),
+    "grouped": lambda: chain(wide(groups=2), nn.BatchNorm2d(24), nn.SiLU(inplace=True)),
+    "instance norm": lambda: chain(wide(), nn.InstanceNorm2d(24, affine=True), nn.ReLU()),
+    "prelu": lambda: chain(wide(), nn.BatchNorm2d(24), nn.PReLU(24)),
+    "weight standardised": lambda: chain(wide(conv=Standardised), nn.BatchNorm2d(24), nn.ReLU()),
+    "no affine": lambda: chain(wide(), nn.BatchNorm2d(24, affine=False), nn.ReLU()),
+    "residual": Residual,
+    "residual, gelu": lambda: Residual(act=nn.GELU),
+    "pre-activation": PreActivation,
+    "opaque": Opaque,
+}
+
+
+@pytest.mark.parametrize("cheap", ["depthwise", "pointwise", "auto"])
+@pytest.mark.parametrize("name", NETWORKS)
+def test_the_student_comes_closer_to_the_teacher(name, cheap):
+    teacher = trained(NETWORKS[name]())
+    student = ghostify.convert(teacher, 1.5, cheap=cheap)
+    held_out = images(64, seed=2)
+    before = error(student, teacher, held_out)
+    report = ghostify.calibrate(student, teacher, images(96, seed=1), method="least_squares")
+    after = error(student, teacher, held_out)
+    assert after < 0.9 * before
+    assert len(report.fitted) == len(report.sites) == sum(r.converted for r in recipe_of(student).sites)
+    assert report.after < report.before
+
+
+@pytest.mark.parametrize("name", ["batch norm", "residual", "pre-activation", "prelu"])
+def test_blocks_come_closer_still(name):
+    teacher = trained(NETWORKS[name]())
+    x, held_out = images(128, seed=1), images(64, seed=2)
+    errors = []
+    for method in ("least_squares", "block"):
+        student = ghostify.convert(teacher, 2)
+        ghostify.calibrate(student, teacher, x, method=method)
+        errors.append(error(student, teacher, held_out))
+    assert errors[1] < errors[0]
+
+
+@pytest.mark.parametrize("dims", [1, 3])
+def test_one_and_three_dimensions(dims):
+    conv, norm, pool = {
+        1: (nn.Conv1d, nn.BatchNorm1d, nn.AdaptiveAvgPool1d), 3: (nn.Conv3d, nn.BatchNorm3d, nn.AdaptiveAvgPool3d)
+    }[dims]  # fmt: skip
+    teacher = nn.Sequential(
+        conv(2, 8, 3, padding=1), norm(8), nn.ReLU(), conv(8, 16, 3, padding=1), norm(16), nn.ReLU(), pool(1), nn.Flatten()
+    )
+    torch.manual_seed(0)
+    x = torch.randn(64, 2, *(6,) * dims)
+    ghostify.reestimate_norms(teacher, x)
+    student = ghostify.convert(teacher.eval(), 2)
+    before = error(student, teacher, x)
+    report = ghostify.calibrate(student, teacher, x)
+    assert error(student, teacher, x) < 0.7 * before
+    assert len(report.fitted) == 1
+
+
+def test_fully_connected_layers_get_the_best_rank_for_their_inputs():
+    torch.manual_seed(0)
+    teacher = nn.Sequential(
+        nn.Conv2d(3, 32, 3), nn.ReLU(), nn.Flatten(), nn.Linear(32 * 4, 64), nn.ReLU(), nn.Linear(64, 5)
+    ).eval()
+    x = images(256, 4)
+    student = ghostify.convert(teacher, 2, skip=(), linear_ratio=4)
+    before = error(student, teacher, x)
+    report = ghostify.calibrate(student, teacher, x, method="least_squares")
+    assert error(student, teacher, x) < 0.8 * before
+    assert {site.kind for site in report.fitted} == {"conv", "linear"}
+
+
+@given(st.integers(0, 1000))
+@settings(max_examples=8, deadline=None)
+def test_more_images_do_not_make_the_held_out_error_worse(seed):
+    torch.manual_seed(seed)
+    teacher = trained(NETWORKS["batch norm"]())
+    held_out, errors = images(128, seed=seed + 5000), []
+    for count in (4, 16, 64, 256):
+        student = ghostify.convert(teacher, 2)
+        # the same channels for all: which are chosen jumps from one to another, and the error with it, by ten percent and more
+        calibrate_with(student, teacher, images(256, seed=seed)[:count], Settings(choose=False))
+        errors.append(error(student[:6], teacher[:6], held_out))
+    for few, many in itertools.pairwise(errors):
+        assert many < 1.05 * few
+
+
+def test_a_residual_branch_repairs_what_its_shortcut_lost():
+    teacher = trained(nn.Sequential(Residual(16)))
+    x, held_out = images(128, seed=1), images(64, seed=2)
+    errors = []
+    for residual in (True, False):
+        student = ghostify.convert(teacher, 2, skip=())  # the stem, and with it the shortcut, is converted too
+        calibrate_with(student, teacher, x, Settings(residual=residual))
+        errors.append(error(student, teacher, held_out))
+    assert errors[0] < errors[1]
+
+
+def test_filters_keep_the_original_length_under_a_norm():
+    teacher = trained(Residual())
+    student = ghostify.convert(teacher, 2)
+    ghostify.calibrate(student, teacher, images(), method="least_squares")
+    for name in ("conv1", "conv2"):
+        ghost, conv = student.get_submodule(name), teacher.get_submodule(name)
+        kept, made = ghost.original_channels()
+        length = conv.weight.flatten(1).norm(dim=1)
+        for part, channels in ((ghost.primary_conv, kept), (ghost.cheap_operation, made)):
+            torch.testing.assert_close(part[0].weight.flatten(1).norm(dim=1), length[channels], rtol=1e-4, atol=1e-5)
+
+
+def test_layers_it_cannot_solve_for_say_so():
+    teacher = trained(NETWORKS["weight standardised"]())
+    student = ghostify.convert(teacher, 2)
+    report = ghostify.calibrate(student, teacher, images(), method="least_squares")
+    assert "filters kept" in report.sites[0].note
+    assert "filters kept" in str(report)
+
+
+def test_a_site_that_never_runs_keeps_its_warm_start():
+    class Auxiliary(Residual):
+        def __init__(self):
+            super().__init__()
+            self.aux = nn.Conv2d(16, 16, 3)
+
+        def forward(self, x):
+            return super().forward(x) + (self.aux(x).mean() if self.training else 0)
+
+    teacher = trained_without_running(Auxiliary())
+    student = ghostify.convert(teacher, 2)
+    report = ghostify.calibrate(student, teacher, images(), method="least_squares")
+    assert report.kept == {"never runs in evaluation mode": ["aux"]}
+
+
+def trained_without_running(model):
+    return randomize(model).eval()
+
+
+def test_auto_is_decided_by_the_data_and_the_recipe_follows():
+    teacher = trained(NETWORKS["batch norm"]())
+    x = images(96, seed=1)
+    student = ghostify.convert(teacher, 2, cheap="auto")
+    report = ghostify.calibrate(student, teacher, x, method="least_squares")
+    after = {}
+    for cheap in ("depthwise", "pointwise"):
+        other = ghostify.convert(teacher, 2, cheap=cheap)
+        after[cheap] = ghostify.calibrate(other, teacher, x, method="least_squares").sites[0].after
+    best = min(after, key=after.get)
+    assert report.sites[0].cheap == student[3].cheap == best
+    assert report.sites[0].after == pytest.approx(after[best], rel=1e-5)
+    assert {row.name: row.cheap for row in ghostify.report(student, (1, 3, 12, 12)).converted} == {"3": best}
+
+
+# -- what stays as it was -------------------------------------------------------------------------------------------------
+
+
+def state(model):
+    return {name: value.clone() for name, value in model.state_dict().items()}
+
+
+def unchanged(model, before):
+    after = model.state_dict()
+    return after.keys() == before.keys() and all(torch.equal(after[name], before[name]) for name in before)
+
+
+def test_in_place_and_the_teacher_as_it_was():
+    teacher = trained(Residual()).train()
+    teacher.conv1.eval()
+    student = ghostify.convert(teacher, 2)
+    student.train()
+    parameters, modules = list(map(id, student.parameters())), list(map(id, student.modules()))
+    before, modes = state(teacher), [m.training for m in teacher.modules()]
+    random = torch.get_rng_state()
+    ghostify.calibrate(student, teacher, images())
+    assert unchanged(teacher, before)
+    assert [m.training for m in teacher.modules()] == modes
+    assert list(map(id, student.parameters())) == parameters
+    assert list(map(id, student.modules())) == modules
+    assert all(m.training for m in student.modules())
+    assert all(p.requires_grad and p.grad is None for p in student.parameters())
+    assert torch.equal(torch.get_rng_state(), random)
+
+
+@pytest.mark.parametrize("error", [KeyboardInterrupt, RuntimeError, MemoryError])
+@pytest.mark.parametrize("where", ["images", "site", "commit"])
+def test_whatever_interrupts_it_leaves_the_student_as_it_was(where, error, monkeypatch):
+    teacher = trained(Residual())
+    student = ghostify.convert(teacher, 2, cheap="auto")
+    before, recipe = state(student), recipe_of(student)
+
+    def batches():
+        yield images(8)
+        if where == "images":
+            raise error
+
+    calls = itertools.count()
+
+    def second(old):
+        def wrapped(*args, **kwargs):
+            if next(calls) == 1:
+                raise error
+            return old(*args, **kwargs)
+
+        return wrapped
+
+    if where == "site":
+        monkeypatch.setattr(SiteProblem, "solve", second(SiteProblem.solve))
+    if where == "commit":
+        monkeypatch.setattr(calibrate_module, "_replace_module", second(calibrate_module._replace_module))
+    with pytest.raises(error):
+        ghostify.calibrate(student, teacher, batches(), method="least_squares")
+    assert unchanged(student, before)
+    assert recipe_of(student) is recipe
+
+
+def test_the_same_twice_gives_the_same():
+    teacher = trained(Residual())
+    outputs = []
+    for _ in range(2):
+        student = ghostify.convert(teacher, 2)
+        ghostify.calibrate(student, teacher, images())
+        outputs.append(student(images(4)))
+    assert torch.equal(*outputs)
+
+
+def test_a_graph_module_and_half_precision():
+    teacher = torch.fx.symbolic_trace(trained(Residual()))
+    student = ghostify.convert(teacher, 2)
+    before = error(student, teacher, images(seed=3))
+    ghostify.calibrate(student, teacher, images())
+    assert isinstance(student, torch.fx.GraphModule)
+    assert error(student, teacher, images(seed=3)) < before
+    low = copy.deepcopy(trained(Residual())).to(torch.bfloat16)
+    student = ghostify.convert(low, 2)
+    ghostify.calibrate(student, low, images().to(torch.bfloat16), method="least_squares")
+    assert {p.dtype for p in student.parameters()} == {torch.bfloat16}
+    assert error(student.float(), low.float(), images(seed=3)) < before
+
+
+# -- images ---------------------------------------------------------------------------------------------------------------
+
+
+def test_every_form_of_images_gives_the_same(tmp_path):
+    teacher, x = trained(Residual()), images(40)
+    np.save(tmp_path / "few.npy", x.numpy())
+    labelled = torch.utils.data.TensorDataset(x, torch.zeros(40))
+    forms = [
+        x, x.numpy(), torch.utils.data.DataLoader(labelled, 8), list(x.split(8)), ({"image": b} for b in x.split(8)),
+        tmp_path / "few.npy", str(tmp_path / "few.npy"), torch.cat([x, x]),
+    ]  # fmt: skip
+    outputs = []
+    for form in forms:
+        student = ghostify.convert(teacher, 2)
+        report = ghostify.calibrate(student, teacher, form, method="least_squares", max_images=40, batch_size=8)
+        assert report.images == 40
+        outputs.append(student(x[:4]))
+    for output in outputs[1:]:
+        torch.testing.assert_close(output, outputs[0])
+
+
+def test_a_folder_of_pictures(tmp_path):
+    import torchvision
+    from PIL import Image
+
+    torch.manual_seed(0)
+    for index in range(6):
+        Image.fromarray((torch.rand(40, 50, 3).numpy() * 255).astype("uint8")).save(tmp_path / f"{index}.png")
+    (tmp_path / "notes.txt").write_text("no picture")
+    teacher = torchvision.models.squeezenet1_1().eval()
+    student = ghostify.convert(teacher, 2)
+    report = ghostify.calibrate(student, teacher, tmp_path, method="least_squares", max_images=4)
+    assert report.images == 4
+    assert report.after < report.before
+    (tmp_path / "7.png").write_text("no picture either")
+    with pytest.raises(ghostify.ArgumentError, match=r"no picture: 7\.png"):
+        ghostify.calibrate(student, teacher, tmp_path, method="least_squares")
+
+
+def test_maps_on_disk_give_the_same_and_are_cleared_away(tmp_path, monkeypatch):
+    import tempfile
+
+    teacher, outputs = trained(Residual()), []
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    seen = []
+    for memory in (1 << 30, 0):
+        monkeypatch.setattr(calibrate_module, "MEMORY", memory)
+        monkeypatch.setattr(Spool, "close", (lambda old: lambda self: (seen.append(self.folder), old(self)))(Spool.close))
+        student = ghostify.convert(teacher, 2)
+        ghostify.calibrate(student, teacher, images())
+        outputs.append(student(images(4)))
+        monkeypatch.undo()
+        monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    assert any(seen)
+    assert torch.equal(*outputs)
+    assert not list(tmp_path.iterdir())
+
+
+X = images(8)
+TEACHER = trained(Residual())
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"images": []}, "no image"),
+        ({"images": torch.zeros(0, 3, 12, 12)}, "no image"),
+        ({"images": X[0]}, "do not fit"),
+        ({"images": X[0, 0]}, "shape"),
+        ({"images": images(8, channels=4)}, "do not fit"),
+        ({"images": (X * 255).clamp(0, 255).to(torch.uint8)}, "uint8"),
+        ({"images": X.masked_fill(X > 1, torch.nan)}, "NaN"),
+        ({"images": X * 255}, "another range"),
+        ({"images": 3}, "images must be"),
+        ({"images": ["a"]}, "must be a tensor"),
+        ({"images": [{"label": 1}]}, "pixel_values"),
+        ({"images": "nowhere"}, "neither a folder"),
+        ({"method": "magic"}, "method"),
+        ({"max_images": 0}, "max_images"),
+        ({"max_images": 2.5}, "max_images"),
+        ({"batch_size": 0}, "batch_size"),
+        ({"steps": 0}, "steps"),
+        ({"lr": -1}, "lr"),
+        ({"ridge": 0}, "ridge"),
+        ({"teacher": Residual(24)}, "has other|is 24|→"),
+        ({"teacher": trained(nn.Sequential(Residual()))}, "no layer 'conv1'"),
+        ({"teacher": trained(Residual(act=nn.Identity))}, "other weights|other layers"),
+        ({"teacher": ghostify.convert(TEACHER, 2)}, "Ghost modules itself"),
+        ({"teacher": None}, "teacher must be"),
+        ({"student": TEACHER}, "ghostify.convert"),
+        ({"student": 1}, "student must be"),
+    ],
+    ids=lambda value: value if isinstance(value, str) else next(iter(value)),
+)
+def test_bad_input_is_one_sentence_and_changes_nothing(changes, message):
+    student = ghostify.convert(TEACHER, 2)
+    before = state(student)
+    arguments = {"student": student, "teacher": TEACHER, "images": X, **changes}
+    with pytest.raises(ghostify.GhostifyError, match=message) as caught:
+        ghostify.calibrate(**arguments)
+    assert "\n" not in str(caught.value)
+    assert unchanged(student, before)
+
+
+def test_odd_images_are_used_and_named():
+    student = ghostify.convert(TEACHER, 2)
+    report = ghostify.calibrate(student, TEACHER, X[:1], method="least_squares")
+    assert "only 1 image" in report.summary()
+    assert all(torch.isfinite(value).all() for value in student.state_dict().values() if value.is_floating_point())
+    with pytest.warns(UserWarning, match="preprocessing"):
+        report = ghostify.calibrate(ghostify.convert(TEACHER, 2), TEACHER, X * 5, method="least_squares")
+    assert "preprocessing" in str(report)
+
+
+def test_dead_and_constant_channels_stay_finite():
+    teacher = trained(Residual(16))
+    with torch.no_grad():
+        teacher.bn1.weight[:6] = 0
+        teacher.conv1.weight[3] = 0
+        teacher.stem.weight[:10] = 0
+    for cheap in ("depthwise", "pointwise"):
+        student = ghostify.convert(teacher, 2, cheap=cheap)
+        ghostify.calibrate(student, teacher, images())
+        assert all(torch.isfinite(value).all() for value in student.state_dict().values())
+        assert error(student, teacher, images(seed=4)) < 1
+
+
+# -- norms and the report -------------------------------------------------------------------------------------------------
+
+
+def test_reestimated_norms_are_the_statistics_of_the_images():
+    model = nn.Sequential(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4, momentum=0.3), nn.Dropout(0.5)).eval()
+    x = images(64)
+    assert ghostify.reestimate_norms(model, x, batch_size=64) == 1
+    seen = model[0](x).transpose(0, 1).flatten(1)
+    torch.testing.assert_close(model[1].running_mean, seen.mean(1))
+    torch.testing.assert_close(model[1].running_var, seen.var(1))
+    assert model[1].momentum == 0.3
+    assert not any(m.training for m in model.modules())
+    before = state(model)
+    with pytest.raises(ghostify.ArgumentError):
+        ghostify.reestimate_norms(model, [x, torch.zeros(2, 5, 9, 9)])
+    assert unchanged(model, before)
+
+
+def test_the_report_prints_plots_and_exports():
+    student = ghostify.convert(TEACHER, 2)
+    report = ghostify.calibrate(student, TEACHER, X)
+    frame = report.to_frame()
+    assert list(frame.index) == ["conv1", "conv2"]
+    assert {"before", "after", "cheap"} <= set(frame.columns)
+    assert "2 of 2 sites fitted to 8 images" in str(report)
+    axes = report.plot()
+    assert len(axes.lines) == 2
+    assert '"conv1"' in report.to_json()
