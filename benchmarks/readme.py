@@ -102,8 +102,37 @@ def speed() -> str:
     return table(header, rows)
 
 
+def calibration() -> str:
+    """Mean over seeds of the images, and the range."""
+    trials = [json.loads(line) for line in (RESULTS / "calibration.jsonl").read_text().splitlines()]
+    groups: dict[tuple[str, str, str], list[Any]] = {}
+    for row in trials:
+        if row["ratio"] == 2 and not row["variant"] and row["images"] in (250, 256):
+            groups.setdefault((row["network"], row["method"], row["arm"]), []).append(row)
+    networks = ("resnet56", "vgg16_bn", "resnet18", "mobilenet_v2")
+    arms = [("block", "auto"), *(("least_squares", arm) for arm in ("auto", "depthwise"))]
+    arms += [("pruning", arm) for arm in ("taylor", "l2", "random")]
+    rows = []
+    for network in networks:
+        for method, arm in arms:
+            found = groups.get((network, method, arm))
+            if found:
+                cells = [_spread([row[key] for row in found]) for key in ("base", "top1", "agreement")]
+                name = f"torch-pruning, {arm}" if method == "pruning" else f"{method}, {arm}"
+                share = sum(row["flops_share"] for row in found) / len(found)
+                rows.append([network, name, f"{share:.1%}", *cells, str(len(found))])
+    return table(["network", "method", "FLOPs", "original, %", "top-1, %", "agrees with the original, %", "seeds"], rows)
+
+
+def _spread(values: list[float]) -> str:
+    mean = sum(values) / len(values)
+    return f"{mean:.2f}" if max(values) == min(values) else f"{mean:.2f} ({min(values):.2f} to {max(values):.2f})"
+
+
 def filled(text: str) -> str:
-    sections: dict[str, Callable[[], str]] = {"paper": paper, "zoo": zoo, "warm_start": warm_start, "speed": speed}
+    sections: dict[str, Callable[[], str]] = {
+        "paper": paper, "zoo": zoo, "warm_start": warm_start, "calibration": calibration, "speed": speed
+    }  # fmt: skip
     for name, make in sections.items():
         pattern = re.compile(rf"(<!-- {name} -->\n).*?(<!-- end -->)", re.DOTALL)
         made = make()

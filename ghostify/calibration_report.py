@@ -4,12 +4,10 @@ import json
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING
 
-from rich.console import Console, ConsoleOptions, RenderResult
-from rich.table import Table
-
 if TYPE_CHECKING:
     import pandas as pd
     from matplotlib.axes import Axes
+    from rich.console import Console, ConsoleOptions, RenderResult
 
 
 @dataclass(frozen=True)
@@ -96,12 +94,16 @@ class CalibrationReport:
         return "\n".join([*lines, *self.notes])
 
     def __str__(self) -> str:
+        from rich.console import Console
+
         console = Console(width=110, no_color=True)
         with console.capture() as captured:
             console.print(self)
         return captured.get().rstrip()
 
-    def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
+    def __rich_console__(self, console: "Console", options: "ConsoleOptions") -> "RenderResult":
+        from rich.table import Table
+
         table = Table(box=None, pad_edge=False)
         for title, justify in (("site", "left"), ("cheap", "left"), ("before", "right"), ("after", "right"), ("note", "left")):
             table.add_column(title, justify=justify)  # type: ignore[arg-type]

@@ -59,12 +59,17 @@ class MapMoments:
         return self.cross[self.taps // 2] / self.count - taps[:, None] * mean
 
 
-def choose_depthwise(maps: MapMoments, m: int, groups: int) -> tuple[Tensor, Tensor]:
-    """Intrinsic channels and sources such that little variance of the maps after their activation is left unexplained."""
-    return choose_sources(maps.unexplained().float().cpu(), m, groups)
+def choose_depthwise(maps: MapMoments, m: int, groups: int) -> tuple[Tensor, Tensor, float]:
+    """Intrinsic channels and sources such that little variance of the maps after their activation is left unexplained, and
+    how much is."""
+    cost = maps.unexplained().float().cpu()
+    intrinsic, sources = choose_sources(cost.clone(), m, groups)
+    ghost = torch.ones(len(cost), dtype=torch.bool)
+    ghost[intrinsic] = False
+    return intrinsic, sources, float(cost[ghost, intrinsic[sources]].sum())
 
 
-def choose_pointwise(covariance: Tensor, m: int, groups: int = 1) -> Tensor:
+def choose_pointwise(covariance: Tensor, m: int, groups: int = 1) -> tuple[Tensor, float]:
     """Columns whose span explains most: at each step the channel that takes away most of what is left, of all channels.
 
     Args:
@@ -72,7 +77,7 @@ def choose_pointwise(covariance: Tensor, m: int, groups: int = 1) -> Tensor:
         m: how many; with groups, m / groups of each.
 
     Returns:
-        (m,) channels, in increasing order.
+        (m,) channels, in increasing order, and the variance of the others that is left unexplained.
     """
     rest = covariance.double().cpu().clone()
     rest = (rest + rest.T) / 2
@@ -90,4 +95,4 @@ def choose_pointwise(covariance: Tensor, m: int, groups: int = 1) -> Tensor:
         if pivot[best] > floor:
             column = rest[:, best] / pivot[best].sqrt()
             rest -= column[:, None] * column
-    return taken.nonzero().flatten()
+    return taken.nonzero().flatten(), float(rest.diagonal()[~taken].clamp_min(0).sum())

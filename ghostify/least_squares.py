@@ -20,6 +20,7 @@ from .patches import Taps, at_positions
 from .sites import Site
 
 WORK = 5e10  # multiply-adds that the normal equations of one site may take
+ERROR_IMAGES = 128  # images, about, that errors are measured on
 WIDEST = 9216  # unknowns of one filter; the normal equations of more would take over 0.7 GB
 
 
@@ -173,26 +174,37 @@ class SiteProblem:
         system, maps = self._survey(plain and self.settings.refit, kinds)
         before = self._error(self.ghost)
         best = Fitted(self.ghost, before, before, ("the warm start was better",))
-        for kind, chosen in self._candidates(kinds, maps):
-            module = self._build(kind, chosen)
+        for kind, intrinsic, sources in self._candidates(maps):
+            module = self._build(kind, intrinsic, sources)
             if system is not None:
                 self._fit_primary(module, system)
             else:
                 self._rescale_primary(module)
             self._fit_cheap(module)
-            fitted = Fitted(module, before, self._error(module), tuple(self.notes))
-            if fitted.after < best.after:
-                best = fitted
+            after = self._error(module)
+            if after < best.after:
+                return Fitted(module, before, after, tuple(self.notes))
         return best
 
-    def _candidates(self, kinds: list[Cheap], maps: dict[Cheap, MapMoments]) -> Iterator[tuple[Cheap, MapMoments | None]]:
-        """Cheap operations with channels chosen from the data, and for depthwise ones those of the warm start as well: which
-        is better depends on the site, and the costly part, the normal equations of the filters, serves both."""
-        for kind in kinds:
-            if kind in maps:
-                yield kind, maps[kind]
-            if kind == self.ghost.cheap and (kind == "depthwise" or kind not in maps):
-                yield kind, None
+    def _candidates(self, maps: dict[Cheap, MapMoments]) -> Iterator[tuple[Cheap, Tensor, Tensor]]:
+        """Cheap operation, intrinsic channels and sources: what the data say; should that fail, those of the warm start."""
+        m = self.ghost.intrinsic_channels
+        chosen: list[tuple[float, Cheap, Tensor, Tensor]] = []
+        for kind, moments in maps.items():
+            if kind == "pointwise":
+                intrinsic, left = choose_pointwise(moments.covariance(), m, self.groups)
+                chosen.append((left, kind, intrinsic, torch.zeros(self.n - m, dtype=torch.long)))
+            else:
+                intrinsic, sources, left = choose_depthwise(moments, m, self.groups)
+                chosen.append((left, kind, intrinsic, sources))
+        if chosen:
+            yield min(chosen, key=lambda c: c[0])[1:]
+        kept, made = self.ghost.original_channels()
+        order = kept.argsort()
+        sources = torch.zeros(self.n - m, dtype=torch.long)
+        if self.ghost.cheap == "depthwise":
+            sources = order.argsort()[self.ghost.source_positions()][made.argsort()]
+        yield self.ghost.cheap, kept[order], sources
 
     def _kinds(self) -> list[Cheap]:
         if not self.settings.auto:
@@ -275,22 +287,8 @@ class SiteProblem:
         size = 1 if kind == "pointwise" else 3
         return Taps(conv_class(1, 1, size, padding=size // 2, device=self.device))
 
-    def _build(self, kind: Cheap, maps: MapMoments | None) -> GhostModule:
-        """A module with the chosen channels, whose parts are still the original's."""
-        m = self.ghost.intrinsic_channels
-        if maps is None:
-            kept, _ = self.ghost.original_channels()
-            order = kept.argsort()
-            intrinsic = kept[order]
-            sources = torch.zeros(self.n - m, dtype=torch.long)
-            if kind == "depthwise":
-                made = self.ghost.original_channels()[1]
-                sources = order.argsort()[self.ghost.source_positions()][made.argsort()]
-        elif kind == "pointwise":
-            intrinsic = choose_pointwise(maps.covariance(), m, self.groups)
-            sources = torch.zeros(self.n - m, dtype=torch.long)
-        else:
-            intrinsic, sources = choose_depthwise(maps, m, self.groups)
+    def _build(self, kind: Cheap, intrinsic: Tensor, sources: Tensor) -> GhostModule:
+        """A module with these channels, whose parts are still the original's."""
         size = max(self.ghost.cheap_operation[0].kernel_size) if self.ghost.cheap == "depthwise" else 3  # type: ignore
         built = GhostModule.from_conv(
             self.conv, intrinsic, sources, norm=self.site.norm, act=self.site.act,
@@ -415,7 +413,10 @@ class SiteProblem:
         wrong, count = 0.0, 0
         sums = squares = torch.zeros(self.n, dtype=torch.float64, device=self.device)
         outside = self.site.act_name is None
-        for batch, positions in self.sampled():
+        stride = max(1, math.ceil(self.images / ERROR_IMAGES))
+        for index, (batch, positions) in enumerate(self.sampled()):
+            if index % stride:
+                continue
             given = at_positions(module.eval()(batch.inputs), positions).float()
             if self.sees_image:
                 full = self.site.norm(batch.own)  # type: ignore[misc]

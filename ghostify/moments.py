@@ -7,6 +7,8 @@ from torch import Tensor
 
 from .errors import ArgumentError
 
+NARROW = 512  # features up to which products are taken in float64
+
 
 @dataclass
 class Moments:
@@ -30,13 +32,19 @@ class Moments:
         return cls(xx, xy, x, y, yy, intercept)
 
     def add(self, features: Tensor, targets: Tensor) -> None:
-        """``features`` (G, P, D) and ``targets`` (G, P, K) of P positions."""
-        features, targets = features.double(), targets.double()
+        """``features`` (G, P, D) and ``targets`` (G, P, K) of P positions.
+
+        Products of very wide features are taken in their own precision and summed in float64: twice as fast, and the ridge
+        is far above what it rounds off.
+        """
+        if features.shape[2] <= NARROW:
+            features = features.double()
+        targets = targets.to(features)
         self.xx += features.mT @ features
         self.xy += features.mT @ targets
-        self.x += features.sum(1)
-        self.y += targets.sum(1)
-        self.yy += (targets**2).sum(1)
+        self.x += features.sum(1, dtype=torch.float64)
+        self.y += targets.sum(1, dtype=torch.float64)
+        self.yy += targets.double().square().sum(1)
         self.count += features.shape[1]
 
     @property

@@ -2,6 +2,7 @@ import json
 import subprocess
 import sys
 
+import numpy as np
 import pytest
 import torch
 import torchvision
@@ -92,6 +93,25 @@ def test_convert_writes_a_file_that_loads(monkeypatch, capsys, tmp_path, suffix)
     assert [p.name for p in tmp_path.iterdir() if p.suffix == ".part"] == []
 
 
+def test_calibrate_writes_a_student_that_is_calibrated(monkeypatch, capsys, folder):
+    torch.manual_seed(0)
+    teacher = randomize(Residual())
+    save_file(teacher.state_dict(), folder / "w.safetensors")
+    images = torch.randn(40, 3, 12, 12)
+    np.save(folder / "few.npy", images.numpy())
+    (folder / "residual.py").write_text("from conftest import Residual as build")
+    arguments = ["--factory", "residual:build", "--weights", "w.safetensors", "--images", "few.npy", "--out", "s.safetensors"]
+    code, out, _ = run(monkeypatch, capsys, "calibrate", *arguments, "--plot", "errors.png")
+    assert code == 0
+    assert "2 of 2 sites fitted to 40 images" in out
+    assert (folder / "errors.png").read_bytes().startswith(b"\x89PNG")
+    wanted = ghostify.convert(teacher, cheap="auto").eval()
+    ghostify.calibrate(wanted, teacher.eval(), images)
+    written = load_file(folder / "s.safetensors")
+    assert written.keys() == wanted.state_dict().keys()
+    assert all(torch.allclose(written[name], value) for name, value in wanted.state_dict().items())
+
+
 def test_zoo(monkeypatch, capsys):
     code, out, _ = run(monkeypatch, capsys, "zoo", "torchvision/resnet*")
     assert code == 0
@@ -128,6 +148,8 @@ def test_zoo(monkeypatch, capsys):
         (["convert", "resnet18", "--weights", "a", "--pretrained", "--out", "x.safetensors"], "not both"),
         (["convert", "--factory", "mynets:build", "--pretrained", "--out", "x.safetensors"], "goes with a model name"),
         (["zoo", "nothing*here"], "no model is called like"),
+        (["calibrate", "--factory", "mynets:build", "--images", "none", "--out", "x.safetensors"], "neither a folder"),
+        (["calibrate", "resnet18", "--images", ".", "--out", "x.safetensors"], "give --weights FILE or --pretrained"),
     ],
 )
 def test_mistakes_end_with_one_sentence_and_code_2(monkeypatch, capsys, folder, arguments, message):
@@ -140,7 +162,7 @@ def test_mistakes_end_with_one_sentence_and_code_2(monkeypatch, capsys, folder, 
 
 
 def test_help_has_examples(monkeypatch, capsys):
-    for command in ("report", "convert", "zoo"):
+    for command in ("report", "convert", "calibrate", "zoo"):
         code, out, _ = run(monkeypatch, capsys, command, "--help")
         assert code == 0
         assert "Examples:" in out
@@ -149,18 +171,19 @@ def test_help_has_examples(monkeypatch, capsys):
 def test_demo(monkeypatch, capsys):
     code, out, _ = run(monkeypatch, capsys, "demo", "--json")
     assert code == 0
-    original, converted, trained = json.loads(out)
-    assert trained["params"] == converted["params"] < 0.6 * original["params"]
-    assert trained["flops"] < 0.6 * original["flops"]
-    assert trained["accuracy"] > 0.9
+    original, student = json.loads(out)
+    assert student["params"] < 0.6 * original["params"]
+    assert student["flops"] < 0.6 * original["flops"]
+    assert student["calibrated"] > 0.9
+    assert student["calibrated"] > student["accuracy"]
 
 
 def test_demo_fails_when_the_student_does_not_work(monkeypatch, capsys):
     from ghostify import demo
 
-    monkeypatch.setattr(demo, "EPOCHS_AFTER", 0)
+    monkeypatch.setattr(demo, "IMAGES", 1)
     monkeypatch.setattr(demo, "EPOCHS", 3)
-    code, _, err = run(monkeypatch, capsys, "demo", "--ratio", "8", "--json")
+    code, _, err = run(monkeypatch, capsys, "demo", "--ratio", "30", "--json")
     assert code == 2
     assert "behind the original" in err
 
