@@ -1,7 +1,7 @@
-"""Write the figures in benchmarks/results/ into the README, between the comments that name them.
+"""Write the figures in benchmarks/results/ into the README and docs/, between the comments that name them.
 
 python benchmarks/readme.py           # write
-python benchmarks/readme.py --check   # exit code 1 if the README says anything else
+python benchmarks/readme.py --check   # exit code 1 if they say anything else
 """
 
 import csv
@@ -129,11 +129,28 @@ def _spread(values: list[float]) -> str:
     return f"{mean:.2f}" if max(values) == min(values) else f"{mean:.2f} ({min(values):.2f} to {max(values):.2f})"
 
 
-def filled(text: str) -> str:
-    sections: dict[str, Callable[[], str]] = {
-        "paper": paper, "zoo": zoo, "warm_start": warm_start, "calibration": calibration, "speed": speed
-    }  # fmt: skip
-    for name, make in sections.items():
+def ablation() -> str:
+    """ResNet-56, one seed: what each choice is worth."""
+    trials = [json.loads(line) for line in (RESULTS / "calibration.jsonl").read_text().splitlines()]
+    rows: dict[tuple[str, str], dict[str, str]] = {}
+    for row in trials:
+        if row["network"] == "resnet56" and row["variant"] and row["seed"] == 0:
+            name = row["variant"] if row["variant"] != "as it is" else "least_squares"
+            rows.setdefault((row["method"], name), {})[row["arm"]] = f"{row['top1']:.2f}"
+    arms = ("depthwise", "pointwise", "auto")
+    return table(["change", *arms], [[name, *(cells.get(arm, "") for arm in arms)] for (_, name), cells in rows.items()])
+
+
+SECTIONS: dict[str, dict[str, Callable[[], str]]] = {
+    "README.md": {"paper": paper, "zoo": zoo, "warm_start": warm_start, "calibration": calibration, "speed": speed},
+    "docs/calibration.md": {"ablation": ablation},
+}
+
+
+def filled(file: str) -> str:
+    """The text of a file with its sections as the results say."""
+    text = (ROOT / file).read_text()
+    for name, make in SECTIONS[file].items():
         pattern = re.compile(rf"(<!-- {name} -->\n).*?(<!-- end -->)", re.DOTALL)
         made = make()
         text, count = pattern.subn(lambda match, made=made: f"{match[1]}{made}\n{match[2]}", text)
@@ -142,11 +159,11 @@ def filled(text: str) -> str:
 
 
 def main() -> None:
-    readme = ROOT / "README.md"
-    text = readme.read_text()
+    stale = [file for file in SECTIONS if filled(file) != (ROOT / file).read_text()]
     if "--check" in sys.argv:
-        sys.exit(0 if filled(text) == text else "README.md differs from benchmarks/results/: run python benchmarks/readme.py")
-    readme.write_text(filled(text))
+        sys.exit(f"{', '.join(stale)} differ from benchmarks/results/: run python benchmarks/readme.py" if stale else 0)
+    for file in stale:
+        (ROOT / file).write_text(filled(file))
 
 
 if __name__ == "__main__":
