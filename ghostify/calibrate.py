@@ -20,7 +20,7 @@ from .least_squares import Settings
 from .modules import GhostModule, ReducedLinear
 from .norms import run_checked, settle_norms
 from .recipe import Recipe, attach_recipe, recipe_of
-from .sites import Site, find_sites
+from .sites import DEPTHWISE, Site, find_sites
 from .spool import Spool
 from .walk import Outcome, Walk
 
@@ -99,7 +99,7 @@ def calibrate_with(
 ) -> CalibrationReport:
     """:func:`calibrate` with every setting, those that only ablations change among them."""
     start = time.perf_counter()
-    recipe, sites = _check_pair(student, teacher)
+    recipe, sites, dense = _check_pair(student, teacher)
     original = copy_shared(teacher).eval()
     settings = replace(settings, auto=recipe.config.get("cheap") == "auto")
     first, calls = peek(as_calls(images, original, max_images, batch_size))
@@ -109,7 +109,7 @@ def calibrate_with(
         parameter.requires_grad_(False)
     with Spool(calls, MEMORY) as held, _bar(len(sites), progress) as advance:
         images_seen = sum(_count(args) for args, _ in held)
-        walk = Walk(work, original, sites, settings, MEMORY, advance, blocks)
+        walk = Walk(work, original, sites, dense, settings, MEMORY, advance, blocks)
         with torch.no_grad():
             walk.run(held)
             settle_norms(work, held)
@@ -133,8 +133,8 @@ def _check_choice(method: Any, max_images: Any, batch_size: Any, steps: Any) -> 
             raise ArgumentError(f"{name} must be at least 1, not {value!r}")
 
 
-def _check_pair(student: nn.Module, teacher: nn.Module) -> tuple[Recipe, dict[str, Site]]:
-    """The student's recipe and the teacher's sites that it converted.
+def _check_pair(student: nn.Module, teacher: nn.Module) -> tuple[Recipe, dict[str, Site], dict[str, Site]]:
+    """The student's recipe, the teacher's sites that it converted, and other layers that may be refitted.
 
     Raises:
         ArgumentError: one of them is not what it should be; the message says what differs.
@@ -180,18 +180,19 @@ def _check_pair(student: nn.Module, teacher: nn.Module) -> tuple[Recipe, dict[st
             raise ArgumentError(f"teacher is not the student's original: layer {record.name!r} is followed by other layers")
         wanted[record.name] = site
     _check_weights(student, teacher, set(wanted))
-    return recipe, wanted
+    dense = {name: site for name, site in sites.items() if name not in wanted and site.reason in (None, DEPTHWISE)}
+    return recipe, wanted, dense
 
 
 def _check_weights(student: nn.Module, teacher: nn.Module, converted: set[str]) -> None:
-    """Layers that were not converted must still have the teacher's weights, some of them at least."""
+    """Layers that were not converted must still have the teacher's weights or nearly so, some of them at least."""
     theirs = dict(teacher.named_parameters())
     same, other = 0, ""
     for name, parameter in student.named_parameters():
         twin = theirs.get(name)
         if twin is None or parameter.dim() < 2 or any(name.startswith(site + ".") for site in converted):
             continue
-        if twin.shape == parameter.shape and torch.equal(twin.detach(), parameter.detach()):
+        if twin.shape == parameter.shape and _alike(twin, parameter):
             same += 1
         else:
             other = other or name
@@ -199,6 +200,11 @@ def _check_weights(student: nn.Module, teacher: nn.Module, converted: set[str]) 
         raise ArgumentError(
             f"teacher is not the student's original: {other!r} has other weights, as has every layer that was not converted"
         )
+
+
+def _alike(weight: Tensor, other: Tensor) -> bool:
+    """The same but for what a calibration or a training changes: weights of another network do not correlate at all."""
+    return float(torch.cosine_similarity(weight.detach().flatten().double(), other.detach().flatten().double(), dim=0)) > 0.5
 
 
 @torch.no_grad()

@@ -33,6 +33,8 @@ class Settings:
     residual: bool = True  # a branch repairs what its shortcut has lost
     choose: bool = True  # channels and sources from the data, not from the warm start
     refit: bool = True  # primary filters are solved for, not kept
+    rank: bool = True  # linear ghosts from all intrinsic maps: the best filters of that rank, not those of some channels
+    dense: bool = True  # layers that were not converted are refitted to what the teacher gives, too
     rounds: int = 2  # rounds that account for the activation
     auto: bool = False  # the cheap operation is decided by the data
     seed: int = 0
@@ -87,7 +89,7 @@ class SiteProblem:
 
     Args:
         site: the teacher's convolution with what follows it.
-        ghost: the student's module, as it starts.
+        ghost: the student's module, as it starts; for :meth:`solve_dense` the layer that was not converted.
         batches: gives the batches anew at each call; what they hold may come from the disk.
         images: how many there are, to know how many positions of each to take.
         after: the activation that follows the sum with the shortcut.
@@ -96,7 +98,7 @@ class SiteProblem:
     def __init__(
         self,
         site: Site,
-        ghost: GhostModule,
+        ghost: Any,
         batches: Callable[[], Iterator[Batch]],
         images: int,
         settings: Settings,
@@ -193,6 +195,8 @@ class SiteProblem:
         for kind, moments in maps.items():
             if kind == "pointwise":
                 intrinsic, left = choose_pointwise(moments.covariance(), m, self.groups)
+                if self.settings.rank and self.groups == 1 and self.act is None:
+                    left = float(torch.linalg.eigvalsh(moments.covariance().cpu())[: self.n - m].clamp_min(0).sum())
                 chosen.append((left, kind, intrinsic, torch.zeros(self.n - m, dtype=torch.long)))
             else:
                 intrinsic, sources, left = choose_depthwise(moments, m, self.groups)
@@ -289,7 +293,7 @@ class SiteProblem:
 
     def _build(self, kind: Cheap, intrinsic: Tensor, sources: Tensor) -> GhostModule:
         """A module with these channels, whose parts are still the original's."""
-        size = max(self.ghost.cheap_operation[0].kernel_size) if self.ghost.cheap == "depthwise" else 3  # type: ignore
+        size = max(self.ghost.cheap_operation[0].kernel_size) if self.ghost.cheap == "depthwise" else 3
         built = GhostModule.from_conv(
             self.conv, intrinsic, sources, norm=self.site.norm, act=self.site.act,
             act_inside=self.site.act_name is not None, dw_size=size, cheap=kind,
@@ -297,14 +301,46 @@ class SiteProblem:
         return built.eval()
 
     def _fit_primary(self, module: GhostModule, system: Moments) -> None:
-        """Ridge regression towards the original filters; then rounds that account for the activation."""
+        """Filters of the intrinsic maps, by :meth:`_regress`."""
         kept = module.original_channels()[0].to(self.device)
+        if self.settings.rank and module.cheap == "pointwise" and self.groups == 1 and self.act is None:
+            weights, shift = self._reduce(*self._regress(system, torch.arange(self.n, device=self.device)), system, kept)
+        else:
+            weights, shift = self._regress(system, kept)
+        _install_filters(module.primary_conv[0], self._norm_of(module.primary_conv), system, weights, shift,
+                         self.conv.weight.detach()[kept].flatten(1).norm(dim=1))  # fmt: skip
+
+    def _reduce(self, weights: Tensor, shift: Tensor, system: Moments, kept: Tensor) -> tuple[Tensor, Tensor]:
+        """Cut the filters of all channels to the rank of the intrinsic maps, such that most of what they predict is kept.
+
+        Where no activation stands between, ghosts made from all intrinsic maps are one product of this rank, and among all
+        such products this is the best (Izenman, Reduced-rank regression, 1975); the kept channels are as good a basis of it
+        as any.
+        """
+        gram = weights[0].mT @ system.covariance()[0] @ weights[0]
+        basis = torch.linalg.eigh((gram + gram.T) / 2).eigenvectors[:, -len(kept) :]
+        cut = weights[0] @ basis @ basis.T
+        mean = system.mean_x[0]
+        shift = shift[0] + (mean @ (weights[0] - cut) if system.intercept else 0)
+        return cut[None, :, kept], shift[None, kept]
+
+    def _regress(self, system: Moments, kept: Tensor) -> tuple[Tensor, Tensor]:
+        """Ridge regression of some channels towards the original filters; then rounds that account for the activation.
+
+        Args:
+            system: moments of all channels.
+            kept: the channels, equally many of each group.
+
+        Returns:
+            Weights (groups, unknowns, channels) and intercepts (groups, channels).
+        """
         by_group = kept.view(self.groups, -1)
         within = by_group % (self.n // self.groups)
         filters = (self.conv.weight.detach().double().flatten(1) * self.affine.scale.double()[:, None])[kept]
         prior = filters.view(self.groups, -1, self.unknowns).mT
         cross = system.cross().gather(2, within[:, None].expand(-1, self.unknowns, -1))
-        solver = system.ridge(self.settings.ridge)
+        # more ridge where positions are fewer than unknowns
+        solver = system.ridge(self.settings.ridge * max(1, self.unknowns / system.count))
         weights = solver(cross, prior)
         mean_y = system.mean_y.gather(1, within)
         shift = mean_y - (system.mean_x[:, None] @ weights)[:, 0]
@@ -329,12 +365,17 @@ class SiteProblem:
             step = solver(cross, prior - weights)
             weights = weights + step
             shift = shift + mean - (system.mean_x[:, None] @ step)[:, 0] * system.intercept
-        variance = ((system.covariance() @ weights) * weights).sum(1).flatten()
-        mean = (system.mean_x[:, None] @ weights)[:, 0].flatten()
-        conv: Any = module.primary_conv[0]
-        solution = weights.mT.reshape(conv.weight.shape)
-        _install(conv, self._norm_of(module.primary_conv), solution, shift.flatten(), mean, variance,
-                 self.conv.weight.detach()[kept].flatten(1).norm(dim=1))  # fmt: skip
+        return weights, shift
+
+    @torch.no_grad()
+    def solve_dense(self, conv: Any, norm: Any) -> None:
+        """Refit a layer that was not converted, in place: ``conv`` and ``norm`` are the student's."""
+        if not self._is_plain() or self.sees_image:
+            return
+        system, _ = self._survey(True, [])
+        assert system is not None
+        weights, shift = self._regress(system, torch.arange(self.n, device=self.device))
+        _install_filters(conv, norm, system, weights, shift, self.conv.weight.detach().flatten(1).norm(dim=1))
 
     def _acts(self) -> bool:
         return self.act is not None or self.after is not None
@@ -400,10 +441,7 @@ class SiteProblem:
             step = solver(products / count - system.mean_x[:, :, None] * mean[:, None], -weights)
             weights = weights + step
             shift = shift + mean - (system.mean_x[:, None] @ step)[:, 0] * intercept
-        variance = ((system.covariance() @ weights) * weights).sum(1).flatten()
-        mean = (system.mean_x[:, None] @ weights)[:, 0].flatten()
-        _install(conv, norm, weights.mT.reshape(conv.weight.shape), shift.flatten(), mean, variance,
-                 self.conv.weight.detach()[made].flatten(1).norm(dim=1))  # fmt: skip
+        _install_filters(conv, norm, system, weights, shift, self.conv.weight.detach()[made].flatten(1).norm(dim=1))
 
     def _norm_of(self, part: Any) -> Any:
         return part[1] if self.norm is not None else None
@@ -432,6 +470,13 @@ class SiteProblem:
             count += len(target)
         total = float((squares - sums**2 / max(count, 1)).clamp_min(0).sum())
         return wrong / max(total, 1e-30)
+
+
+def _install_filters(conv: Any, norm: Any, system: Moments, weights: Tensor, shift: Tensor, length: Tensor) -> None:
+    """Set a convolution and its norm to a solution of ``system``, (groups, unknowns, channels) and (groups, channels)."""
+    variance = ((system.covariance() @ weights) * weights).sum(1).flatten()
+    mean = (system.mean_x[:, None] @ weights)[:, 0].flatten()
+    _install(conv, norm, weights.mT.reshape(conv.weight.shape), shift.flatten(), mean, variance, length)
 
 
 def _install(conv: Any, norm: Any, weights: Tensor, shift: Tensor, mean: Tensor, variance: Tensor, length: Tensor) -> None:

@@ -42,3 +42,23 @@ def fit_linear(
     after = sum(float((module(inputs) - wanted).double().square().sum()) for inputs, wanted in batches())
     total = max(float(system.variance().sum()) * system.count, 1e-30)
     return Outcome(name, before / total, after / total)
+
+
+@torch.no_grad()
+def refit_linear(
+    module: nn.Linear, original: nn.Linear, batches: Callable[[], Iterator[tuple[Tensor, Tensor]]], ridge: float
+) -> None:
+    """Ridge regression of a layer that was not converted towards the original's weight, in place.
+
+    A classifier sees one position an image, so the ridge grows with the unknowns that there are to each.
+    """
+    if module.in_features > WIDEST:
+        return
+    system = Moments.zeros(1, module.in_features, module.out_features, original.weight.device, original.bias is not None)
+    for inputs, wanted in batches():
+        system.add(inputs.flatten(0, -2)[None].float(), wanted.flatten(0, -2)[None].float())
+    strength = max(ridge, module.in_features / system.count)
+    weights = system.solve(strength, original.weight.detach().double().T[None])[0]
+    module.weight.copy_(weights.T)
+    if module.bias is not None:
+        module.bias.copy_(system.mean_y[0] - system.mean_x[0] @ weights)

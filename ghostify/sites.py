@@ -14,6 +14,8 @@ from .modules import GhostModule, ReducedLinear
 from .patterns import is_kind, lookup
 from .tracing import Part, trace
 
+DEPTHWISE = "depthwise convolution"
+
 
 @dataclass(frozen=True)
 class Site:
@@ -112,7 +114,7 @@ class _Search:
                 if type(module) is nn.Linear:
                     yield replace(site, kind="linear")
                 else:
-                    yield site if site.reason else self._with_followers(site, part, node)
+                    yield site if site.reason not in (None, DEPTHWISE) else self._with_followers(site, part, node)
 
     def _blocked(self, name: str, module: nn.Module) -> str | None:
         """Why no Ghost module can stand in for this layer, whatever the settings."""
@@ -139,7 +141,7 @@ class _Search:
             return "its weights are read from outside"
         conv: Any = module
         if is_kind(conv, "conv") and conv.groups > 1 and conv.groups in (conv.in_channels, conv.out_channels):
-            return "depthwise convolution"
+            return DEPTHWISE
         return None
 
     def _with_followers(self, site: Site, part: Part, node: fx.Node) -> Site:

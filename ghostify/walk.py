@@ -12,7 +12,7 @@ from .blocks import BlockSettings, End, train_block
 from .least_squares import Batch, Fitted, Settings, SiteProblem
 from .modules import ReducedLinear
 from .patterns import lookup
-from .reduced import fit_linear
+from .reduced import fit_linear, refit_linear
 from .shortcuts import Sum, depends_on, find_sum
 from .sites import Site, is_listed
 from .stream import Arguments, Stream, arguments_of
@@ -39,6 +39,7 @@ class Walk:
         student: a copy that may be changed, in evaluation mode.
         teacher: in evaluation mode.
         sites: the teacher's, by name; those that are to be fitted.
+        dense: other layers, by name, that may be refitted where what reaches them has changed.
         settings: of the closed form.
         memory: bytes of feature maps to hold; the rest goes to a temporary file.
         on_site: called with each outcome.
@@ -47,6 +48,7 @@ class Walk:
     student: nn.Module
     teacher: nn.Module
     sites: dict[str, Site]
+    dense: dict[str, Site]
     settings: Settings
     memory: int
     on_site: Callable[[Outcome], None]
@@ -131,6 +133,8 @@ class Pair:
         name = self.prefix + str(node.target)
         if name in self.owner.sites and name not in self.owner.outcomes:
             self._site(name, node)
+        elif name in self.owner.dense and self.owner.settings.dense:
+            self._dense(name, node)
         elif any(_lies_in(site, name) and site not in self.owner.outcomes for site in self.owner.sites):
             self._opaque(name, node)
 
@@ -161,6 +165,31 @@ class Pair:
         if isinstance(module, ReducedLinear):
             self._linear(name, node, twin, module)
             return
+        problem = self._problem(site, node, twin, module)
+        fitted = problem.solve()
+        self._install(name, str(node.target), fitted)
+        self._release()
+        self.open.append(str(node.target))
+        if name in self.ends:
+            self._train(self.ends[name])
+
+    def _dense(self, name: str, node: fx.Node) -> None:
+        """A layer that was not converted: refitted where a converted one lies before it."""
+        site, twin = self.owner.dense[name], self.at_teacher.get(str(node.target))
+        if twin is None or node in self.student.done or self._count(node) == 0 or len(node.all_input_nodes) != 1:
+            return
+        module = self.modules[0][str(node.target)]
+        if site.kind == "linear":
+            refit_linear(module, site.module, self._linear_batches(node, twin), self.owner.settings.ridge)
+        else:
+            norm = site.norm_name.removeprefix(self.prefix) if site.norm_name else None
+            problem = self._problem(site, node, twin, module)
+            problem.solve_dense(module, self.modules[0][norm] if norm else None)
+            self.open += [str(node.target)] + ([norm] if norm else [])
+        self._release()
+
+    def _problem(self, site: Site, node: fx.Node, twin: fx.Node, module: nn.Module) -> SiteProblem:
+        """What reaches a site, and what it should give."""
         settings = self.owner.settings
         norm = site.norm_name.removeprefix(self.prefix) if site.norm_name else None
         sums = self._sums(node, twin, norm) if settings.residual and site.act is None else None
@@ -184,13 +213,7 @@ class Pair:
                 x = s[0] if settings.asymmetric else t[1]
                 yield Batch(x, t[0], t[-1], s[-1]) if sums is not None else Batch(x, t[0])
 
-        problem = SiteProblem(site, module, batches, self.images, settings, sums[0].act if sums else None)
-        fitted = problem.solve()
-        self._install(name, str(node.target), fitted)
-        self._release()
-        self.open.append(str(node.target))
-        if name in self.ends:
-            self._train(self.ends[name])
+        return SiteProblem(site, module, batches, self.images, settings, sums[0].act if sums else None)
 
     def _release(self) -> None:
         if not self.owner.blocks:
@@ -252,6 +275,13 @@ class Pair:
         return sum(n.op == "call_module" and self.prefix + str(n.target) in self.owner.sites for n in seen)
 
     def _linear(self, name: str, node: fx.Node, twin: fx.Node, module: ReducedLinear) -> None:
+        batches = self._linear_batches(node, twin)
+        outcome = fit_linear(name, module, self.owner.sites[name].module, batches, self.owner.settings.ridge)
+        self.owner.outcomes[name] = outcome
+        self.owner.on_site(outcome)
+        self._release()
+
+    def _linear_batches(self, node: fx.Node, twin: fx.Node) -> Callable[[], Iterator[tuple[Tensor, Tensor]]]:
         inputs = (node if self.owner.settings.asymmetric else twin).all_input_nodes[0]
 
         def batches() -> Iterator[tuple[Tensor, Tensor]]:
@@ -260,11 +290,7 @@ class Pair:
             for s, t in zip(mine, self.teacher.run(wanted, keep=wanted), strict=True):
                 yield (s[0] if self.owner.settings.asymmetric else t[1]), t[0]
 
-        outcome = fit_linear(name, module, self.owner.sites[name].module, batches, self.owner.settings.ridge)
-        self.owner.outcomes[name] = outcome
-        self.owner.on_site(outcome)
-        self.student.release()
-        self.teacher.release()
+        return batches
 
     def _install(self, name: str, target: str, fitted: Fitted) -> None:
         parent, _, child = target.rpartition(".")

@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 from torch import nn
 
 import ghostify
+from ghostify.blocks import BlockSettings
 from ghostify.calibrate import calibrate_with
 from ghostify.choose import choose_pointwise
 from ghostify.least_squares import Settings, SiteProblem
@@ -216,9 +217,10 @@ def test_blocks_come_closer_still(name):
     teacher = trained(NETWORKS[name]())
     x, held_out = images(128, seed=1), images(64, seed=2)
     errors = []
-    for method in ("least_squares", "block"):
+    for blocks in (None, BlockSettings()):
         student = ghostify.convert(teacher, 2)
-        ghostify.calibrate(student, teacher, x, method=method)
+        # the classifier as it is: refitted, it would hide what became of the maps
+        calibrate_with(student, teacher, x, Settings(dense=False), blocks)
         errors.append(error(student, teacher, held_out))
     assert errors[1] < errors[0]
 
@@ -267,6 +269,52 @@ def test_more_images_do_not_make_the_held_out_error_worse(seed):
         errors.append(error(student[:6], teacher[:6], held_out))
     for few, many in itertools.pairwise(errors):
         assert many < 1.05 * few
+
+
+def test_linear_ghosts_of_all_intrinsic_maps_find_a_low_rank():
+    """No eight of the channels are a basis that is as good as the best of rank eight, noise being in all of them."""
+    torch.manual_seed(0)
+    conv = nn.Conv2d(6, 16, 3, padding=1)
+    filters = torch.randn(16, 8) @ torch.randn(8, 54) + 0.3 * torch.randn(16, 54)
+    conv.weight.data = filters.view_as(conv.weight)
+    teacher, x, errors = nn.Sequential(conv).eval(), torch.randn(64, 6, 10, 10), {}
+    for rank in (True, False):
+        student = ghostify.convert(teacher, 2, skip=(), cheap="pointwise")
+        calibrate_with(student, teacher, x, Settings(rank=rank, ridge=1e-6))
+        errors[rank] = (student(x) - teacher(x)).square().sum().item()
+    maps = teacher(x).transpose(0, 1).flatten(1).double()
+    least = torch.linalg.svdvals(maps - maps.mean(1, keepdim=True))[8:].square().sum().item()
+    assert errors[True] == pytest.approx(least, rel=0.05)
+    assert errors[True] < 0.9 * errors[False]
+
+
+def test_layers_that_were_not_converted_make_up_for_what_reaches_them():
+    teacher = trained(
+        chain(
+            wide(bias=False), nn.BatchNorm2d(24), nn.ReLU(),
+            nn.Conv2d(24, 24, 3, padding=1, groups=24, bias=False), nn.BatchNorm2d(24), nn.ReLU(),
+        )
+    )  # fmt: skip
+    x, held_out, errors = images(128, seed=1), images(64, seed=2), []
+    for dense in (True, False):
+        student = ghostify.convert(teacher, 2)
+        calibrate_with(student, teacher, x, Settings(dense=dense))
+        errors.append(error(student, teacher, held_out))
+        assert torch.equal(student[0].weight, teacher[0].weight)  # nothing was converted before it
+        for name in ("6.weight", "11.weight"):
+            assert torch.equal(student.get_parameter(name), teacher.get_parameter(name)) != dense
+    assert errors[0] < 0.9 * errors[1]
+
+
+def test_calibrating_again_is_no_harm():
+    teacher = trained(nn.Sequential(Residual(16)))
+    x, held_out = images(128, seed=1), images(64, seed=2)
+    student = ghostify.convert(teacher, 2, skip=())  # then every layer is converted or refitted
+    for _ in range(2):
+        ghostify.calibrate(student, teacher, x, method="least_squares")
+    once = ghostify.convert(teacher, 2, skip=())
+    ghostify.calibrate(once, teacher, x, method="least_squares")
+    assert error(student, teacher, held_out) < 1.1 * error(once, teacher, held_out)
 
 
 def test_a_residual_branch_repairs_what_its_shortcut_lost():
