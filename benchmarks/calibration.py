@@ -7,9 +7,9 @@ DIR (data) holds cifar10.npz and the four networks' weights, FILE builds the two
 pictures NNNN_*.jpg, NNNN their class. Each trial is one line of results/calibration.jsonl; a trial that stands there is not
 run again, so an interrupted run goes on where it stopped. ``--section`` runs one part, ``--threads`` sets torch's threads.
 
-CIFAR-10: calibration images from the training set, seeds choose them; top-1 on all 10,000 test images (hyper-parameters were
-chosen on training images 45,000 to 49,999, with ``--choose``). ImageNet: 250 pictures for calibration, the other 250 for the
-measurement, seeds split them.
+CIFAR-10: calibration images from the training set, seeds choose them; top-1 on all 10,000 test images. Ablations, which choose
+between settings, are measured on training images 45,000 to 49,999, which neither networks nor calibration have seen. ImageNet:
+250 pictures for calibration, the other 250 for the measurement, seeds split them.
 """
 
 import argparse
@@ -77,6 +77,8 @@ def ablation_trials() -> Iterator[Trial]:
         "channels as in the warm start": {"choose": False},
         "channels by position": {"choose": False, "init": "random"},
         "filters kept, norms and cheap kernels fitted": {"refit": False},
+        "linear ghosts from channels, not of the best rank": {"rank": False},
+        "layers that were not converted left as they are": {"dense": False},
         "activation not accounted for": {"rounds": 0},
         "activation: 6 rounds": {"rounds": 6},
         "ridge 1e-5": {"ridge": 1e-5},
@@ -84,6 +86,7 @@ def ablation_trials() -> Iterator[Trial]:
         "ridge 1e-2": {"ridge": 1e-2},
         "ridge 1e-1": {"ridge": 1e-1},
         "two passes over the sites": {"passes": 2},
+        "and mirrored images": {"mirror": True},
         "norms re-estimated alone at the end": {"plain_norms": True},
     }
     for arm in ("depthwise", "pointwise", "auto"):
@@ -92,6 +95,7 @@ def ablation_trials() -> Iterator[Trial]:
                 yield Trial("ablation", "resnet56", arm, variant=variant, options=options)
     blocks: dict[str, dict[str, Any]] = {
         "block": {},
+        "block, and mirrored images": {"mirror": True},
         "block, 30 steps": {"steps": 30},
         "block, 300 steps": {"steps": 300},
         "block, lr 0.003": {"lr": 0.003},
@@ -123,8 +127,8 @@ SECTIONS = {"main": main_trials, "ablation": ablation_trials, "curves": curve_tr
 class Bench:
     """Networks and data, each read once: there is one bench, and it lives as long as the process."""
 
-    def __init__(self, data: Path, models: Path, imagenet: Path, choose: bool):
-        self.data, self.models, self.imagenet, self.choose = data, models, imagenet, choose
+    def __init__(self, data: Path, models: Path, imagenet: Path):
+        self.data, self.models, self.imagenet = data, models, imagenet
 
     @cache  # noqa: B019
     def cifar(self) -> Any:
@@ -160,23 +164,24 @@ class Bench:
             load_weights(model, self.data / f"{network}_cifar10.safetensors")
         return model.eval()
 
-    def split(self, network: str, seed: int, count: int) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        """Calibration images and their labels (for Taylor pruning alone), images and labels to measure on."""
+    def split(self, network: str, seed: int, count: int, choose: bool = False) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """Calibration images and their labels (for Taylor pruning alone), images and labels to measure on: the test images,
+        or to ``choose`` between settings the held-out training images."""
         if network in IMAGENET:
             images, labels = self.pictures()
             order = torch.from_numpy(np.random.RandomState(seed).permutation(len(images)))
             few, rest = order[:count], order[-250:]
             return images[few], labels[few], images[rest], labels[rest]
         chosen = np.random.RandomState(seed).permutation(45000)[:count]
-        rest = ("x_train", "y_train", slice(45000, 50000)) if self.choose else ("x_test", "y_test", slice(None))
+        rest = ("x_train", "y_train", slice(45000, 50000)) if choose else ("x_test", "y_test", slice(None))
         pixels = (self.arrays("x_train")[chosen], self.arrays(rest[0])[rest[2]])
         few, many = (torch.tensor(p).permute(0, 3, 1, 2).float() / 255 for p in pixels)
         return few, torch.tensor(self.arrays("y_train")[chosen]), many, torch.tensor(self.arrays(rest[1])[rest[2]])
 
     @cache  # noqa: B019
-    def answers(self, network: str, seed: int) -> Tensor:
+    def answers(self, network: str, seed: int, choose: bool) -> Tensor:
         """The teacher's, on the images to measure on."""
-        return predict(self.teacher(network), self.split(network, seed, 1)[2])
+        return predict(self.teacher(network), self.split(network, seed, 1, choose)[2])
 
     @cache  # noqa: B019
     def best_setting(self, network: str, importance: str, share: float) -> Setting:
@@ -202,8 +207,11 @@ class Bench:
 
     def run(self, trial: Trial) -> dict[str, Any]:
         teacher, example = self.teacher(trial.network), self.example(trial.network)
-        few, few_labels, images, labels = self.split(trial.network, trial.seed, trial.images)
+        choose = trial.section == "ablation"
+        few, few_labels, images, labels = self.split(trial.network, trial.seed, trial.images, choose)
         options = dict(trial.options)
+        if options.pop("mirror", False):
+            few = torch.cat([few, few.flip(-1)])
         cheap = "auto" if trial.method == "pruning" else trial.arm
         student = ghostify.convert(teacher, trial.ratio, cheap=cheap, init=options.pop("init", "warm"))
         dense = measure(teacher, (example,)).flops
@@ -222,7 +230,7 @@ class Bench:
             if plain:
                 ghostify.reestimate_norms(student, few)
         seconds = time.perf_counter() - start
-        given, wanted = predict(student, images), self.answers(trial.network, trial.seed)
+        given, wanted = predict(student, images), self.answers(trial.network, trial.seed, choose)
         return {
             **{k: getattr(trial, k) for k in ("network", "arm", "method", "seed", "images", "ratio", "variant")},
             "base": percent(wanted == labels),
@@ -231,7 +239,7 @@ class Bench:
             "flops_share": round(measure(student, (example,)).flops / dense, 4),
             "seconds": round(seconds, 1),
             "setting": str(setting or ""),
-            "measured_on": "training images 45,000 to 49,999" if self.choose and trial.network in CIFAR else "test",
+            "measured_on": "training images 45,000 to 49,999" if choose else "test",
             "about": f"ghostify {ghostify.__version__}, torch {torch.__version__}, python {platform.python_version()}",
         }
 
@@ -250,24 +258,22 @@ def main() -> None:
     for name in ("data", "models", "imagenet"):
         parser.add_argument(f"--{name}", type=Path, required=True)
     parser.add_argument("--full", action="store_true")
-    parser.add_argument("--choose", action="store_true", help="measure on held-out training images; written elsewhere")
     parser.add_argument("--section", choices=SECTIONS)
     parser.add_argument("--network", choices=(*CIFAR, *IMAGENET))
     parser.add_argument("--threads", type=int)
     args = parser.parse_args()
     if args.threads:
         torch.set_num_threads(args.threads)
-    out = RESULTS.with_name("calibration_choose.jsonl") if args.choose else RESULTS
-    bench = Bench(args.data, args.models, args.imagenet, args.choose)
+    bench = Bench(args.data, args.models, args.imagenet)
     wanted = [args.section] if args.section else list(SECTIONS) if args.full else ["main"]
     trials = {trial.key: trial for section in wanted for trial in SECTIONS[section]()}
     trials = {key: trial for key, trial in trials.items() if args.network in (None, trial.network)}
-    done = {row["key"] for row in map(json.loads, out.read_text().splitlines())} if out.exists() else set()
+    done = {row["key"] for row in map(json.loads, RESULTS.read_text().splitlines())} if RESULTS.exists() else set()
     for number, (key, trial) in enumerate(trials.items(), start=1):
         if key in done:
             continue
         row = bench.run(trial)
-        with out.open("a") as file:
+        with RESULTS.open("a") as file:
             file.write(json.dumps({"key": key, **row}) + "\n")
         named = " ".join(map(str, (trial.network, trial.arm, trial.method, trial.variant, f"seed {trial.seed}")))
         print(f"{number}/{len(trials)} {named}: {row['top1']} (base {row['base']}), {row['seconds']} s", flush=True)

@@ -130,7 +130,7 @@ def _spread(values: list[float]) -> str:
 
 
 def ablation() -> str:
-    """ResNet-56, one seed: what each choice is worth."""
+    """ResNet-56, one seed, on held-out training images: what each choice is worth."""
     trials = [json.loads(line) for line in (RESULTS / "calibration.jsonl").read_text().splitlines()]
     rows: dict[tuple[str, str], dict[str, str]] = {}
     for row in trials:

@@ -46,7 +46,8 @@ def calibrate(
 
     Sites are taken in execution order. Each sees what the part of the student before it gives and is fitted to what the
     teacher gives there; where its output is added to a shortcut, to the teacher's sum less the student's shortcut, so that
-    every block repairs what was lost before it.
+    every block repairs what was lost before it. Convolutions and fully connected layers that were not converted are refitted
+    as well, where a converted one lies before them.
 
     Args:
         student: what :func:`ghostify.convert` made of ``teacher``. It is changed only once all is done: an error or an
