@@ -85,8 +85,10 @@ class Walk:
                     _captured(model, name, part.entry, calls)
                     for model, calls in ((self.student, student_calls), (self.teacher, teacher_calls))
                 ]
-                if len(inner[0]) == len(inner[1]) > 0:
-                    self._part(part, other, inner[0], inner[1])
+                if len(inner[0]) == len(inner[1]):
+                    pairs = [_matched(mine, theirs) for mine, theirs in zip(*inner, strict=True) if _numel(theirs)]
+                    if pairs:
+                        self._part(part, other, [mine for mine, _ in pairs], [theirs for _, theirs in pairs])
 
     def _has_sites(self, part: Part) -> bool:
         prefix = part.name + "." if part.name else ""
@@ -165,10 +167,14 @@ class Pair:
         if isinstance(module, ReducedLinear):
             self._linear(name, node, twin, module)
             return
-        problem = self._problem(site, node, twin, module)
-        fitted = problem.solve()
+        try:
+            fitted = self._problem(site, node, twin, module).solve()
+        except UnevenError:
+            self.owner._keep(name, UNEVEN)
+            return
+        finally:
+            self._release()
         self._install(name, str(node.target), fitted)
-        self._release()
         self.open.append(str(node.target))
         if name in self.ends:
             self._train(self.ends[name])
@@ -179,14 +185,18 @@ class Pair:
         if twin is None or node in self.student.done or self._count(node) == 0 or len(node.all_input_nodes) != 1:
             return
         module = self.modules[0][str(node.target)]
-        if site.kind == "linear":
-            refit_linear(module, site.module, self._linear_batches(node, twin), self.owner.settings.ridge)
-        else:
-            norm = site.norm_name.removeprefix(self.prefix) if site.norm_name else None
-            problem = self._problem(site, node, twin, module)
-            problem.solve_dense(module, self.modules[0][norm] if norm else None)
-            self.open += [str(node.target)] + ([norm] if norm else [])
-        self._release()
+        norm = site.norm_name.removeprefix(self.prefix) if site.norm_name else None
+        try:
+            if site.kind == "linear":
+                refit_linear(module, site.module, self._linear_batches(node, twin), self.owner.settings.ridge)
+            else:
+                problem = self._problem(site, node, twin, module)
+                problem.solve_dense(module, self.modules[0][norm] if norm else None)
+                self.open += [str(node.target)] + ([norm] if norm else [])
+        except UnevenError:  # it stays as it is
+            return
+        finally:
+            self._release()
 
     def _problem(self, site: Site, node: fx.Node, twin: fx.Node, module: nn.Module) -> SiteProblem:
         """What reaches a site, and what it should give."""
@@ -209,8 +219,8 @@ class Pair:
         def batches() -> Iterator[Batch]:
             mine = self.student.run(student_nodes, keep=student_nodes)
             theirs = self.teacher.run(teacher_nodes, keep=teacher_nodes)
-            for s, t in zip(mine, theirs, strict=True):
-                x = s[0] if settings.asymmetric else t[1]
+            pairs = ((s[0] if settings.asymmetric else t[1], s, t) for s, t in zip(mine, theirs, strict=True))
+            for x, s, t in _even(pairs):
                 yield Batch(x, t[0], t[-1], s[-1]) if sums is not None else Batch(x, t[0])
 
         return SiteProblem(site, module, batches, self.images, settings, sums[0].act if sums else None)
@@ -276,10 +286,14 @@ class Pair:
 
     def _linear(self, name: str, node: fx.Node, twin: fx.Node, module: ReducedLinear) -> None:
         batches = self._linear_batches(node, twin)
-        outcome = fit_linear(name, module, self.owner.sites[name].module, batches, self.owner.settings.ridge)
+        try:
+            outcome = fit_linear(name, module, self.owner.sites[name].module, batches, self.owner.settings.ridge)
+        except UnevenError:
+            outcome = Outcome(name, reason=UNEVEN)
+        finally:
+            self._release()
         self.owner.outcomes[name] = outcome
         self.owner.on_site(outcome)
-        self._release()
 
     def _linear_batches(self, node: fx.Node, twin: fx.Node) -> Callable[[], Iterator[tuple[Tensor, Tensor]]]:
         inputs = (node if self.owner.settings.asymmetric else twin).all_input_nodes[0]
@@ -287,8 +301,10 @@ class Pair:
         def batches() -> Iterator[tuple[Tensor, Tensor]]:
             mine = self.student.run([inputs] if self.owner.settings.asymmetric else [], keep=[inputs])
             wanted = [twin] if self.owner.settings.asymmetric else [twin, inputs]
-            for s, t in zip(mine, self.teacher.run(wanted, keep=wanted), strict=True):
-                yield (s[0] if self.owner.settings.asymmetric else t[1]), t[0]
+            theirs = self.teacher.run(wanted, keep=wanted)
+            asymmetric = self.owner.settings.asymmetric
+            for x, _, t in _even((s[0] if asymmetric else t[1], s, t) for s, t in zip(mine, theirs, strict=True)):
+                yield x, t[0]
 
         return batches
 
@@ -301,6 +317,28 @@ class Pair:
         self.owner.on_site(outcome)
 
 
+class UnevenError(Exception):
+    """Teacher and student do not have the same number of things to compare at a place."""
+
+
+UNEVEN = "sees nothing, or another number of things than the teacher's, on some images"
+
+
+def _even(triples: Iterator[tuple[Tensor, list[Any], list[Any]]]) -> Iterator[tuple[Tensor, list[Any], list[Any]]]:
+    """Input, student's and teacher's values of each batch, as long as input and the teacher's output go together.
+
+    Raises:
+        UnevenError: they do not; raised at the end, when both networks have run everything.
+    """
+    uneven = False
+    for x, mine, theirs in triples:
+        uneven = uneven or len(x) != len(theirs[0]) or not x.numel()
+        if not uneven:
+            yield x, mine, theirs
+    if uneven:
+        raise UnevenError
+
+
 def _lies_in(name: str, folder: str) -> bool:
     return not folder or name == folder or name.startswith(folder + ".")
 
@@ -308,6 +346,17 @@ def _lies_in(name: str, folder: str) -> bool:
 def _batch_size(arguments: Arguments) -> int:
     tensor = next((t for t in tree_leaves(arguments) if isinstance(t, Tensor) and t.dim() > 0), None)
     return 1 if tensor is None or tensor.dim() < 4 else len(tensor)
+
+
+def _numel(arguments: Arguments) -> int:
+    """Numbers in the smallest tensor: 0 where a detector found nothing."""
+    return min((t.numel() for t in tree_leaves(arguments) if isinstance(t, Tensor)), default=1)
+
+
+def _matched(mine: Arguments, theirs: Arguments) -> tuple[Arguments, Arguments]:
+    """The teacher's in place of the student's where they can't be compared, as with a detector's proposals."""
+    shapes = [[t.shape for t in tree_leaves(arguments) if isinstance(t, Tensor)] for arguments in (mine, theirs)]
+    return (mine, theirs) if shapes[0] == shapes[1] else (theirs, theirs)
 
 
 def _captured(model: nn.Module, outer: str, inner: str, calls: Collection[Arguments]) -> list[Arguments]:

@@ -225,6 +225,37 @@ def test_blocks_come_closer_still(name):
     assert errors[1] < errors[0]
 
 
+class Proposing(nn.Module):
+    """A detector's way: a second stage for those maps alone that are strong enough, which are others in the student."""
+
+    def __init__(self, opaque):
+        super().__init__()
+        self.opaque, self.threshold = opaque, 0.0
+        self.body = nn.Sequential(nn.Conv2d(3, 16, 3, padding=1), nn.ReLU(), nn.Conv2d(16, 16, 3, padding=1))
+        self.head = nn.Sequential(nn.Conv2d(16, 24, 3, padding=1), nn.BatchNorm2d(24), nn.ReLU())
+
+    def forward(self, x):
+        maps = self.body(x)
+        if self.opaque and x.sum() > 1e9:
+            return maps
+        return self.head(maps[maps.mean((1, 2, 3)) > self.threshold])
+
+
+@pytest.mark.parametrize("method", ["least_squares", "block"])
+@pytest.mark.parametrize("opaque", [True, False])
+@pytest.mark.parametrize("found", ["some", "none"])
+def test_proposals_that_differ_between_teacher_and_student(found, opaque, method):
+    teacher = trained(Proposing(opaque))
+    teacher.threshold = teacher.body(images()).mean((1, 2, 3)).median().item() if found == "some" else 1e9
+    student = ghostify.convert(teacher, 2)
+    report = ghostify.calibrate(student, teacher, images(), method=method)
+    # code that does not trace runs the second stage on the teacher's proposals
+    served = {"body.2", "head.0"} if opaque and found == "some" else {"body.2"}
+    assert {site.name for site in report.fitted} == served
+    assert len(report.sites) == 2
+    assert all(torch.isfinite(value).all() for value in student.state_dict().values())
+
+
 @pytest.mark.parametrize("dims", [1, 3])
 def test_one_and_three_dimensions(dims):
     conv, norm, pool = {
