@@ -102,11 +102,15 @@ def speed() -> str:
     return table(header, rows)
 
 
+def trials() -> list[Any]:
+    """Of the calibration benchmark."""
+    return [json.loads(line) for line in (RESULTS / "calibration.jsonl").read_text().splitlines()]
+
+
 def calibration() -> str:
     """Mean over seeds of the images, and the range."""
-    trials = [json.loads(line) for line in (RESULTS / "calibration.jsonl").read_text().splitlines()]
     groups: dict[tuple[str, str, str], list[Any]] = {}
-    for row in trials:
+    for row in trials():
         if row["ratio"] == 2 and not row["variant"] and row["images"] in (250, 256):
             groups.setdefault((row["network"], row["method"], row["arm"]), []).append(row)
     networks = ("resnet56", "vgg16_bn", "resnet18", "mobilenet_v2")
@@ -131,9 +135,8 @@ def _spread(values: list[float]) -> str:
 
 def ablation() -> str:
     """ResNet-56, one seed, on held-out training images: what each choice is worth."""
-    trials = [json.loads(line) for line in (RESULTS / "calibration.jsonl").read_text().splitlines()]
     rows: dict[tuple[str, str], dict[str, str]] = {}
-    for row in trials:
+    for row in trials():
         if row["network"] == "resnet56" and row["variant"] and row["seed"] == 0:
             name = row["variant"] if row["variant"] != "as it is" else "least_squares"
             rows.setdefault((row["method"], name), {})[row["arm"]] = f"{row['top1']:.2f}"

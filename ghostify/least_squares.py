@@ -194,9 +194,10 @@ class SiteProblem:
         chosen: list[tuple[float, Cheap, Tensor, Tensor]] = []
         for kind, moments in maps.items():
             if kind == "pointwise":
-                intrinsic, left = choose_pointwise(moments.covariance(), m, self.groups)
-                if self.settings.rank and self.groups == 1 and self.act is None:
-                    left = float(torch.linalg.eigvalsh(moments.covariance().cpu())[: self.n - m].clamp_min(0).sum())
+                covariance = moments.covariance().cpu()
+                intrinsic, left = choose_pointwise(covariance, m, self.groups)
+                if self._is_one_product(kind):
+                    left = float(torch.linalg.eigvalsh(covariance)[: self.n - m].clamp_min(0).sum())
                 chosen.append((left, kind, intrinsic, torch.zeros(self.n - m, dtype=torch.long)))
             else:
                 intrinsic, sources, left = choose_depthwise(moments, m, self.groups)
@@ -303,12 +304,16 @@ class SiteProblem:
     def _fit_primary(self, module: GhostModule, system: Moments) -> None:
         """Filters of the intrinsic maps, by :meth:`_regress`."""
         kept = module.original_channels()[0].to(self.device)
-        if self.settings.rank and module.cheap == "pointwise" and self.groups == 1 and self.act is None:
+        if self._is_one_product(module.cheap):
             weights, shift = self._reduce(*self._regress(system, torch.arange(self.n, device=self.device)), system, kept)
         else:
             weights, shift = self._regress(system, kept)
         _install_filters(module.primary_conv[0], self._norm_of(module.primary_conv), system, weights, shift,
                          self.conv.weight.detach()[kept].flatten(1).norm(dim=1))  # fmt: skip
+
+    def _is_one_product(self, kind: Cheap) -> bool:
+        """Whether intrinsic maps and ghosts together are one linear map of their rank."""
+        return self.settings.rank and kind == "pointwise" and self.groups == 1 and self.act is None
 
     def _reduce(self, weights: Tensor, shift: Tensor, system: Moments, kept: Tensor) -> tuple[Tensor, Tensor]:
         """Cut the filters of all channels to the rank of the intrinsic maps, such that most of what they predict is kept.

@@ -4,9 +4,9 @@ from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
-from .least_squares import WIDEST
+from .least_squares import WIDEST, Batch
 from .modules import ReducedLinear
 from .moments import Moments
 
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 @torch.no_grad()
 def fit_linear(
-    name: str, module: ReducedLinear, original: nn.Linear, batches: Callable[[], Iterator[tuple[Tensor, Tensor]]], ridge: float
+    name: str, module: ReducedLinear, original: nn.Linear, batches: Callable[[], Iterator[Batch]], ridge: float
 ) -> "Outcome":
     """Ridge regression towards the original's weight, cut to the rank that keeps most of what it predicts.
 
@@ -29,9 +29,9 @@ def fit_linear(
         return Outcome(name, reason=f"{features} inputs are too many to solve for")
     system = Moments.zeros(1, features, targets, original.weight.device, original.bias is not None)
     before = 0.0
-    for inputs, wanted in batches():
-        before += float((module(inputs) - wanted).double().square().sum())
-        system.add(inputs.flatten(0, -2)[None], wanted.flatten(0, -2)[None])
+    for batch in batches():
+        before += float((module(batch.inputs) - batch.own).double().square().sum())
+        system.add(batch.inputs.flatten(0, -2)[None], batch.own.flatten(0, -2)[None])
     weights = system.solve(ridge, original.weight.detach().double().T[None])[0]  # (in, out)
     gram = weights.T @ system.covariance()[0] @ weights
     basis = torch.linalg.eigh((gram + gram.T) / 2).eigenvectors[:, -module.rank :]
@@ -39,15 +39,13 @@ def fit_linear(
     module.expand.weight.copy_(basis)
     if module.expand.bias is not None:
         module.expand.bias.copy_(system.mean_y[0] - system.mean_x[0] @ weights @ basis @ basis.T)
-    after = sum(float((module(inputs) - wanted).double().square().sum()) for inputs, wanted in batches())
+    after = sum(float((module(batch.inputs) - batch.own).double().square().sum()) for batch in batches())
     total = max(float(system.variance().sum()) * system.count, 1e-30)
     return Outcome(name, before / total, after / total)
 
 
 @torch.no_grad()
-def refit_linear(
-    module: nn.Linear, original: nn.Linear, batches: Callable[[], Iterator[tuple[Tensor, Tensor]]], ridge: float
-) -> None:
+def refit_linear(module: nn.Linear, original: nn.Linear, batches: Callable[[], Iterator[Batch]], ridge: float) -> None:
     """Ridge regression of a layer that was not converted towards the original's weight, in place.
 
     A classifier sees one position an image, so the ridge grows with the unknowns that there are to each.
@@ -55,8 +53,8 @@ def refit_linear(
     if module.in_features > WIDEST:
         return
     system = Moments.zeros(1, module.in_features, module.out_features, original.weight.device, original.bias is not None)
-    for inputs, wanted in batches():
-        system.add(inputs.flatten(0, -2)[None].float(), wanted.flatten(0, -2)[None].float())
+    for batch in batches():
+        system.add(batch.inputs.flatten(0, -2)[None].float(), batch.own.flatten(0, -2)[None].float())
     strength = max(ridge, module.in_features / system.count)
     weights = system.solve(strength, original.weight.detach().double().T[None])[0]
     module.weight.copy_(weights.T)

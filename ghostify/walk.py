@@ -188,7 +188,7 @@ class Pair:
         norm = site.norm_name.removeprefix(self.prefix) if site.norm_name else None
         try:
             if site.kind == "linear":
-                refit_linear(module, site.module, self._linear_batches(node, twin), self.owner.settings.ridge)
+                refit_linear(module, site.module, self._batches(node, twin), self.owner.settings.ridge)
             else:
                 problem = self._problem(site, node, twin, module)
                 problem.solve_dense(module, self.modules[0][norm] if norm else None)
@@ -208,10 +208,15 @@ class Pair:
             for earlier in self.student.ancestors([sums[0].shortcut]):
                 if earlier.op == "call_module" and earlier is not node:
                     self._visit(earlier)
-        source = (self.student, node) if settings.asymmetric else (self.teacher, twin)
-        inputs = source[1].all_input_nodes[0]
-        student_nodes = [inputs] if settings.asymmetric else []
-        teacher_nodes = [twin] if settings.asymmetric else [twin, inputs]
+        batches = self._batches(node, twin, sums)
+        return SiteProblem(site, module, batches, self.images, settings, sums[0].act if sums else None)
+
+    def _batches(self, node: fx.Node, twin: fx.Node, sums: tuple[Sum, Sum] | None = None) -> Callable[[], Iterator[Batch]]:
+        """What a layer sees and should give, batch by batch, anew at each call."""
+        asymmetric = self.owner.settings.asymmetric
+        inputs = (node if asymmetric else twin).all_input_nodes[0]
+        student_nodes = [inputs] if asymmetric else []
+        teacher_nodes = [twin] if asymmetric else [twin, inputs]
         if sums is not None:
             student_nodes.append(sums[0].shortcut)
             teacher_nodes.append(sums[1].node)
@@ -219,11 +224,16 @@ class Pair:
         def batches() -> Iterator[Batch]:
             mine = self.student.run(student_nodes, keep=student_nodes)
             theirs = self.teacher.run(teacher_nodes, keep=teacher_nodes)
-            pairs = ((s[0] if settings.asymmetric else t[1], s, t) for s, t in zip(mine, theirs, strict=True))
-            for x, s, t in _even(pairs):
-                yield Batch(x, t[0], t[-1], s[-1]) if sums is not None else Batch(x, t[0])
+            uneven = False
+            for s, t in zip(mine, theirs, strict=True):  # to the end, so that both networks have run everything
+                x = s[0] if asymmetric else t[1]
+                uneven = uneven or len(x) != len(t[0]) or not x.numel()
+                if not uneven:
+                    yield Batch(x, t[0], t[-1], s[-1]) if sums is not None else Batch(x, t[0])
+            if uneven:
+                raise UnevenError
 
-        return SiteProblem(site, module, batches, self.images, settings, sums[0].act if sums else None)
+        return batches
 
     def _release(self) -> None:
         if not self.owner.blocks:
@@ -285,28 +295,15 @@ class Pair:
         return sum(n.op == "call_module" and self.prefix + str(n.target) in self.owner.sites for n in seen)
 
     def _linear(self, name: str, node: fx.Node, twin: fx.Node, module: ReducedLinear) -> None:
-        batches = self._linear_batches(node, twin)
+        original, ridge = self.owner.sites[name].module, self.owner.settings.ridge
         try:
-            outcome = fit_linear(name, module, self.owner.sites[name].module, batches, self.owner.settings.ridge)
+            outcome = fit_linear(name, module, original, self._batches(node, twin), ridge)
         except UnevenError:
             outcome = Outcome(name, reason=UNEVEN)
         finally:
             self._release()
         self.owner.outcomes[name] = outcome
         self.owner.on_site(outcome)
-
-    def _linear_batches(self, node: fx.Node, twin: fx.Node) -> Callable[[], Iterator[tuple[Tensor, Tensor]]]:
-        inputs = (node if self.owner.settings.asymmetric else twin).all_input_nodes[0]
-
-        def batches() -> Iterator[tuple[Tensor, Tensor]]:
-            mine = self.student.run([inputs] if self.owner.settings.asymmetric else [], keep=[inputs])
-            wanted = [twin] if self.owner.settings.asymmetric else [twin, inputs]
-            theirs = self.teacher.run(wanted, keep=wanted)
-            asymmetric = self.owner.settings.asymmetric
-            for x, _, t in _even((s[0] if asymmetric else t[1], s, t) for s, t in zip(mine, theirs, strict=True)):
-                yield x, t[0]
-
-        return batches
 
     def _install(self, name: str, target: str, fitted: Fitted) -> None:
         parent, _, child = target.rpartition(".")
@@ -322,21 +319,6 @@ class UnevenError(Exception):
 
 
 UNEVEN = "sees nothing, or another number of things than the teacher's, on some images"
-
-
-def _even(triples: Iterator[tuple[Tensor, list[Any], list[Any]]]) -> Iterator[tuple[Tensor, list[Any], list[Any]]]:
-    """Input, student's and teacher's values of each batch, as long as input and the teacher's output go together.
-
-    Raises:
-        UnevenError: they do not; raised at the end, when both networks have run everything.
-    """
-    uneven = False
-    for x, mine, theirs in triples:
-        uneven = uneven or len(x) != len(theirs[0]) or not x.numel()
-        if not uneven:
-            yield x, mine, theirs
-    if uneven:
-        raise UnevenError
 
 
 def _lies_in(name: str, folder: str) -> bool:
