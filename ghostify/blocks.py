@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor, fx, nn
 
-from .least_squares import affine_of
+from .affine import affine_of
 from .sites import Site
 from .stream import Stream
 

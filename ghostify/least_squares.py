@@ -13,6 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from .affine import Affine, affine_of, install_filters, set_norm
 from .choose import MapMoments, choose_depthwise, choose_pointwise
 from .modules import Cheap, GhostModule
 from .moments import Moments
@@ -58,30 +59,6 @@ class Fitted:
     before: float
     after: float
     notes: tuple[str, ...] = ()
-
-
-@dataclass(frozen=True)
-class Affine:
-    """What a norm does to each channel in evaluation mode."""
-
-    scale: Tensor
-    shift: Tensor
-
-
-def affine_of(norm: Any, channels: int, like: Tensor) -> Affine | None:
-    """The norm as scale and shift; identity where there is none; None where it depends on the image."""
-    if norm is None:
-        return Affine(torch.ones(channels).to(like), torch.zeros(channels).to(like))
-    mean, var = getattr(norm, "running_mean", None), getattr(norm, "running_var", None)
-    if mean is None or var is None or mean.shape != (channels,):
-        return None
-    scale = (var.double() + getattr(norm, "eps", 0.0)).rsqrt()
-    if getattr(norm, "weight", None) is not None:
-        scale = scale * norm.weight.double()
-    shift = -mean.double() * scale
-    if getattr(norm, "bias", None) is not None:
-        shift = shift + norm.bias.double()
-    return Affine(scale.to(like), shift.to(like))
 
 
 class SiteProblem:
@@ -308,7 +285,7 @@ class SiteProblem:
             weights, shift = self._reduce(*self._regress(system, torch.arange(self.n, device=self.device)), system, kept)
         else:
             weights, shift = self._regress(system, kept)
-        _install_filters(module.primary_conv[0], self._norm_of(module.primary_conv), system, weights, shift,
+        install_filters(module.primary_conv[0], self._norm_of(module.primary_conv), system, weights, shift,
                          self.conv.weight.detach()[kept].flatten(1).norm(dim=1))  # fmt: skip
 
     def _is_one_product(self, kind: Cheap) -> bool:
@@ -380,7 +357,7 @@ class SiteProblem:
         system, _ = self._survey(True, [])
         assert system is not None
         weights, shift = self._regress(system, torch.arange(self.n, device=self.device))
-        _install_filters(conv, norm, system, weights, shift, self.conv.weight.detach().flatten(1).norm(dim=1))
+        install_filters(conv, norm, system, weights, shift, self.conv.weight.detach().flatten(1).norm(dim=1))
 
     def _acts(self) -> bool:
         return self.act is not None or self.after is not None
@@ -399,7 +376,7 @@ class SiteProblem:
             sums.add(given.T[:, :, None], target[:, kept].T[:, :, None])
         gain = sums.solve(self.settings.ridge, self.affine.scale[kept].double().view(-1, 1, 1))[:, 0, 0]
         variance = sums.covariance()[:, 0, 0].clamp_min(0)
-        _set_norm(norm, gain, sums.mean_y[:, 0], sums.mean_x[:, 0], variance)
+        set_norm(norm, gain, sums.mean_y[:, 0], sums.mean_x[:, 0], variance)
 
     def _fit_cheap(self, module: GhostModule) -> None:
         """Each ghost on the maps it is made from."""
@@ -446,7 +423,7 @@ class SiteProblem:
             step = solver(products / count - system.mean_x[:, :, None] * mean[:, None], -weights)
             weights = weights + step
             shift = shift + mean - (system.mean_x[:, None] @ step)[:, 0] * intercept
-        _install_filters(conv, norm, system, weights, shift, self.conv.weight.detach()[made].flatten(1).norm(dim=1))
+        install_filters(conv, norm, system, weights, shift, self.conv.weight.detach()[made].flatten(1).norm(dim=1))
 
     def _norm_of(self, part: Any) -> Any:
         return part[1] if self.norm is not None else None
@@ -475,42 +452,3 @@ class SiteProblem:
             count += len(target)
         total = float((squares - sums**2 / max(count, 1)).clamp_min(0).sum())
         return wrong / max(total, 1e-30)
-
-
-def _install_filters(conv: Any, norm: Any, system: Moments, weights: Tensor, shift: Tensor, length: Tensor) -> None:
-    """Set a convolution and its norm to a solution of ``system``, (groups, unknowns, channels) and (groups, channels)."""
-    variance = ((system.covariance() @ weights) * weights).sum(1).flatten()
-    mean = (system.mean_x[:, None] @ weights)[:, 0].flatten()
-    _install(conv, norm, weights.mT.reshape(conv.weight.shape), shift.flatten(), mean, variance, length)
-
-
-def _install(conv: Any, norm: Any, weights: Tensor, shift: Tensor, mean: Tensor, variance: Tensor, length: Tensor) -> None:
-    """Set a convolution and its norm to a solution ``weights * patch + shift``.
-
-    Under a norm the filters get the length of the original's: any other length would be another learning rate later on.
-
-    Args:
-        weights: of the shape of the convolution's weight; shift, mean and variance of ``weights * patch``: (channels,).
-        length: (channels,) of the original filters.
-    """
-    if norm is None:
-        conv.weight.copy_(weights)
-        if conv.bias is not None:
-            conv.bias.copy_(shift)
-        return
-    solved = weights.flatten(1).norm(dim=1)
-    scale = torch.where((length > 1e-12) & (solved > 1e-12), length.double() / solved, 1.0)  # a dead channel stays dead
-    conv.weight.copy_(weights * scale.view(-1, *[1] * (weights.dim() - 1)))
-    if getattr(conv, "bias", None) is not None:
-        conv.bias.zero_()
-    _set_norm(norm, 1 / scale, shift + mean, mean * scale, variance.clamp_min(0) * scale**2)
-
-
-def _set_norm(norm: Any, gain: Tensor, centre: Tensor, mean: Tensor, variance: Tensor) -> None:
-    """Make the norm ``gain * (value - mean) + centre`` for values of this mean and variance."""
-    norm.running_mean.copy_(mean)
-    norm.running_var.copy_(variance)
-    if getattr(norm, "weight", None) is not None:
-        norm.weight.copy_(gain * (norm.running_var.double() + norm.eps).sqrt())
-    if getattr(norm, "bias", None) is not None:
-        norm.bias.copy_(centre)
