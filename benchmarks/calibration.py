@@ -215,10 +215,12 @@ class Bench:
         cheap = "auto" if trial.method == "pruning" else trial.arm
         student = ghostify.convert(teacher, trial.ratio, cheap=cheap, init=options.pop("init", "warm"))
         dense = measure(teacher, (example,)).flops
-        start, setting = time.perf_counter(), None
+        setting = None
         if trial.method == "pruning":
             share = measure(student, (example,)).flops / dense
             setting = self.best_setting(trial.network, trial.arm, share)
+        start = time.perf_counter()
+        if setting is not None:
             student = prune(teacher, example, share, trial.arm, setting, few, few_labels, trial.seed)
             ghostify.reestimate_norms(student, few)
         else:

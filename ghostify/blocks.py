@@ -13,15 +13,17 @@ import torch
 from torch import Tensor, fx, nn
 
 from .affine import affine_of
+from .rotated_adam import RotatedAdam, input_bases
 from .sites import Site
 from .stream import Stream
 
 
 @dataclass(frozen=True)
 class BlockSettings:
-    """``steps`` of Adam for each block; each moves a parameter by about ``lr`` of its size, less and less along a cosine."""
+    """``steps`` of :class:`RotatedAdam` for each block; each moves a parameter by about ``lr`` of its size, less and less
+    along a cosine."""
 
-    steps: int = 200
+    steps: int = 400
     lr: float = 2e-2
     seed: int = 0
 
@@ -45,7 +47,6 @@ def train_block(student: Stream, teacher: Stream, end: End, modules: Sequence[nn
     for p in parameters:
         p.requires_grad_(True)
     rates = [settings.lr * size for size in _sizes(modules, parameters)]
-    optimizer = torch.optim.Adam([{"params": [p], "lr": rate} for p, rate in zip(parameters, rates, strict=True)])
     generator = torch.Generator().manual_seed(settings.seed)
     order: list[int] = []
 
@@ -60,8 +61,13 @@ def train_block(student: Stream, teacher: Stream, end: End, modules: Sequence[nn
     def total() -> float:
         return sum(float(loss_of(index)) for index in range(len(student)))
 
-    start, before = [p.detach().clone() for p in parameters], total()
+    start = [p.detach().clone() for p in parameters]
     try:
+        with input_bases(modules) as bases:
+            before = total()
+        optimizer = RotatedAdam(
+            {"params": [p], "lr": rate, "basis": bases.get(id(p))} for p, rate in zip(parameters, rates, strict=True)
+        )
         for step in range(settings.steps):
             if not order:
                 order = torch.randperm(len(student), generator=generator).tolist()

@@ -15,7 +15,7 @@ from .calibration_report import CalibrationReport, SiteResult
 from .convert import check_model
 from .copying import copy_shared, copy_swapped
 from .errors import ArgumentError, ArgumentTypeError
-from .images import as_calls, peek
+from .images import as_calls, copied, peek
 from .least_squares import Settings
 from .modules import GhostModule, ReducedLinear
 from .norms import run_checked, settle_norms
@@ -25,6 +25,7 @@ from .spool import Spool
 from .walk import Outcome, Walk
 
 METHODS = ("least_squares", "block")
+VIEWS = 1024  # images and copies of them, beyond which none are made unless asked for
 MEMORY = 512 << 20  # bytes of feature maps held; what is above goes to a temporary file
 
 
@@ -37,8 +38,9 @@ def calibrate(
     max_images: int = 1024,
     batch_size: int = 32,
     ridge: float = 3e-2,
-    steps: int = 200,
+    steps: int = 400,
     lr: float = 2e-2,
+    copies: int | None = None,
     seed: int = 0,
     progress: bool = False,
 ) -> CalibrationReport:
@@ -65,6 +67,9 @@ def calibrate(
         ridge: pull towards the original filters, relative to the mean variance of a layer's inputs.
         steps: gradient steps for each block.
         lr: by which part of its size a parameter moves in the first of them (Adam, falling to zero along a cosine).
+        copies: how often each image is used once more, mirrored and shifted by up to an eighth; 0 for images that mean
+            something else then. None: with ``"block"`` up to three, as long as that makes 1,024 images at most, with
+            ``"least_squares"`` none. Only (N, C, H, W) tensors are copied.
         seed: of the positions that wide layers sample and of the order of batches.
         progress: show a progress bar.
 
@@ -78,14 +83,14 @@ def calibrate(
         >>> student = ghostify.convert(teacher, ratio=2, cheap="auto")
         >>> print(ghostify.calibrate(student, teacher, images))
     """
-    _check_choice(method, max_images, batch_size, steps)
+    _check_choice(method, max_images, batch_size, steps, copies)
     if not (isinstance(ridge, (int, float)) and 0 < ridge < float("inf")):
         raise ArgumentError(f"ridge must be a number above 0, not {ridge!r}")
     if not (isinstance(lr, (int, float)) and 0 < lr < float("inf")):
         raise ArgumentError(f"lr must be a number above 0, not {lr!r}")
     settings = Settings(ridge=float(ridge), seed=seed)
     blocks = BlockSettings(steps, float(lr), seed) if method == "block" else None
-    return calibrate_with(student, teacher, images, settings, blocks, max_images, batch_size, progress)
+    return calibrate_with(student, teacher, images, settings, blocks, max_images, batch_size, progress, copies)
 
 
 def calibrate_with(
@@ -97,6 +102,7 @@ def calibrate_with(
     max_images: int = 1024,
     batch_size: int = 32,
     progress: bool = False,
+    copies: int | None = None,
 ) -> CalibrationReport:
     """:func:`calibrate` with every setting, those that only ablations change among them."""
     start = time.perf_counter()
@@ -110,6 +116,7 @@ def calibrate_with(
         parameter.requires_grad_(False)
     with Spool(calls, MEMORY) as held, _bar(len(sites), progress) as advance:
         images_seen = sum(_count(args) for args, _ in held)
+        _add_copies(held, _default_copies(images_seen, blocks) if copies is None else copies, settings.seed)
         walk = Walk(work, original, sites, dense, settings, MEMORY, advance, blocks)
         with torch.no_grad():
             walk.run(held)
@@ -124,14 +131,32 @@ def calibrate_with(
     )
 
 
-def _check_choice(method: Any, max_images: Any, batch_size: Any, steps: Any) -> None:
+def _default_copies(images: int, blocks: BlockSettings | None) -> int:
+    return 0 if blocks is None else max(0, min(3, VIEWS // images - 1))
+
+
+def _add_copies(calls: Spool, copies: int, seed: int) -> None:
+    generator = torch.Generator().manual_seed(seed)
+    for number in range(copies):
+        for index in range(len(calls) // (number + 1)):
+            made = copied(calls[index], number, generator)
+            if made is None:
+                return
+            calls.append(made)
+
+
+def _check_choice(method: Any, max_images: Any, batch_size: Any, steps: Any, copies: Any) -> None:
     if method not in METHODS:
         raise ArgumentError(f"method must be one of {', '.join(map(repr, METHODS))}, not {method!r}")
-    for name, value in (("max_images", max_images), ("batch_size", batch_size), ("steps", steps)):
+    numbers = {"max_images": max_images, "batch_size": batch_size, "steps": steps}
+    if copies is not None:
+        numbers["copies"] = copies
+    for name, value in numbers.items():
         if isinstance(value, bool) or not isinstance(value, int):
             raise ArgumentTypeError(f"{name} must be a whole number, not {value!r}")
-        if value < 1:
-            raise ArgumentError(f"{name} must be at least 1, not {value!r}")
+        least = 0 if name == "copies" else 1
+        if value < least:
+            raise ArgumentError(f"{name} must be at least {least}, not {value!r}")
 
 
 def _check_pair(student: nn.Module, teacher: nn.Module) -> tuple[Recipe, dict[str, Site], dict[str, Site]]:

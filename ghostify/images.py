@@ -149,6 +149,29 @@ def _transform(model: nn.Module) -> tuple[Any, bool]:
     return v2.Compose([v2.Resize(round(side * 256 / 224)), v2.CenterCrop(side), *tensor, normalize]), True
 
 
+def copied(call: Arguments, number: int, generator: torch.Generator) -> Arguments | None:
+    """A batch of images again, as if the pictures had been taken a little differently: mirrored (the first copy), then
+    shifted by up to an eighth too, a random half of them mirrored. None where it is not one tensor (N, C, H, W)."""
+    (images, *others), kwargs = call
+    if others or kwargs or not isinstance(images, Tensor) or images.dim() != 4:
+        return None
+    flip = torch.ones(len(images), dtype=torch.bool)
+    if number > 0:
+        flip = torch.rand(len(images), generator=generator) < 0.5
+    made = torch.where(flip.to(images.device)[:, None, None, None], images.flip(-1), images)
+    if number > 0:
+        made = torch.stack([_shifted(image, generator) for image in made])
+    return (made,), {}
+
+
+def _shifted(image: Tensor, generator: torch.Generator) -> Tensor:
+    height, width = image.shape[1:]
+    y, x = height // 8, width // 8
+    top, left = (int(torch.randint(2 * most + 1, (1,), generator=generator)) for most in (y, x))
+    padded = nn.functional.pad(image[None], (x, x, y, y), mode="reflect")[0]
+    return padded[:, top : top + height, left : left + width]
+
+
 def peek(calls: Iterator[Arguments]) -> tuple[Arguments, Iterator[Arguments]]:
     """The first batch, and all batches."""
     first = next(calls)

@@ -17,10 +17,12 @@ import ghostify
 from ghostify.blocks import BlockSettings
 from ghostify.calibrate import calibrate_with
 from ghostify.choose import choose_pointwise
+from ghostify.images import copied
 from ghostify.least_squares import Settings, SiteProblem
 from ghostify.moments import Moments
 from ghostify.patches import Taps
 from ghostify.recipe import recipe_of
+from ghostify.rotated_adam import RotatedAdam, input_bases
 from ghostify.spool import Spool
 
 calibrate_module = importlib.import_module("ghostify.calibrate")
@@ -223,6 +225,77 @@ def test_blocks_come_closer_still(name):
         calibrate_with(student, teacher, x, Settings(dense=False), blocks)
         errors.append(error(student, teacher, held_out))
     assert errors[1] < errors[0]
+
+
+def correlated_regression():
+    """A convolution to be found from inputs whose channels are nearly alike."""
+    x = torch.randn(16, 1, 8, 8) + 0.03 * torch.randn(16, 12, 8, 8)
+    wanted = nn.Conv2d(12, 4, 3, padding=1)(x).detach()
+    return x, wanted, nn.Conv2d(12, 4, 3, padding=1)
+
+
+def losses(optimizer, conv, x, wanted, steps):
+    found = []
+    for _ in range(steps):
+        loss = (conv(x) - wanted).square().mean()
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+        found.append(float(loss.detach()))
+    return found
+
+
+def test_rotated_adam_without_a_basis_is_adam():
+    x, wanted, conv = correlated_regression()
+    twin = copy.deepcopy(conv)
+    groups = [{"params": [p], "lr": 0.01, "basis": None} for p in conv.parameters()]
+    ours = losses(RotatedAdam(groups), conv, x, wanted, 20)
+    theirs = losses(torch.optim.Adam(twin.parameters(), lr=0.01, betas=(0.9, 0.95)), twin, x, wanted, 20)
+    assert ours == pytest.approx(theirs, rel=1e-5)
+
+
+def test_rotated_adam_sees_through_channels_that_are_alike():
+    x, wanted, conv = correlated_regression()
+    twin = copy.deepcopy(conv)
+    with input_bases([nn.Sequential(conv, nn.Conv2d(4, 4, 3, groups=4))]) as bases:
+        conv(x)
+    basis = bases.pop(id(conv.weight))
+    assert not bases  # channels of a depthwise convolution do not meet
+    assert torch.allclose(basis @ basis.T, torch.eye(12), atol=1e-5)
+    groups = [{"params": [p], "lr": 0.01, "basis": basis if p.dim() > 1 else None} for p in conv.parameters()]
+    ours = losses(RotatedAdam(groups), conv, x, wanted, 200)
+    theirs = losses(torch.optim.Adam(twin.parameters(), lr=0.01, betas=(0.9, 0.95)), twin, x, wanted, 200)
+    assert ours[-1] < 0.2 * theirs[-1]
+
+
+def test_copies_are_mirrored_then_shifted_too():
+    x = images(40, size=16)
+    generator = torch.Generator().manual_seed(0)
+    ((mirrored,), _), ((moved,), _) = (copied(((x,), {}), number, generator) for number in (0, 1))
+    assert torch.equal(mirrored, x.flip(-1))
+    own = [torch.equal(a, b) or torch.equal(a, b.flip(-1)) for a, b in zip(moved, x, strict=True)]
+    assert moved.shape == x.shape
+    assert sum(own) < 8  # one place in 25 is no shift
+    # away from the edges every picture, or its mirror image, is found again
+    for a, b in zip(moved, x, strict=True):
+        inner = a[:, 2:-2, 2:-2]
+        places = [w for view in (b, b.flip(-1)) for w in view.unfold(1, 12, 1).unfold(2, 12, 1).flatten(1, 2).unbind(1)]
+        assert any(torch.equal(inner, place) for place in places)
+    assert copied((([x[0]],), {}), 0, generator) is None  # a detector's list
+    assert copied(((x[0],), {}), 0, generator) is None
+
+
+@pytest.mark.parametrize("copies", [None, 0, 2])
+def test_copies_help_where_images_are_few(copies):
+    """Held-out error with copies is below that without; their number is only what was asked for."""
+    teacher = trained(chain(wide(16, 24), nn.BatchNorm2d(24), nn.ReLU()))
+    student = ghostify.convert(teacher, 2)
+    report = ghostify.calibrate(student, teacher, images(16), steps=60, copies=copies)
+    assert report.images == 16
+    plain = ghostify.convert(teacher, 2)
+    ghostify.calibrate(plain, teacher, images(16), steps=60, copies=0)
+    errors = [error(s, teacher, images(64, seed=5)) for s in (student, plain)]
+    assert errors[0] == errors[1] if copies == 0 else errors[0] < errors[1]
 
 
 class Proposing(nn.Module):
@@ -582,6 +655,8 @@ TEACHER = trained(Residual())
         ({"max_images": 2.5}, "max_images"),
         ({"batch_size": 0}, "batch_size"),
         ({"steps": 0}, "steps"),
+        ({"copies": -1}, "copies"),
+        ({"copies": 1.5}, "copies"),
         ({"lr": -1}, "lr"),
         ({"ridge": 0}, "ridge"),
         ({"teacher": Residual(24)}, "has other|is 24|→"),

@@ -1,0 +1,79 @@
+"""Adam in the eigenbasis of what each layer sees."""
+
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+
+class RotatedAdam(torch.optim.Optimizer):
+    """Adam whose steps are scaled along the principal axes of a layer's inputs and not along its channels.
+
+    Channels of one map are alike, so that plain Adam creeps along what they share out. This is SOAP (Vyas et al., 2024,
+    https://arxiv.org/abs/2409.11321) with one basis for each layer, of its input channels, found once.
+
+    Args:
+        groups: each with ``params`` (one parameter), ``lr`` and ``basis``: orthonormal (channels, channels), or None.
+    """
+
+    def __init__(self, groups: Iterable[dict[str, Any]], betas: tuple[float, float] = (0.9, 0.95), eps: float = 1e-8):
+        super().__init__(list(groups), {"betas": betas, "eps": eps})
+
+    @torch.no_grad()
+    def step(self, closure: None = None) -> None:  # type: ignore[override]
+        for group in self.param_groups:
+            (parameter,), basis, (fast, slow) = group["params"], group["basis"], group["betas"]
+            if parameter.grad is None:
+                continue
+            gradient = _turned(parameter.grad, basis)
+            state = self.state[parameter]
+            if not state:
+                state.update(step=0, mean=torch.zeros_like(gradient), square=torch.zeros_like(gradient))
+            state["step"] += 1
+            state["mean"].lerp_(gradient, 1 - fast)
+            state["square"].mul_(slow).addcmul_(gradient, gradient, value=1 - slow)
+            size = (state["square"] / (1 - slow ** state["step"])).sqrt_().add_(group["eps"])
+            move = state["mean"] / (1 - fast ** state["step"]) / size
+            parameter.sub_(_turned(move, None if basis is None else basis.T), alpha=group["lr"])
+
+
+def _turned(values: Tensor, basis: Tensor | None) -> Tensor:
+    """(K, C, *) with its channels in another basis."""
+    return values if basis is None else torch.einsum("kc...,cd->kd...", values, basis)
+
+
+@contextmanager
+def input_bases(modules: Sequence[nn.Module]) -> Iterator[dict[int, Tensor]]:
+    """Watch what layers see while this is open; afterwards the dict has their bases, by ``id`` of the weight.
+
+    Grouped and depthwise convolutions have none: their channels don't meet.
+    """
+    moments: dict[int, Tensor] = {}
+    bases: dict[int, Tensor] = {}
+
+    def note(layer: Any, inputs: tuple[Tensor, ...]) -> None:
+        axis = -1 if isinstance(layer, nn.Linear) else 1
+        x = inputs[0].detach().movedim(axis, 0).flatten(1)
+        key = id(layer.weight)
+        moments[key] = moments.get(key, 0) + (x @ x.T).double()
+
+    layers = [layer for module in modules for layer in module.modules() if _mixes(layer)]
+    handles = [layer.register_forward_pre_hook(note) for layer in layers]
+    try:
+        yield bases
+    finally:
+        for handle in handles:
+            handle.remove()
+    for layer in layers:
+        weight: Any = layer.weight
+        if id(weight) in moments:
+            bases[id(weight)] = torch.linalg.eigh(moments[id(weight)]).eigenvectors.to(weight)
+
+
+def _mixes(layer: Any) -> bool:
+    """Whether a layer's filters see all its input channels."""
+    if isinstance(layer, nn.Linear):
+        return True
+    return isinstance(layer, nn.modules.conv._ConvNd) and not layer.transposed and layer.groups == 1
