@@ -7,6 +7,7 @@ from pathlib import Path
 
 import matplotlib as mpl
 from matplotlib.patches import FancyArrowPatch, FancyBboxPatch, Rectangle
+from readme import trials
 
 import ghostify
 
@@ -78,7 +79,45 @@ def savings() -> None:
     ax.figure.savefig(DOCS / "resnet50_savings.png", dpi=110)
 
 
+def calibration_curves() -> None:
+    """Accuracy straight after calibration against FLOPs and against the number of images, of seed 0."""
+    rows = [row for row in trials() if row["seed"] == 0 and not row["variant"]]
+    fig, axes = plt.subplots(2, 2, figsize=(10.6, 7.4), layout="constrained", sharey="row")
+    for (left, right), network in zip(axes, ("resnet56", "vgg16_bn"), strict=True):
+        mine = [row for row in rows if row["network"] == network]
+        for (method, arm), (name, style) in CURVES.items():
+            found = [row for row in mine if (row["method"], row["arm"]) == (method, arm)]
+            for ax, chosen, key in (
+                (left, [row for row in found if row["images"] == 256], "flops_share"),
+                (right, [row for row in found if row["ratio"] == 2], "images"),
+            ):
+                points = sorted((row[key] * (100 if key == "flops_share" else 1), row["top1"]) for row in chosen)
+                if len(points) > 1:
+                    ax.plot(*zip(*points, strict=True), label=name, marker="o", ms=4, lw=1.6, **style)
+        for ax in (left, right):
+            ax.axhline(mine[0]["base"], color=INK, lw=1, ls=":")
+            ax.grid(alpha=0.25)
+            ax.spines[["top", "right"]].set_visible(False)
+        left.annotate("original", (left.get_xlim()[0], mine[0]["base"]), xytext=(2, 3), textcoords="offset points", fontsize=9)
+        left.set(xlabel="FLOPs, % of the original", ylabel=f"{network}: top-1, %", title="256 images, ratios 4 to 1.5")
+        right.set(xlabel="calibration images", xscale="log", title="ratio 2")
+        right.set_xticks(sorted({row["images"] for row in mine}), labels=sorted({row["images"] for row in mine}))
+        right.minorticks_off()
+    axes[0, 0].legend(frameon=False, fontsize=9)
+    fig.savefig(DOCS / "calibration_curves.png", dpi=110)
+
+
+CURVES = {
+    ("block", "auto"): ("ghostify, block", {"color": "#173f6b"}),
+    ("least_squares", "auto"): ("ghostify, least_squares", {"color": INTRINSIC}),
+    ("least_squares", "depthwise"): ("ghostify, least_squares, depthwise", {"color": GHOST}),
+    ("pruning", "l2"): ("torch-pruning, L2", {"color": "#c2571a", "ls": "--"}),
+    ("pruning", "taylor"): ("torch-pruning, Taylor", {"color": "#e3a06b", "ls": "--"}),
+}
+
+
 if __name__ == "__main__":
     DOCS.mkdir(exist_ok=True)
     how_it_works()
     savings()
+    calibration_curves()

@@ -111,7 +111,8 @@ def calibration() -> str:
     """Mean over seeds of the images, and the range."""
     groups: dict[tuple[str, str, str], list[Any]] = {}
     for row in trials():
-        if row["ratio"] == 2 and not row["variant"] and row["images"] in (250, 256):
+        images = 256 if row["network"] in ("resnet56", "vgg16_bn") else 250
+        if row["ratio"] == 2 and not row["variant"] and row["images"] == images:
             groups.setdefault((row["network"], row["method"], row["arm"]), []).append(row)
     networks = ("resnet56", "vgg16_bn", "resnet18", "mobilenet_v2")
     arms = [("block", "auto"), *(("least_squares", arm) for arm in ("auto", "depthwise"))]

@@ -25,6 +25,7 @@ class BlockSettings:
 
     steps: int = 400
     lr: float = 2e-2
+    rotate: bool = True  # False is plain Adam, for an ablation
     seed: int = 0
 
 
@@ -66,7 +67,8 @@ def train_block(student: Stream, teacher: Stream, end: End, modules: Sequence[nn
         with input_bases(modules) as bases:
             before = total()
         optimizer = RotatedAdam(
-            {"params": [p], "lr": rate, "basis": bases.get(id(p))} for p, rate in zip(parameters, rates, strict=True)
+            {"params": [p], "lr": rate, "basis": bases.get(id(p)) if settings.rotate else None}
+            for p, rate in zip(parameters, rates, strict=True)
         )
         for step in range(settings.steps):
             if not order:

@@ -89,7 +89,7 @@ def calibrate(
     if not (isinstance(lr, (int, float)) and 0 < lr < float("inf")):
         raise ArgumentError(f"lr must be a number above 0, not {lr!r}")
     settings = Settings(ridge=float(ridge), seed=seed)
-    blocks = BlockSettings(steps, float(lr), seed) if method == "block" else None
+    blocks = BlockSettings(steps, float(lr), seed=seed) if method == "block" else None
     return calibrate_with(student, teacher, images, settings, blocks, max_images, batch_size, progress, copies)
 
 

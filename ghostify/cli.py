@@ -152,6 +152,7 @@ def calibrate(
     linear_ratio: LinearRatio = None,
     method: Annotated[str, typer.Option(help="block (best) or least_squares (closed form alone).")] = "block",
     max_images: Annotated[int, typer.Option(help="Read so many images at most.")] = 1024,
+    copies: Annotated[int | None, typer.Option(help="Mirrored and shifted copies of each; 0 where that is no picture.")] = None,
     plot: Annotated[Path | None, typer.Option(help="Also draw each site's error into this file.")] = None,
     as_json: Json = False,
 ) -> None:
@@ -169,7 +170,10 @@ def calibrate(
 
     network = _trained_network(out, model, factory, weights, pretrained)
     student = make_student(network, ratio, dw_size=dw_size, cheap=cheap, ratios=_ratios(set_), linear_ratio=linear_ratio)
-    told = make_calibrated(student, network.eval(), images, method=method, max_images=max_images, progress=sys.stderr.isatty())
+    told = make_calibrated(
+        student, network.eval(), images,
+        method=method, max_images=max_images, copies=copies, progress=sys.stderr.isatty(),
+    )  # fmt: skip
     write_weights(student, out)
     if plot is not None:
         _save_figure(told, plot)

@@ -256,10 +256,19 @@ class Pair:
             if sums is not None:
                 ends[name] = End(sums[0].node, sums[1].node, sums[0].act)
                 waiting.clear()
-        for node in waiting:  # no sum follows
-            name = self.prefix + str(node.target)
-            ends[name] = End(node, self.at_teacher[str(node.target)], None, self.owner.sites[name])
+        window: list[fx.Node] = []
+        for node in waiting:  # no sum follows: a few sites at a time, as far as each feeds the next
+            if window and (len(window) == WINDOW or not depends_on(node, window[-1])):
+                ends.update(self._own_end(window[-1]))
+                window.clear()
+            window.append(node)
+        if window:
+            ends.update(self._own_end(window[-1]))
         return ends
+
+    def _own_end(self, node: fx.Node) -> dict[str, End]:
+        name = self.prefix + str(node.target)
+        return {name: End(node, self.at_teacher[str(node.target)], None, self.owner.sites[name])}
 
     def _train(self, end: End) -> None:
         assert self.owner.blocks is not None
@@ -318,6 +327,7 @@ class UnevenError(Exception):
     """Teacher and student do not have the same number of things to compare at a place."""
 
 
+WINDOW = 2  # sites that are trained together where no shortcut tells where a block ends
 UNEVEN = "sees nothing, or another number of things than the teacher's, on some images"
 
 

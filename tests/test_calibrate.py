@@ -227,6 +227,31 @@ def test_blocks_come_closer_still(name):
     assert errors[1] < errors[0]
 
 
+class Forked(nn.Module):
+    """Three sites in a row, then two beside each other, and no shortcut."""
+
+    def __init__(self):
+        super().__init__()
+        self.stem = nn.Conv2d(3, 16, 3, padding=1)
+        self.row = nn.Sequential(*(wide(16, 16) for _ in range(3)))
+        self.left, self.right = wide(16, 16), wide(16, 16)
+
+    def forward(self, x):
+        x = self.row(self.stem(x).relu()).relu()
+        return torch.cat([self.left(x), self.right(x)], 1)
+
+
+def test_without_shortcuts_two_sites_in_a_row_are_trained_together(monkeypatch):
+    teacher = trained(Forked())
+    student = ghostify.convert(teacher, 2)
+    seen = []
+    monkeypatch.setattr(
+        "ghostify.walk.train_block", lambda s, t, end, modules, settings: seen.append((end.site.name, len(modules)))
+    )
+    ghostify.calibrate(student, teacher, images(8))
+    assert seen == [("row.1", 2), ("left", 2), ("right", 1)]
+
+
 def correlated_regression():
     """A convolution to be found from inputs whose channels are nearly alike."""
     x = torch.randn(16, 1, 8, 8) + 0.03 * torch.randn(16, 12, 8, 8)
