@@ -2,8 +2,9 @@
 
     python benchmarks/calibration_cost.py [--images 64 256 1024] [--method least_squares]
 
-Each number of images in a process of its own. Weights are untrained, with norms that have seen the images, and images are
-smooth noise: neither changes what it costs. Images are made batch by batch, as a loader would read them.
+Each number of images in a process of its own; what stands in results/calibration_cost.json is not run again. Weights are
+untrained, with norms that have seen the images, and images are smooth noise: neither changes what it costs. Images are made
+batch by batch, as a loader would read them.
 """
 
 import argparse
@@ -14,6 +15,7 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -31,7 +33,7 @@ def batches(count: int) -> Iterator[Tensor]:
         yield F.avg_pool2d(noise, 7, 1, 3) * 7
 
 
-def measure_one(count: int, method: str) -> dict[str, float]:
+def measure_one(count: int, method: str) -> dict[str, Any]:
     import torchvision
 
     torch.manual_seed(0)
@@ -53,14 +55,17 @@ def main() -> None:
     if args.one:
         print(json.dumps(measure_one(args.one, args.method)))
         return
-    rows = []
-    for count in args.images:
-        command = [sys.executable, __file__, "--one", str(count), "--method", args.method]
-        rows.append(json.loads(subprocess.run(command, check=True, capture_output=True, text=True).stdout))
-        print(rows[-1], flush=True)
     about = {"torch": torch.__version__, "ghostify": ghostify.__version__, "python": platform.python_version()}
     about["threads"] = str(torch.get_num_threads())
-    RESULTS.write_text(json.dumps({"about": about, "method": args.method, "rows": rows}, indent=1) + "\n")
+    rows = json.loads(RESULTS.read_text())["rows"] if RESULTS.exists() else []
+    for count in args.images:
+        if any((row["images"], row["method"]) == (count, args.method) for row in rows):
+            continue
+        command = [sys.executable, __file__, "--one", str(count), "--method", args.method]
+        row = json.loads(subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True).stdout)
+        rows.append({"method": args.method, **row, **about})
+        RESULTS.write_text(json.dumps({"rows": rows}, indent=1) + "\n")
+        print(rows[-1], flush=True)
 
 
 if __name__ == "__main__":

@@ -15,7 +15,7 @@ from .calibration_report import CalibrationReport, SiteResult
 from .convert import check_model
 from .copying import copy_shared, copy_swapped
 from .errors import ArgumentError, ArgumentTypeError
-from .images import as_calls, copied, peek
+from .images import as_calls, copied, peek, whole_number
 from .least_squares import Settings
 from .modules import GhostModule, ReducedLinear
 from .norms import run_checked, settle_norms
@@ -83,7 +83,14 @@ def calibrate(
         >>> student = ghostify.convert(teacher, ratio=2, cheap="auto")
         >>> print(ghostify.calibrate(student, teacher, images))
     """
-    _check_choice(method, max_images, batch_size, steps, copies)
+    if method not in METHODS:
+        raise ArgumentError(f"method must be one of {', '.join(map(repr, METHODS))}, not {method!r}")
+    max_images, batch_size, steps = (
+        whole_number(name, value, 1)
+        for name, value in (("max_images", max_images), ("batch_size", batch_size), ("steps", steps))
+    )
+    copies = None if copies is None else whole_number("copies", copies, 0)
+    seed = whole_number("seed", seed, 0) % 2**32
     if not (isinstance(ridge, (int, float)) and 0 < ridge < float("inf")):
         raise ArgumentError(f"ridge must be a number above 0, not {ridge!r}")
     if not (isinstance(lr, (int, float)) and 0 < lr < float("inf")):
@@ -107,56 +114,55 @@ def calibrate_with(
     """:func:`calibrate` with every setting, those that only ablations change among them."""
     start = time.perf_counter()
     recipe, sites, dense = _check_pair(student, teacher)
-    original = copy_shared(teacher).eval()
-    settings = replace(settings, auto=recipe.config.get("cheap") == "auto")
-    first, calls = peek(as_calls(images, original, max_images, batch_size))
-    notes = _check_range(original, first)
-    work = copy_swapped(student, {}).eval()
-    for parameter in work.parameters():
-        parameter.requires_grad_(False)
-    with Spool(calls, MEMORY) as held, _bar(len(sites), progress) as advance:
-        images_seen = sum(_count(args) for args, _ in held)
-        _add_copies(held, _default_copies(images_seen, blocks) if copies is None else copies, settings.seed)
-        walk = Walk(work, original, sites, dense, settings, MEMORY, advance, blocks)
-        with torch.no_grad():
-            walk.run(held)
-            settle_norms(work, held)
-    if images_seen < 32:
-        notes.append(f"only {images_seen} image{'s' if images_seen > 1 else ''}: a few hundred give a far better student")
-    results = [_result(walk.outcomes[name], recipe) for name in sites]
-    _transplant(student, work, walk.outcomes, recipe)
-    method = "least_squares" if blocks is None else "block"
-    return CalibrationReport(
-        type(student).__name__, method, images_seen, time.perf_counter() - start, tuple(results), tuple(notes)
-    )
+    with _undisturbed(next(teacher.parameters()).device):
+        original = copy_shared(teacher).eval()
+        settings = replace(settings, auto=recipe.config.get("cheap") == "auto")
+        first, calls = peek(as_calls(images, original, max_images, batch_size))
+        notes = _check_range(original, first)
+        work = copy_swapped(student, {}).eval()
+        for parameter in work.parameters():
+            parameter.requires_grad_(False)
+        with Spool(calls, MEMORY) as held, _bar(len(sites), progress) as advance:
+            images_seen = sum(_count(args) for args, _ in held)
+            wanted = _default_copies(images_seen, blocks) if copies is None else copies
+            if not _add_copies(held, wanted, settings.seed) and copies:
+                notes.append("no copies were made: images are not one tensor (N, C, H, W)")
+            walk = Walk(work, original, sites, dense, settings, MEMORY, advance, blocks)
+            with torch.no_grad():
+                walk.run(held)
+                settle_norms(work, held)
+        if images_seen < 32:
+            notes.append(f"only {images_seen} image{'s' if images_seen > 1 else ''}: a few hundred give a far better student")
+        results = [_result(walk.outcomes[name], recipe) for name in sites]
+        _transplant(student, work, walk.outcomes, recipe)
+        method = "least_squares" if blocks is None else "block"
+        return CalibrationReport(
+            type(student).__name__, method, images_seen, time.perf_counter() - start, tuple(results), tuple(notes)
+        )
+
+
+@contextmanager
+def _undisturbed(device: torch.device) -> Iterator[None]:
+    """Inference mode and autocast of the caller's are off, so that what is made can be trained; the random state stays."""
+    cuda = [device] if device.type == "cuda" else []
+    with torch.inference_mode(False), torch.autocast(device.type, enabled=False), torch.random.fork_rng(devices=cuda):
+        yield
 
 
 def _default_copies(images: int, blocks: BlockSettings | None) -> int:
     return 0 if blocks is None else max(0, min(3, VIEWS // images - 1))
 
 
-def _add_copies(calls: Spool, copies: int, seed: int) -> None:
+def _add_copies(calls: Spool, copies: int, seed: int) -> bool:
+    """Append copies of every batch; False where batches are not what can be copied."""
     generator = torch.Generator().manual_seed(seed)
     for number in range(copies):
         for index in range(len(calls) // (number + 1)):
             made = copied(calls[index], number, generator)
             if made is None:
-                return
+                return False
             calls.append(made)
-
-
-def _check_choice(method: Any, max_images: Any, batch_size: Any, steps: Any, copies: Any) -> None:
-    if method not in METHODS:
-        raise ArgumentError(f"method must be one of {', '.join(map(repr, METHODS))}, not {method!r}")
-    numbers = {"max_images": max_images, "batch_size": batch_size, "steps": steps}
-    if copies is not None:
-        numbers["copies"] = copies
-    for name, value in numbers.items():
-        if isinstance(value, bool) or not isinstance(value, int):
-            raise ArgumentTypeError(f"{name} must be a whole number, not {value!r}")
-        least = 0 if name == "copies" else 1
-        if value < least:
-            raise ArgumentError(f"{name} must be at least {least}, not {value!r}")
+    return True
 
 
 def _check_pair(student: nn.Module, teacher: nn.Module) -> tuple[Recipe, dict[str, Site], dict[str, Site]]:
@@ -180,6 +186,15 @@ def _check_pair(student: nn.Module, teacher: nn.Module) -> tuple[Recipe, dict[st
         )
     if student is teacher:
         raise ArgumentError("teacher must be the original network, not the student itself")
+    kinds = [
+        " and ".join(sorted({str(p.dtype).removeprefix("torch.") for p in model.parameters() if p.is_floating_point()}))
+        for model in (student, teacher)
+    ]
+    if kinds[0] != kinds[1]:
+        raise ArgumentError(f"student is of {kinds[0]}, teacher of {kinds[1]}: give both in one precision")
+    for name, parameter in teacher.named_parameters():
+        if not bool(torch.isfinite(parameter).all()):
+            raise ArgumentError(f"teacher has NaN or infinite weights in {name!r}")
     devices = [{str(p.device) for p in model.parameters()} for model in (student, teacher)]
     if devices[0] != devices[1]:
         raise ArgumentError(f"student is on {', '.join(devices[0])}, teacher on {', '.join(devices[1])}")
@@ -216,9 +231,16 @@ def _check_weights(student: nn.Module, teacher: nn.Module, converted: set[str]) 
     same, other = 0, ""
     for name, parameter in student.named_parameters():
         twin = theirs.get(name)
-        if twin is None or parameter.dim() < 2 or any(name.startswith(site + ".") for site in converted):
+        if twin is None or any(name.startswith(site + ".") for site in converted):
             continue
-        if twin.shape == parameter.shape and _alike(twin, parameter):
+        if twin.shape != parameter.shape:
+            raise ArgumentError(
+                f"teacher is not the student's original: {name!r} is {tuple(twin.shape)}, "
+                f"the student's {tuple(parameter.shape)}"
+            )
+        if parameter.dim() < 2:
+            continue
+        if _alike(twin, parameter):
             same += 1
         else:
             other = other or name
@@ -244,13 +266,21 @@ def _check_range(teacher: nn.Module, call: tuple[tuple[Any, ...], dict[str, Any]
             live = norm.running_var > 1e-6 * norm.running_var.max()
             seen.append(float((var / norm.running_var)[live].median()))
 
+    single: list[bool] = []
+
+    def count(conv: Any, inputs: tuple[Tensor, ...]) -> None:
+        single.append(inputs[0].dim() < conv.weight.dim())
+
     norms = [m for m in teacher.modules() if isinstance(m, nn.modules.batchnorm._BatchNorm)]
     handles = [norm.register_forward_pre_hook(note) for norm in norms]
+    handles += [m.register_forward_pre_hook(count) for m in teacher.modules() if isinstance(m, nn.modules.conv._ConvNd)]
     try:
         run_checked(teacher, *call)
     finally:
         for handle in handles:
             handle.remove()
+    if any(single):
+        raise ArgumentError("images are not batches (N, C, H, W) but single images: wrap them in a DataLoader, or stack them")
     if not seen or 1 / 8 < seen[0] < 8:
         return []
     told = f"the teacher's first batch norm sees {seen[0]:.2g} times the variance that it saw in training"

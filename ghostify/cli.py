@@ -4,6 +4,7 @@ import importlib
 import json
 import os
 import sys
+import warnings
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -170,10 +171,14 @@ def calibrate(
 
     network = _trained_network(out, model, factory, weights, pretrained)
     student = make_student(network, ratio, dw_size=dw_size, cheap=cheap, ratios=_ratios(set_), linear_ratio=linear_ratio)
-    told = make_calibrated(
-        student, network.eval(), images,
-        method=method, max_images=max_images, copies=copies, progress=sys.stderr.isatty(),
-    )  # fmt: skip
+    if plot is not None:
+        _check_figure(plot)
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="images may lack")  # the report says it
+        told = make_calibrated(
+            student, network.eval(), images,
+            method=method, max_images=max_images, copies=copies, progress=sys.stderr.isatty(),
+        )  # fmt: skip
     write_weights(student, out)
     if plot is not None:
         _save_figure(told, plot)
@@ -330,6 +335,15 @@ def _save_plot(told: Any, path: Path) -> None:
     if told.after.flops is None:
         raise ArgumentError("--plot draws FLOPs: give --input, such as 1x3x224x224")
     _save_figure(told, path)
+
+
+def _check_figure(path: Path) -> None:
+    """Before long work: a format that can't be drawn."""
+    import matplotlib.backend_bases
+
+    formats = matplotlib.backend_bases.FigureCanvasBase.get_supported_filetypes()
+    if path.suffix.removeprefix(".").lower() not in formats:
+        raise ArgumentError(f"--plot {str(path)!r} can't be written: its name must end in one of {', '.join(sorted(formats))}")
 
 
 def _save_figure(told: Any, path: Path) -> None:

@@ -1,6 +1,7 @@
 """Calibration images from whatever a user has: a tensor, an array, batches of any loader, a folder of pictures."""
 
 import itertools
+import numbers
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
@@ -29,12 +30,11 @@ def as_calls(images: Any, model: nn.Module, max_images: int | None, batch_size: 
     """
     count = 0
     for batch in _batches(images, model, batch_size):
-        left = None if max_images is None else max_images - count
-        if left is not None and left <= 0:
-            break
-        chunk = batch if left is None else batch[:left]
+        chunk = batch if max_images is None else batch[: max_images - count]
         count += len(chunk)
         yield (_placed(chunk, model),), {}
+        if count == max_images:
+            return
     if not count:
         raise ArgumentError("images holds no image")
 
@@ -43,7 +43,7 @@ def _batches(images: Any, model: nn.Module, batch_size: int) -> Iterator[Any]:
     if isinstance(images, (str, Path)):
         yield from _folder(Path(images), model, batch_size)
     elif isinstance(images, (Tensor, np.ndarray)):
-        maps = torch.as_tensor(images)
+        maps = _tensor(images)
         if maps.dim() < 3:
             raise ArgumentError(f"images must have shape (N, C, H, W), not {tuple(maps.shape)}")
         yield from (batch for batch in maps.split(batch_size) if len(batch))
@@ -60,17 +60,27 @@ def _batches(images: Any, model: nn.Module, batch_size: int) -> Iterator[Any]:
                 yield batch
 
 
+def _tensor(images: Any) -> Tensor:
+    try:
+        made = torch.as_tensor(images)
+    except TypeError as error:
+        raise ArgumentTypeError(f"images is an array of {images.dtype}: give floating-point pixels") from error
+    if made.layout != torch.strided or made.is_meta:
+        raise ArgumentError("images is a sparse or a meta tensor: give one with all its pixels")
+    return made
+
+
 def _without_labels(item: Any) -> Any:
     """The images of a batch that a loader gives."""
     if isinstance(item, np.ndarray):
-        item = torch.as_tensor(item)
+        item = _tensor(item)
     if isinstance(item, dict):
         found = [item[key] for key in ("pixel_values", "image", "images", "img") if key in item]
         if not found:
             raise ArgumentError(f"a batch of images is a dict without 'image' or 'pixel_values': {', '.join(map(str, item))}")
         return _without_labels(found[0])
     if isinstance(item, (tuple, list)) and len(item):
-        first = torch.as_tensor(item[0]) if isinstance(item[0], np.ndarray) else item[0]
+        first = _tensor(item[0]) if isinstance(item[0], np.ndarray) else item[0]
         if isinstance(first, (tuple, list)):  # (images, targets) of a detector
             return list(first)
         if isinstance(first, Tensor) and first.dim() == 3 and all(isinstance(t, Tensor) and t.dim() == 3 for t in item):
@@ -94,7 +104,8 @@ def _placed(batch: Any, model: nn.Module) -> Any:
         raise ArgumentError(f"images are {kind}: give floating-point pixels, preprocessed as the model was trained")
     if not bool(torch.isfinite(batch).all()):
         raise ArgumentError("images have NaN or infinite pixels")
-    return batch.to(like)
+    placed = batch.to(like)
+    return placed.clone() if placed.is_inference() else placed
 
 
 def _folder(path: Path, model: nn.Module, batch_size: int) -> Iterator[Any]:
@@ -104,7 +115,7 @@ def _folder(path: Path, model: nn.Module, batch_size: int) -> Iterator[Any]:
         try:
             stored = np.load(path, mmap_mode="r", allow_pickle=False)
         except ValueError as error:
-            raise ArgumentError(f"images {str(path)!r} can't be read: {error}") from error
+            raise ArgumentError(f"images {str(path)!r} can't be read: it is no .npy file of numbers") from error
         for start in range(0, len(stored), batch_size):
             yield from _batches(np.array(stored[start : start + batch_size]), model, batch_size)
         return
@@ -137,7 +148,8 @@ def _transform(model: nn.Module) -> tuple[Any, bool]:
         return timm.data.create_transform(**timm.data.resolve_data_config({}, model=model)), True
     if not origin.startswith("torchvision.models"):
         raise ArgumentError(
-            "images is a folder, and only models of timm and torchvision say how pictures become input: give tensors"
+            "images is a folder, and only models of timm and torchvision say how pictures become input: "
+            "give tensors or a .npy file"
         )
     tensor = [v2.ToImage(), v2.ToDtype(torch.float32, scale=True)]
     if ".detection" in origin:
@@ -170,6 +182,19 @@ def _shifted(image: Tensor, generator: torch.Generator) -> Tensor:
     top, left = (int(torch.randint(2 * most + 1, (1,), generator=generator)) for most in (y, x))
     padded = nn.functional.pad(image[None], (x, x, y, y), mode="reflect")[0]
     return padded[:, top : top + height, left : left + width]
+
+
+def whole_number(name: str, value: Any, least: int) -> int:
+    """``value``, an int or one of numpy's.
+
+    Raises:
+        ArgumentError, ArgumentTypeError: it is not, or below ``least``.
+    """
+    if isinstance(value, bool) or not isinstance(value, numbers.Integral):
+        raise ArgumentTypeError(f"{name} must be a whole number, not {value!r}")
+    if value < least:
+        raise ArgumentError(f"{name} must be at least {least}, not {value!r}")
+    return int(value)
 
 
 def peek(calls: Iterator[Arguments]) -> tuple[Arguments, Iterator[Arguments]]:

@@ -7,8 +7,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from .errors import ArgumentError
-from .images import as_calls
+from .errors import ArgumentError, ArgumentTypeError
+from .images import as_calls, whole_number
 from .stream import Arguments
 
 
@@ -16,8 +16,9 @@ def reestimate_norms(student: nn.Module, images: Any, *, max_images: int | None 
     """Set the running mean and variance of every batch norm to what it sees on these images, in place.
 
     As in training, each batch is normalised by its own statistics on its way through the network, and the running ones
-    become the average over batches. No other parameter changes. It mends a network whose filters were changed without
-    looking at data; after :func:`ghostify.calibrate`, which sets statistics as it goes, it is not needed.
+    become the average over images. A norm that no batch reaches keeps its own. No other parameter changes. It mends a
+    network whose filters were changed without looking at data; after :func:`ghostify.calibrate`, which sets statistics as
+    it goes, it is not needed.
 
     Args:
         student: any model with batch norm.
@@ -31,27 +32,45 @@ def reestimate_norms(student: nn.Module, images: Any, *, max_images: int | None 
     Raises:
         ArgumentError: no image, or images that the model does not take; the model is then as it was.
     """
+    if not isinstance(student, nn.Module):
+        raise ArgumentTypeError(f"student must be a torch.nn.Module, not {type(student).__name__}")
+    if max_images is not None:
+        max_images = whole_number("max_images", max_images, 1)
+    batch_size = whole_number("batch_size", batch_size, 1)
     norms = [m for m in student.modules() if isinstance(m, nn.modules.batchnorm._BatchNorm) and m.running_var is not None]
-    saved = [{name: buffer.clone() for name, buffer in norm.named_buffers()} for norm in norms]
-    momenta = [norm.momentum for norm in norms]
+    saved = {norm: {name: buffer.clone() for name, buffer in norm.named_buffers()} for norm in norms}
+    momenta = {norm: norm.momentum for norm in norms}
+    seen: dict[nn.Module, int] = {}  # images that went into the statistics so far
+
+    def weigh(norm: Any, inputs: tuple[Tensor, ...]) -> None:
+        """A batch counts by its images; a single number for each channel has no variance, and is only passed on."""
+        x = inputs[0]
+        norm.train(x.numel() > x.shape[1])
+        if norm.training:
+            seen[norm] = seen.get(norm, 0) + len(x)
+            norm.momentum = len(x) / seen[norm]
+
+    handles = [norm.register_forward_pre_hook(weigh) for norm in norms]
     with evaluation(student):
         try:
-            for norm in norms:
-                norm.reset_running_stats()
-                norm.momentum = None  # the plain average
-                norm.train()
             with torch.no_grad():
                 for args, kwargs in as_calls(images, student, max_images, batch_size):
                     run_checked(student, args, kwargs)
         except BaseException:
-            for norm, buffers in zip(norms, saved, strict=True):
-                for name, buffer in buffers.items():
-                    getattr(norm, name).copy_(buffer)
+            for norm in norms:
+                _restore(norm, saved[norm])
             raise
         finally:
-            for norm, momentum in zip(norms, momenta, strict=True):
-                norm.momentum = momentum
+            for handle in handles:
+                handle.remove()
+            for norm in norms:
+                norm.momentum = momenta[norm]
     return len(norms)
+
+
+def _restore(norm: nn.Module, buffers: dict[str, Tensor]) -> None:
+    for name, buffer in buffers.items():
+        getattr(norm, name).copy_(buffer)
 
 
 @torch.no_grad()
@@ -115,4 +134,5 @@ def run_checked(model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any])
     except Exception as error:  # code of any kind runs here
         shapes = ", ".join(str(tuple(t.shape)) for t in args if isinstance(t, Tensor)) or "a list"
         lines = str(error).strip().splitlines() or [type(error).__name__]
-        raise ArgumentError(f"images of shape {shapes} do not fit {type(model).__name__}: {lines[0]}") from error
+        hint = "; give batches (N, C, H, W), not single images" if isinstance(args[0], Tensor) and args[0].dim() == 3 else ""
+        raise ArgumentError(f"images of shape {shapes} do not fit {type(model).__name__}: {lines[0]}{hint}") from error

@@ -660,6 +660,19 @@ X = images(8)
 TEACHER = trained(Residual())
 
 
+def poisoned(model):
+    model = copy.deepcopy(model)
+    next(model.parameters()).data[0] = torch.nan
+    return model
+
+
+def another_head(student):
+    name, head = [(n, m) for n, m in student.named_modules() if isinstance(m, nn.Linear)][-1]
+    parent, _, child = name.rpartition(".")
+    setattr(student.get_submodule(parent), child, nn.Linear(head.in_features, 3))
+    return student
+
+
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
@@ -680,6 +693,15 @@ TEACHER = trained(Residual())
         ({"max_images": 2.5}, "max_images"),
         ({"batch_size": 0}, "batch_size"),
         ({"steps": 0}, "steps"),
+        ({"seed": None}, "seed"),
+        ({"seed": 1.5}, "seed"),
+        ({"images": np.array([["a"]], dtype=object)}, "array of object"),
+        ({"images": X.to_sparse()}, "sparse"),
+        ({"images": X.to("meta")}, "meta"),
+        ({"images": list(X)}, "single images"),
+        ({"teacher": copy.deepcopy(TEACHER).double()}, "one precision"),
+        ({"teacher": poisoned(TEACHER)}, "NaN or infinite weights in"),
+        ({"student": another_head(ghostify.convert(TEACHER, 2))}, "the student's"),
         ({"copies": -1}, "copies"),
         ({"copies": 1.5}, "copies"),
         ({"lr": -1}, "lr"),
@@ -702,6 +724,36 @@ def test_bad_input_is_one_sentence_and_changes_nothing(changes, message):
         ghostify.calibrate(**arguments)
     assert "\n" not in str(caught.value)
     assert unchanged(student, before)
+
+
+def test_single_images_to_a_network_without_norms():
+    teacher = nn.Sequential(wide(3, 24), nn.ReLU(), wide(24, 24))
+    student = ghostify.convert(teacher, 2)
+    with pytest.raises(ghostify.ArgumentError, match="single images"):
+        ghostify.calibrate(student, teacher, list(X))
+
+
+@pytest.mark.parametrize("method", ["least_squares", "block"])
+@pytest.mark.parametrize("mode", ["inference", "no_grad", "autocast"])
+def test_what_the_caller_has_switched_on_changes_nothing(mode, method):
+    modes = {
+        "inference": torch.inference_mode, "no_grad": torch.no_grad, "autocast": lambda: torch.autocast("cpu", torch.bfloat16)
+    }  # fmt: skip
+    plain, student = (ghostify.convert(TEACHER, 2) for _ in range(2))
+    ghostify.calibrate(plain, TEACHER, X, method=method, steps=5)
+    random = torch.get_rng_state()
+    with modes[mode]():
+        ghostify.calibrate(student, TEACHER, X + 0, method=method, steps=5)
+    assert torch.equal(random, torch.get_rng_state())
+    for name, value in plain.state_dict().items():
+        assert torch.allclose(value.float(), student.state_dict()[name].float(), rtol=1e-2, atol=1e-2), name
+    student.train()(X).sum().backward()
+
+
+def test_copies_that_could_not_be_made_are_told():
+    teacher = nn.Sequential(nn.Conv1d(3, 16, 3, padding=1), nn.ReLU(), nn.Conv1d(16, 16, 3, padding=1))
+    report = ghostify.calibrate(ghostify.convert(teacher, 2), teacher, torch.randn(64, 3, 20), steps=5, copies=2)
+    assert "no copies were made" in report.summary()
 
 
 def test_odd_images_are_used_and_named():
@@ -743,6 +795,52 @@ def test_reestimated_norms_are_the_statistics_of_the_images():
     with pytest.raises(ghostify.ArgumentError):
         ghostify.reestimate_norms(model, [x, torch.zeros(2, 5, 9, 9)])
     assert unchanged(model, before)
+
+
+def test_norms_weigh_a_batch_by_its_images():
+    model = trained(nn.Sequential(nn.Conv2d(3, 8, 3), nn.BatchNorm2d(8)))
+    x = images(33)
+    ghostify.reestimate_norms(model, [x[:32], x[32:]])
+    maps = model[0](x).transpose(0, 1).flatten(1)
+    assert torch.allclose(model[1].running_mean, maps.mean(1), atol=1e-5)
+    assert model[1].momentum == 0.1
+
+
+def test_norms_on_pooled_maps_take_a_last_batch_of_one():
+    model = nn.Sequential(nn.Conv2d(3, 8, 3), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.BatchNorm1d(8)).eval()
+    twin = copy.deepcopy(model)
+    x = images(33)
+    ghostify.reestimate_norms(model, [x[:32], x[32:]])
+    ghostify.reestimate_norms(twin, x[:32])
+    assert torch.equal(model[3].running_var, twin[3].running_var)
+    assert not model[3].training
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"batch_size": 0}, "batch_size"),
+        ({"max_images": 1.5}, "max_images"),
+        ({"max_images": 0}, "max_images must be at least"),
+    ],
+)
+def test_bad_settings_of_norms(options, message):
+    with pytest.raises(ghostify.GhostifyError, match=message):
+        ghostify.reestimate_norms(TEACHER, X, **options)
+    with pytest.raises(ghostify.ArgumentTypeError, match="student"):
+        ghostify.reestimate_norms("resnet50", X)
+
+
+def test_no_more_batches_are_read_than_needed():
+    given = []
+
+    def batches():
+        for k in range(9):
+            given.append(k)
+            yield X
+
+    ghostify.calibrate(ghostify.convert(TEACHER, 2), TEACHER, batches(), max_images=np.int64(12), method="least_squares")
+    assert given == [0, 1]
 
 
 def test_the_report_prints_plots_and_exports():
