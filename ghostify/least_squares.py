@@ -22,6 +22,7 @@ from .sites import Site
 
 WORK = 5e10  # multiply-adds that the normal equations of one site may take
 ERROR_IMAGES = 128  # images, about, that errors are measured on
+NEIGHBOURS = 65536 * 64 * 9  # numbers around the positions that channels are chosen by, or cheap kernels fitted at
 WIDEST = 9216  # unknowns of one filter; the normal equations of more would take over 0.7 GB
 
 
@@ -243,7 +244,7 @@ class SiteProblem:
     def _fewer(self, positions: Tensor | None, shape: torch.Size, taps: int) -> Tensor | None:
         """Positions for choosing channels, where n^2 products are taken of each tap."""
         total = math.prod(shape[2:])
-        wanted = max(2, math.ceil(max(WORK / (taps * self.n**2), 1024) / self.images))
+        wanted = max(2, math.ceil(max(min(WORK / self.n, NEIGHBOURS) / (taps * self.n), 1024) / self.images))
         have = total if positions is None else len(positions)
         if wanted >= have:
             return positions
@@ -400,8 +401,9 @@ class SiteProblem:
             return values[None] if pointwise else values.T[:, :, None]
 
         groups, unknowns, targets = (1, m, ghosts) if pointwise else (ghosts, taps.size, 1)
+        budget = int(min(self.budget, max(NEIGHBOURS / (groups * unknowns), 4096, 16 * unknowns)))
         system = Moments.zeros(groups, unknowns, targets, self.device, intercept)
-        for batch, positions in self.sampled():
+        for batch, positions in self.sampled(budget):
             target, _ = self.target(batch, positions)
             system.add(features(batch, positions), shaped(target[:, made]))
         # nothing to be pulled towards but zero, so no more than the number of positions asks for
@@ -410,7 +412,7 @@ class SiteProblem:
         shift = system.mean_y - (system.mean_x[:, None] @ weights)[:, 0] if intercept else torch.zeros_like(system.y)
         for _ in range(self.settings.rounds if self._acts() else 0):
             products, sums, count = torch.zeros_like(system.xy), torch.zeros_like(system.y), 0
-            for batch, positions in self.sampled():
+            for batch, positions in self.sampled(budget):
                 target, shortcut = self.target(batch, positions)
                 x = features(batch, positions)
                 given = x @ weights + shift[:, None]
