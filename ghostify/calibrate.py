@@ -19,6 +19,7 @@ from .images import as_calls, copied, peek, whole_number
 from .least_squares import Settings
 from .modules import GhostModule, ReducedLinear
 from .norms import run_checked, settle_norms
+from .plan import check_choice
 from .recipe import Recipe, attach_recipe, recipe_of
 from .sites import DEPTHWISE, Site, find_sites
 from .spool import Spool
@@ -83,8 +84,7 @@ def calibrate(
         >>> student = ghostify.convert(teacher, ratio=2, cheap="auto")
         >>> print(ghostify.calibrate(student, teacher, images))
     """
-    if method not in METHODS:
-        raise ArgumentError(f"method must be one of {', '.join(map(repr, METHODS))}, not {method!r}")
+    check_choice("method", method, METHODS)
     max_images, batch_size, steps = (
         whole_number(name, value, 1)
         for name, value in (("max_images", max_images), ("batch_size", batch_size), ("steps", steps))
@@ -269,7 +269,7 @@ def _check_range(teacher: nn.Module, call: tuple[tuple[Any, ...], dict[str, Any]
     single: list[bool] = []
 
     def count(conv: Any, inputs: tuple[Tensor, ...]) -> None:
-        single.append(inputs[0].dim() < conv.weight.dim())
+        single.extend(x.dim() < conv.weight.dim() for x in inputs[:1])  # none where it is called by keyword
 
     norms = [m for m in teacher.modules() if isinstance(m, nn.modules.batchnorm._BatchNorm)]
     handles = [norm.register_forward_pre_hook(note) for norm in norms]
@@ -279,7 +279,7 @@ def _check_range(teacher: nn.Module, call: tuple[tuple[Any, ...], dict[str, Any]
     finally:
         for handle in handles:
             handle.remove()
-    if any(single):
+    if single and all(single):  # a network may itself take maps one by one somewhere
         raise ArgumentError("images are not batches (N, C, H, W) but single images: wrap them in a DataLoader, or stack them")
     if not seen or 1 / 8 < seen[0] < 8:
         return []

@@ -35,8 +35,8 @@ class GhostConfig:
     def __post_init__(self) -> None:
         check_ratio(self.ratio)
         check_dw_size(self.dw_size)
-        _check_choice("cheap", self.cheap, ("depthwise", "pointwise", "auto"))
-        _check_choice("init", self.init, ("warm", "random"))
+        check_choice("cheap", self.cheap, ("depthwise", "pointwise", "auto"))
+        check_choice("init", self.init, ("warm", "random"))
         if not isinstance(self.ratios, Mapping):
             raise ArgumentTypeError(f"ratios must map names or globs to ratios, not {self.ratios!r}")
         for pattern, ratio in self.ratios.items():
@@ -49,7 +49,7 @@ class GhostConfig:
         if isinstance(self.skip, str) or not isinstance(self.skip, Sequence):
             raise ArgumentTypeError(f"skip must be a sequence of {', '.join(map(repr, SKIPS))}, not {self.skip!r}")
         for role in self.skip:
-            _check_choice("skip", role, tuple(SKIPS))
+            check_choice("skip", role, tuple(SKIPS))
         _check_count("min_channels", self.min_channels)
         if self.round_to is not None:
             _check_count("round_to", self.round_to)
@@ -137,7 +137,7 @@ def _plan_conv(site: Site, ratio: float, config: GhostConfig) -> PlannedSite:
     return PlannedSite(site, ratio, m, cheap, config.dw_size)
 
 
-def _check_choice(name: str, value: Any, choices: tuple[str, ...]) -> None:
+def check_choice(name: str, value: Any, choices: tuple[str, ...]) -> None:
     if value not in choices:
         raise ArgumentError(f"{name} must be one of {', '.join(map(repr, choices))}, not {value!r}")
 
