@@ -3,6 +3,7 @@
 import shutil
 import tempfile
 from collections.abc import Collection, Iterable, Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +21,7 @@ class Spool(Collection[Any]):
     """
 
     def __init__(self, values: Iterable[Any] = (), memory: int = 1 << 29):
-        self.memory, self.held = memory, 0
+        self.memory, self.held, self.written = memory, 0, 0
         self.items: list[Any] = []
         self.folder: Path | None = None
         for value in values:
@@ -34,7 +35,8 @@ class Spool(Collection[Any]):
 
     def __getitem__(self, index: int) -> Any:
         item = self.items[index]
-        return torch.load(item, weights_only=False) if isinstance(item, Path) else item
+        # mapped, not read: most reads want a part of what a batch holds
+        return torch.load(item, weights_only=False, mmap=True) if isinstance(item, Path) else item
 
     def append(self, value: Any) -> None:
         self.items.append(None)
@@ -42,7 +44,10 @@ class Spool(Collection[Any]):
 
     def __setitem__(self, index: int, value: Any) -> None:
         old = self.items[index]
-        if old is not None and not isinstance(old, Path):
+        if isinstance(old, Path):
+            with suppress(OSError):  # some systems keep a file that is still mapped; it goes with the folder
+                old.unlink()
+        elif old is not None:
             self.held -= _bytes(old)
         size = _bytes(value)
         if self.held + size <= self.memory:
@@ -51,7 +56,8 @@ class Spool(Collection[Any]):
             return
         if self.folder is None:
             self.folder = Path(tempfile.mkdtemp(prefix="ghostify-"))
-        path = self.folder / f"{index}.pt"
+        path = self.folder / f"{self.written}.pt"  # never one that stood there: a value that was read may still map it
+        self.written += 1
         torch.save(tree_map_only(Tensor, _alone, value), path)
         self.items[index] = path
 
