@@ -5,25 +5,35 @@ __version__ = "0.1.0"
 from .calibrate import calibrate
 from .calibration_report import CalibrationReport
 from .convert import convert
-from .errors import ArgumentError, ArgumentTypeError, GhostifyError, UnsupportedModelError
+from .distill import distill
+from .errors import ArgumentError, ArgumentTypeError, DivergedError, GhostifyError, UnsupportedModelError
+from .evaluation import Evaluation, evaluate
 from .modules import GhostModule, ReducedLinear
 from .norms import reestimate_norms
 from .patterns import register_pattern
+from .recovery_report import RecoveryReport
 from .report import Report, report
+from .training_recipe import Recipe
 from .zoo import create_model, list_models
 
 __all__ = [
     "ArgumentError",
     "ArgumentTypeError",
     "CalibrationReport",
+    "DivergedError",
+    "Evaluation",
     "GhostModule",
     "GhostifyError",
+    "Recipe",
+    "RecoveryReport",
     "ReducedLinear",
     "Report",
     "UnsupportedModelError",
     "calibrate",
     "convert",
     "create_model",
+    "distill",
+    "evaluate",
     "list_models",
     "reestimate_norms",
     "register_pattern",

@@ -20,7 +20,7 @@ from .least_squares import Settings
 from .modules import GhostModule, ReducedLinear
 from .norms import run_checked, settle_norms
 from .plan import check_choice
-from .recipe import Recipe, attach_recipe, recipe_of
+from .recipe import ConversionRecipe, attach_recipe, recipe_of
 from .sites import DEPTHWISE, Site, find_sites
 from .spool import Spool
 from .walk import Outcome, Walk
@@ -165,7 +165,7 @@ def _add_copies(calls: Spool, copies: int, seed: int) -> bool:
     return True
 
 
-def _check_pair(student: nn.Module, teacher: nn.Module) -> tuple[Recipe, dict[str, Site], dict[str, Site]]:
+def _check_pair(student: nn.Module, teacher: nn.Module) -> tuple[ConversionRecipe, dict[str, Site], dict[str, Site]]:
     """The student's recipe, the teacher's sites that it converted, and other layers that may be refitted.
 
     Raises:
@@ -296,14 +296,14 @@ def _count(args: tuple[Any, ...]) -> int:
     return len(args[0]) if args and isinstance(args[0], (Tensor, list)) else 1
 
 
-def _result(outcome: Outcome, recipe: Recipe) -> SiteResult:
+def _result(outcome: Outcome, recipe: ConversionRecipe) -> SiteResult:
     record = next(r for r in recipe.sites if r.name == outcome.name)
     return SiteResult(
         outcome.name, record.kind, outcome.cheap, outcome.before, outcome.after, "; ".join(outcome.notes), outcome.reason
     )
 
 
-def _transplant(student: nn.Module, work: nn.Module, outcomes: dict[str, Outcome], recipe: Recipe) -> None:
+def _transplant(student: nn.Module, work: nn.Module, outcomes: dict[str, Outcome], recipe: ConversionRecipe) -> None:
     """Bring what ``work`` has become into ``student``, whose module and parameter objects stay where their shapes do."""
     fitted = [name for name, outcome in outcomes.items() if outcome.reason is None]
     before = {name: student.get_submodule(name) for name in fitted}

@@ -188,6 +188,65 @@ def calibrate(
 
 
 @app.command()
+def recover(
+    train: Annotated[str, typer.Option(help="Folder of pictures, .npy file, or a data set of timm's, such as torch/cifar10.")],
+    out: Annotated[Path, typer.Option(help="Folder for checkpoints, student.safetensors, history.csv and curve.png.")],
+    model: Model = None,
+    factory: Factory = None,
+    weights: Annotated[Path | None, typer.Option(help="Weights: safetensors, or a state dict saved by torch.")] = None,
+    pretrained: Annotated[bool, typer.Option(help="Fetch the pretrained weights of timm or torchvision.")] = False,
+    student: Annotated[Path | None, typer.Option(help="Student that calibrate wrote; without, one is made first.")] = None,
+    val: Annotated[str | None, typer.Option(help="As --train; the best weights by it are kept.")] = None,
+    recipe: Annotated[str, typer.Option(help="few_shot, short or full, or a YAML file.")] = "short",
+    epochs: Annotated[int | None, typer.Option(help="Budget in place of the recipe's.")] = None,
+    steps: Annotated[int | None, typer.Option(help="Budget in place of the recipe's.")] = None,
+    minutes: Annotated[float | None, typer.Option(help="Budget in place of the recipe's.")] = None,
+    ratio: Ratio = 2,
+    cheap: Cheap = "auto",
+    set_: Set = None,
+    linear_ratio: LinearRatio = None,
+    workers: Annotated[int | None, typer.Option(help="Processes that read pictures.")] = None,
+    resume: Annotated[bool, typer.Option(help="Go on with the run in --out.")] = False,
+    as_json: Json = False,
+) -> None:
+    """Distil a student from its original: on one machine, or under torchrun or accelerate launch on many.
+
+    Without --student the model is converted and calibrated on 256 images of --train first.
+
+    Examples:
+
+        ghostify recover resnet50 --pretrained --train train/ --val val/ --steps 2000 --out run
+
+        ghostify recover resnet50 --pretrained --student resnet50_ghost.safetensors --train train/ --recipe full --out run
+
+        torchrun --nproc-per-node 4 -m ghostify recover resnet50 --pretrained --train train/ --out run
+    """
+    from accelerate import PartialState
+
+    from .distill import distill
+    from .serialization import read_student, write_weights
+
+    settings = _recipe(recipe, epochs, steps, minutes)
+    network = _trained_network(out / "student.safetensors", model, factory, weights, pretrained).eval()
+    main_process = PartialState().is_main_process
+    bar = sys.stderr.isatty() and main_process
+    made = out / "calibrated.safetensors"
+    if student is None and resume and made.exists():
+        student = made
+    if student is not None:
+        small = read_student(network, student)
+    else:
+        small = _calibrated(network, train, ratio, cheap, _ratios(set_), linear_ratio, bar)
+        if main_process:
+            write_weights(small, made)
+    told = distill(small, network, train, val=val, recipe=settings, out=out, resume=resume, workers=workers, progress=bar)
+    if main_process:
+        _print_report(told, as_json)
+        if not as_json:
+            print(f"written: {out / 'student.safetensors'}")
+
+
+@app.command()
 def zoo(
     pattern: Annotated[str, typer.Argument(help="Glob over names, such as '*resnet*'.")] = "*",
     as_json: Json = False,
@@ -212,7 +271,7 @@ def zoo(
 
 @app.command()
 def demo(ratio: Ratio = 2, as_json: Json = False) -> None:
-    """Train a small CNN on handwritten digits, convert it, calibrate it without labels, and compare. Needs no network.
+    """Train a small CNN on handwritten digits, convert it, win accuracy back without labels, and compare. Needs no network.
 
     Exit code 0 only if the student is smaller and works.
     """
@@ -222,7 +281,7 @@ def demo(ratio: Ratio = 2, as_json: Json = False) -> None:
     from rich.progress import Progress
     from rich.table import Table
 
-    from .demo import EPOCHS, IMAGES, run_demo
+    from .demo import EPOCHS, IMAGES, STEPS, run_demo
 
     console = Console()
     with Progress(console=Console(stderr=True), transient=True) as bar:
@@ -231,23 +290,30 @@ def demo(ratio: Ratio = 2, as_json: Json = False) -> None:
     if as_json:
         print(json.dumps([asdict(line) for line in result.lines]))
     else:
-        table = Table(title="scikit-learn's digits, accuracy on 500 that were held out")
+        table = Table(
+            title="scikit-learn's digits, accuracy on 500 that were held out",
+            caption=f"without a label: calibrated on {IMAGES} images, recovered in {STEPS} steps; time for both; "
+            "latency of 256 images",
+            box=None,
+            pad_edge=False,
+            collapse_padding=True,
+        )
         table.add_column("model", no_wrap=True)
-        for title in ("accuracy", f"calibrated, {IMAGES} images", "params", "FLOPs", "latency, 256 images"):
-            table.add_column(title, justify="right")
+        for title in ("accuracy", "calibrated", "recovered", "time", "params", "FLOPs", "latency"):
+            table.add_column(title, justify="right", no_wrap=True)
         for line in result.lines:
-            calibrated = "" if line.calibrated is None else f"{line.calibrated:.1%}"
-            numbers = (
-                f"{line.accuracy:.1%}",
-                calibrated,
-                f"{line.params:,}",
-                f"{line.flops:,}",
-                f"{line.latency * 1e3:.1f} ms",
-            )
-            table.add_row(line.name, *numbers)
+            table.add_row(
+                line.name, f"{line.accuracy:.1%}", _share(line.calibrated), _share(line.recovered),
+                "" if line.seconds is None else f"{line.seconds:.0f} s", f"{line.params / 1e3:.0f} K",
+                f"{line.flops / 1e6:.2f} M", f"{line.latency * 1e3:.1f} ms",
+            )  # fmt: skip
         console.print(table)
     if not result.works:
         raise GhostifyError("the student is not smaller, or more than five points behind the original")
+
+
+def _share(value: float | None) -> str:
+    return "" if value is None else f"{value:.1%}"
 
 
 def _network(model: str | None, factory: str | None, pretrained: bool = False, device: str = "cpu") -> Any:
@@ -278,6 +344,35 @@ def _network(model: str | None, factory: str | None, pretrained: bool = False, d
     if not isinstance(network, torch.nn.Module):
         raise ArgumentError(f"--factory {factory!r} returned {type(network).__name__}, not a torch.nn.Module")
     return network
+
+
+def _recipe(name: str, epochs: int | None, steps: int | None, minutes: float | None) -> Any:
+    from dataclasses import replace
+
+    from .training_recipe import PRESETS, Recipe
+
+    if name not in PRESETS and not Path(name).is_file():
+        raise ArgumentError(f"--recipe {name!r} is neither one of {', '.join(PRESETS)} nor a file")
+    found = Recipe.preset(name) if name in PRESETS else Recipe.load(name)
+    if (epochs, steps, minutes) == (None, None, None):
+        return found
+    return replace(found, epochs=epochs, steps=steps, minutes=minutes)
+
+
+def _calibrated(
+    network: Any, train: str, ratio: float, cheap: str, ratios: Any, linear_ratio: float | None, progress: bool
+) -> Any:
+    """A student to begin with."""
+    from .calibrate import calibrate as make_calibrated
+    from .convert import convert as make_student
+
+    student = make_student(network, ratio, cheap=cheap, ratios=ratios, linear_ratio=linear_ratio)
+    if not Path(train).exists():
+        raise ArgumentError(f"--train {train!r} is no folder and no file to calibrate on: give --student")
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="images may lack")
+        make_calibrated(student, network, train, max_images=256, progress=progress)
+    return student
 
 
 def _trained_network(out: Path, model: str | None, factory: str | None, weights: Path | None, pretrained: bool) -> Any:

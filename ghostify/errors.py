@@ -15,3 +15,15 @@ class ArgumentTypeError(GhostifyError, TypeError):
 
 class UnsupportedModelError(GhostifyError, ValueError):
     """The model can't be converted as it was given: wrapped, scripted, uninitialised, or nothing to convert."""
+
+
+class DivergedError(GhostifyError, RuntimeError):
+    """A loss was not finite.
+
+    Attributes:
+        step: the optimizer step at which that was.
+    """
+
+    def __init__(self, message: str, step: int):
+        super().__init__(message)
+        self.step = step

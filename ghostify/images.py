@@ -29,21 +29,21 @@ def as_calls(images: Any, model: nn.Module, max_images: int | None, batch_size: 
         ArgumentError, ArgumentTypeError: nothing in it, or not pixels of a floating-point type, or not finite.
     """
     count = 0
-    for batch in _batches(images, model, batch_size):
+    for batch in _batches(images, model, batch_size, max_images):
         chunk = batch if max_images is None else batch[: max_images - count]
         count += len(chunk)
-        yield (_placed(chunk, model),), {}
+        yield (placed(chunk, model),), {}
         if count == max_images:
             return
     if not count:
         raise ArgumentError("images holds no image")
 
 
-def _batches(images: Any, model: nn.Module, batch_size: int) -> Iterator[Any]:
+def _batches(images: Any, model: nn.Module, batch_size: int, max_images: int | None = None) -> Iterator[Any]:
     if isinstance(images, (str, Path)):
-        yield from _folder(Path(images), model, batch_size)
+        yield from _folder(Path(images), model, batch_size, max_images)
     elif isinstance(images, (Tensor, np.ndarray)):
-        maps = _tensor(images)
+        maps = tensor_of(images)
         if maps.dim() < 3:
             raise ArgumentError(f"images must have shape (N, C, H, W), not {tuple(maps.shape)}")
         yield from (batch for batch in maps.split(batch_size) if len(batch))
@@ -53,14 +53,15 @@ def _batches(images: Any, model: nn.Module, batch_size: int) -> Iterator[Any]:
         )
     else:
         for item in images:
-            batch = _without_labels(item)
+            batch = first_images(item)
             if isinstance(batch, Tensor):
                 yield from (part for part in batch.split(batch_size) if len(part))
             else:
                 yield batch
 
 
-def _tensor(images: Any) -> Tensor:
+def tensor_of(images: Any) -> Tensor:
+    """A tensor or an array as a tensor."""
     try:
         made = torch.as_tensor(images)
     except TypeError as error:
@@ -70,17 +71,17 @@ def _tensor(images: Any) -> Tensor:
     return made
 
 
-def _without_labels(item: Any) -> Any:
+def first_images(item: Any) -> Any:
     """The images of a batch that a loader gives."""
     if isinstance(item, np.ndarray):
-        item = _tensor(item)
+        item = tensor_of(item)
     if isinstance(item, dict):
         found = [item[key] for key in ("pixel_values", "image", "images", "img") if key in item]
         if not found:
             raise ArgumentError(f"a batch of images is a dict without 'image' or 'pixel_values': {', '.join(map(str, item))}")
-        return _without_labels(found[0])
+        return first_images(found[0])
     if isinstance(item, (tuple, list)) and len(item):
-        first = _tensor(item[0]) if isinstance(item[0], np.ndarray) else item[0]
+        first = tensor_of(item[0]) if isinstance(item[0], np.ndarray) else item[0]
         if isinstance(first, (tuple, list)):  # (images, targets) of a detector
             return list(first)
         if isinstance(first, Tensor) and first.dim() == 3 and all(isinstance(t, Tensor) and t.dim() == 3 for t in item):
@@ -95,27 +96,25 @@ def _without_labels(item: Any) -> Any:
     return item
 
 
-def _placed(batch: Any, model: nn.Module) -> Any:
+def placed(batch: Any, model: nn.Module) -> Any:
+    """Images on the model's device and of its type, once they are found to be finite pixels."""
     like = next((p for p in model.parameters() if p.is_floating_point()), torch.zeros(()))
     if isinstance(batch, list):
-        return [_placed(image, model) for image in batch]
+        return [placed(image, model) for image in batch]
     if not batch.is_floating_point():
         kind = str(batch.dtype).removeprefix("torch.")
         raise ArgumentError(f"images are {kind}: give floating-point pixels, preprocessed as the model was trained")
     if not bool(torch.isfinite(batch).all()):
         raise ArgumentError("images have NaN or infinite pixels")
-    placed = batch.to(like)
-    return placed.clone() if placed.is_inference() else placed
+    made = batch.to(like)
+    return made.clone() if made.is_inference() else made
 
 
-def _folder(path: Path, model: nn.Module, batch_size: int) -> Iterator[Any]:
+def _folder(path: Path, model: nn.Module, batch_size: int, max_images: int | None) -> Iterator[Any]:
     from PIL import Image, UnidentifiedImageError
 
     if path.suffix == ".npy" and path.is_file():
-        try:
-            stored = np.load(path, mmap_mode="r", allow_pickle=False)
-        except ValueError as error:
-            raise ArgumentError(f"images {str(path)!r} can't be read: it is no .npy file of numbers") from error
+        stored = read_npy(path, "images")
         for start in range(0, len(stored), batch_size):
             yield from _batches(np.array(stored[start : start + batch_size]), model, batch_size)
         return
@@ -124,6 +123,8 @@ def _folder(path: Path, model: nn.Module, batch_size: int) -> Iterator[Any]:
     files = sorted(p for p in path.rglob("*") if p.suffix.lower() in SUFFIXES)
     if not files:
         raise ArgumentError(f"images {str(path)!r} is a folder without pictures ({', '.join(sorted(SUFFIXES))})")
+    if max_images is not None and len(files) > max_images:  # some of every class, where classes have folders
+        files = [files[i * len(files) // max_images] for i in range(max_images)]
     transform, alike = _transform(model)
     step = batch_size if alike else 2
     for start in range(0, len(files), step):
@@ -135,6 +136,16 @@ def _folder(path: Path, model: nn.Module, batch_size: int) -> Iterator[Any]:
             except (UnidentifiedImageError, OSError) as error:
                 raise ArgumentError(f"images has a file that is no picture: {file.name} ({error})") from error
         yield torch.stack(pictures) if alike else pictures
+
+
+def read_npy(path: Path, name: str) -> np.ndarray:
+    """The array in a file, which stays there until it is used."""
+    try:
+        return np.load(path, mmap_mode="r", allow_pickle=False)
+    except FileNotFoundError as error:
+        raise ArgumentError(f"{name} {str(path)!r} does not exist") from error
+    except (ValueError, EOFError) as error:
+        raise ArgumentError(f"{name} {str(path)!r} can't be read: it is no .npy file of numbers") from error
 
 
 def _transform(model: nn.Module) -> tuple[Any, bool]:

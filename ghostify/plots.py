@@ -8,6 +8,7 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
     from .calibration_report import CalibrationReport
+    from .recovery_report import RecoveryReport
     from .report import Report
 
 DENSE, GHOST = "#9aa5b1", "#2563a8"
@@ -71,4 +72,33 @@ def plot_calibration(report: "CalibrationReport", ax: "Axes | None" = None) -> "
     ax.margins(x=0.01)
     ax.spines[["top", "right"]].set_visible(False)
     ax.legend(frameon=False, loc="lower right", bbox_to_anchor=(1, 1), ncols=2)
+    return ax
+
+
+def plot_recovery(report: "RecoveryReport", ax: "Axes | None" = None) -> "Axes":
+    """The mean loss of each epoch against steps, and on an axis of its own the validation where there is one.
+
+    Args:
+        report: of :func:`ghostify.distill`.
+        ax: axes to draw into; a new figure otherwise.
+    """
+    import matplotlib.pyplot as plt
+    from matplotlib.ticker import PercentFormatter
+
+    if ax is None:
+        _, ax = plt.subplots(figsize=(6.4, 3.8), layout="constrained")
+    losses = [(row.step, row.loss) for row in report.epochs if row.loss is not None]
+    scores = [(row.step, row.score) for row in report.epochs if row.score is not None]
+    ax.set(xlabel="step", ylabel="loss")
+    ax.set_title(f"{report.model}: {report.steps} steps", loc="left")
+    ax.spines[["top", "right"]].set_visible(False)
+    lines = ax.plot(*zip(*losses, strict=True), color=DENSE, marker="o", ms=3, label="loss")
+    if scores:
+        other = ax.twinx()
+        name = "agreement with the teacher" if report.epochs[0].top1 is None else "top-1"
+        lines += other.plot(*zip(*scores, strict=True), color=GHOST, marker="o", ms=3, label=f"{name}, validation")
+        other.set_ylabel(name)
+        other.yaxis.set_major_formatter(PercentFormatter(1))
+        other.spines[["top"]].set_visible(False)
+    ax.legend(handles=lines, frameon=False, loc="center right")
     return ax

@@ -52,7 +52,7 @@ class SiteRecord:
 
 
 @dataclass(frozen=True)
-class Recipe:
+class ConversionRecipe:
     """Everything needed to convert a fresh model of the same architecture in the same way, apart from weights."""
 
     config: dict[str, Any]
@@ -64,28 +64,28 @@ class Recipe:
         return asdict(self)
 
     @classmethod
-    def from_dict(cls, data: dict[str, Any]) -> "Recipe":
+    def from_dict(cls, data: dict[str, Any]) -> "ConversionRecipe":
         records = (SiteRecord(**{**r, "kernel_size": tuple(r["kernel_size"])}) for r in data["sites"])
         return cls(data["config"], tuple(records), data["versions"], data["format"])
 
 
-def make_recipe(plan: Sequence[PlannedSite], config: GhostConfig, before: Recipe | None) -> Recipe:
+def make_recipe(plan: Sequence[PlannedSite], config: GhostConfig, before: ConversionRecipe | None) -> ConversionRecipe:
     """The recipe of a plan; sites that an earlier conversion converted keep their record."""
     from . import __version__
 
     earlier = {r.name: r for r in before.sites} if before else {}
     records = earlier | {p.site.name: _record(p) for p in plan}
     sites = tuple(earlier[name] if name in earlier and earlier[name].converted else r for name, r in records.items())
-    return Recipe(config.to_dict(), sites, {"ghostify": __version__, "torch": str(torch.__version__)})
+    return ConversionRecipe(config.to_dict(), sites, {"ghostify": __version__, "torch": str(torch.__version__)})
 
 
-def attach_recipe(model: nn.Module, recipe: Recipe) -> None:
+def attach_recipe(model: nn.Module, recipe: ConversionRecipe) -> None:
     model._ghostify_recipe = recipe  # type: ignore[assignment]
     if isinstance(model, fx.GraphModule):
         model.meta[_KEY] = recipe  # copying a GraphModule keeps this, and pickling it keeps the attribute
 
 
-def recipe_of(model: nn.Module) -> Recipe | None:
+def recipe_of(model: nn.Module) -> ConversionRecipe | None:
     """The recipe of a student; None for any other model."""
     kept = model.meta.get(_KEY) if isinstance(model, fx.GraphModule) else None
     return kept or vars(model).get("_ghostify_recipe")

@@ -15,7 +15,7 @@ from .costs import Costs, count_params, measure
 from .errors import ArgumentError, ArgumentTypeError
 from .modules import GhostModule, ReducedLinear
 from .patterns import lookup
-from .recipe import Recipe, SiteRecord, recipe_of
+from .recipe import ConversionRecipe, SiteRecord, recipe_of
 from .zoo import as_arguments, example_input
 
 if TYPE_CHECKING:
@@ -230,7 +230,7 @@ def _arguments(student: nn.Module, given: Any) -> tuple[Any, ...] | None:
     return example_input(student) if given is None else as_arguments(student, given)
 
 
-def _dense_twin(student: nn.Module, recipe: Recipe) -> nn.Module:
+def _dense_twin(student: nn.Module, recipe: ConversionRecipe) -> nn.Module:
     """The original's structure, rebuilt from the student's own layers, with values of no meaning."""
     swaps: dict[nn.Module, nn.Module] = {}
     for record in recipe.sites:
@@ -257,7 +257,7 @@ def _widen(layer: nn.Module, channels: torch.Tensor) -> nn.Module:
     return layer if pattern is None else pattern.narrow(layer, channels)
 
 
-def _rows(student: nn.Module, recipe: Recipe, costs: Costs | None) -> tuple[Row, ...]:
+def _rows(student: nn.Module, recipe: ConversionRecipe, costs: Costs | None) -> tuple[Row, ...]:
     rows = []
     for record in recipe.sites:
         layer = student.get_submodule(record.name)
@@ -287,7 +287,7 @@ def _per_position(record: SiteRecord, layer: nn.Module) -> int:
     return record.dense_per_position
 
 
-def _reached(recipe: Recipe, rows: tuple[Row, ...]) -> float | None:
+def _reached(recipe: ConversionRecipe, rows: tuple[Row, ...]) -> float | None:
     dense = [
         (record.converted, row.flops_before or 0)
         for record, row in zip(recipe.sites, rows, strict=True)

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from .errors import ArgumentError
-from .recipe import recipe_of
+from .recipe import ConversionRecipe, recipe_of
 
 
 def load_weights(model: nn.Module, path: str | os.PathLike[str]) -> None:
@@ -37,6 +37,35 @@ def load_weights(model: nn.Module, path: str | os.PathLike[str]) -> None:
     model.load_state_dict(state)
 
 
+def read_student(model: nn.Module, path: str | os.PathLike[str]) -> nn.Module:
+    """The student in a file that :func:`write_weights` wrote.
+
+    Args:
+        model: its original network, which is not changed.
+
+    Raises:
+        ArgumentError: the file is missing or broken, holds no student, or that of another network.
+    """
+    from safetensors import SafetensorError, safe_open
+
+    from .convert import convert_again
+
+    try:
+        with safe_open(path, "pt") as file:
+            told = (file.metadata() or {}).get("ghostify")
+    except (SafetensorError, OSError) as error:
+        raise ArgumentError(f"student {str(path)!r} can't be read: {error}") from error
+    if told is None:
+        raise ArgumentError(f"student {str(path)!r} holds no record of a conversion: ghostify convert and calibrate write one")
+    student = convert_again(model, ConversionRecipe.from_dict(json.loads(told)))
+    try:
+        student.load_state_dict(_read(Path(path)))
+    except RuntimeError as error:
+        reason = str(error).splitlines()[-1].strip()
+        raise ArgumentError(f"student {str(path)!r} was made of another network: {reason}") from error
+    return student
+
+
 def _read(path: Path) -> dict[str, Tensor]:
     if not path.is_file():
         raise ArgumentError(f"weights file {str(path)!r} does not exist")
@@ -61,8 +90,6 @@ def write_weights(student: nn.Module, path: str | os.PathLike[str]) -> None:
 
     The file appears under its name only once it is complete.
     """
-    from safetensors.torch import save_file
-
     state: dict[str, Tensor] = {}
     seen: dict[tuple[int, int, tuple[int, ...]], str] = {}
     for name, value in student.state_dict().items():
@@ -72,12 +99,19 @@ def write_weights(student: nn.Module, path: str | os.PathLike[str]) -> None:
         seen[key] = name
     recipe = recipe_of(student)
     metadata = {"format": "pt"} | ({"ghostify": json.dumps(recipe.to_dict())} if recipe else {})
+    write_tensors(state, metadata, path)
+
+
+def write_tensors(tensors: dict[str, Tensor], metadata: dict[str, str], path: str | os.PathLike[str]) -> None:
+    """Write safetensors; the file appears under its name only once it is complete."""
+    from safetensors.torch import save_file
+
     target = Path(path)
     target.parent.mkdir(parents=True, exist_ok=True)
     handle, temporary = tempfile.mkstemp(dir=target.parent, prefix=target.name, suffix=".part")
     os.close(handle)
     try:
-        save_file(state, temporary, metadata)
+        save_file(tensors, temporary, metadata)
         os.chmod(temporary, 0o644)
         os.replace(temporary, target)
     except BaseException:

@@ -1,0 +1,180 @@
+"""evaluate(): how often a model is right, and how often it agrees with its teacher; exact under many processes."""
+
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from .data import Source, make_source, shared_out, split_batch
+from .errors import ArgumentError, ArgumentTypeError
+from .images import whole_number
+from .losses import main_output
+from .norms import evaluation
+
+IGNORED = 255  # the label of positions that segmentation data sets leave out
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """Shares from 0 to 1; None where there were no labels, no teacher, or for ``top5`` no more than five classes.
+
+    Attributes:
+        images: how many.
+        top1, top5: right among the first, the first five; of positions where scores have positions.
+        agreement: the same first class as the teacher's.
+        per_class: share of each class's images that is right; NaN for a class without images.
+    """
+
+    images: int
+    top1: float | None
+    top5: float | None
+    agreement: float | None
+    per_class: tuple[float, ...] | None
+
+    def __str__(self) -> str:
+        named = (("top-1", self.top1), ("top-5", self.top5), ("agrees with the teacher", self.agreement))
+        return ", ".join([f"{self.images} images"] + [f"{name} {value:.2%}" for name, value in named if value is not None])
+
+
+def evaluate(
+    model: nn.Module,
+    data: Any,
+    *,
+    teacher: nn.Module | None = None,
+    batch_size: int = 256,
+    outputs: Callable[[Any], Sequence[Tensor]] = main_output,
+    workers: int | None = None,
+    progress: bool = False,
+) -> Evaluation:
+    """Measure a classifier, in evaluation mode.
+
+    Under ``torchrun`` or ``accelerate launch`` each process takes its batches of a DataLoader and all get the same result;
+    no image is counted twice.
+
+    Args:
+        model: on any device; images are moved there.
+        data: a DataLoader or other iterable of batches (images, labels); a tensor or array of images, or a pair of them and
+            labels; a folder of pictures, one folder for each class; or a timm name such as ``"torch/cifar10"``. Labels may
+            be missing where there is a teacher.
+        teacher: also count where both name the same class.
+        batch_size: images at a time where ``data`` is not in batches.
+        outputs: from what the model returns to the scores (N, classes, ...) in a list; see
+            :func:`ghostify.losses.main_output`.
+        workers: processes that read a folder's pictures.
+        progress: show a progress bar.
+
+    Raises:
+        ArgumentError, ArgumentTypeError: no image, or nothing to compare with, or a label beyond the model's classes.
+
+    Example:
+        >>> print(ghostify.evaluate(student, loader, teacher=teacher))
+    """
+    for name, part in (("model", model), ("teacher", teacher)):
+        if not isinstance(part, nn.Module) and not (part is None and name == "teacher"):
+            raise ArgumentTypeError(f"{name} must be a torch.nn.Module, not {type(part).__name__}")
+    batch_size = whole_number("batch_size", batch_size, 1)
+    source = make_source(data, model, batch_size, training=False, name="data", workers=workers, broken="fail")
+    return evaluate_source(model, teacher, source, outputs, progress)
+
+
+@torch.no_grad()
+def evaluate_source(
+    model: nn.Module,
+    teacher: nn.Module | None,
+    source: Source,
+    outputs: Callable[[Any], Sequence[Tensor]],
+    progress: bool = False,
+) -> Evaluation:
+    """:func:`evaluate` of batches that are there already."""
+    counts: _Counts | None = None
+    with evaluation(model), evaluation(teacher if teacher is not None else model):
+        for item in _told(shared_out(source, 0, training=False), len(source), progress):
+            images, labels = split_batch(item, model, "data")
+            scores = _rows(outputs(model(images))[0])
+            theirs = None if teacher is None else _rows(outputs(teacher(images))[0]).argmax(1)
+            counts = counts or _Counts(scores.shape[1], scores.device)
+            counts.add(len(images), scores, None if labels is None else labels.to(scores.device), theirs)
+    return _finish(_summed(counts))
+
+
+class _Counts:
+    """Sums over images, in one vector so that processes can add theirs: images, positions with a label, right, among five,
+    positions, agreeing; then for each class how many there are and how many are right."""
+
+    def __init__(self, classes: int, device: torch.device):
+        self.sums = torch.zeros(6, dtype=torch.float64, device=device)
+        self.by_class = torch.zeros(2, classes, dtype=torch.float64, device=device)
+
+    def add(self, images: int, scores: Tensor, labels: Tensor | None, theirs: Tensor | None) -> None:
+        classes = scores.shape[1]
+        given = scores.argmax(1)
+        self.sums[0] += images
+        if labels is not None:
+            labels = labels.flatten()
+            if len(labels) != len(scores):
+                raise ArgumentError(f"data has {len(labels)} labels for {len(scores)} scores")
+            valid = (labels >= 0) & ((labels != IGNORED) if len(scores) != images else True)
+            if bool((labels[valid] >= classes).any()):
+                raise ArgumentError(f"data has label {int(labels[valid].max())}, the model {classes} classes")
+            right = valid & (given == labels)
+            among = scores.topk(min(5, classes), 1).indices == labels[:, None]
+            self.sums[1] += valid.sum()
+            self.sums[2] += right.sum()
+            self.sums[3] += (among.any(1) & valid).sum()
+            self.by_class[0] += torch.bincount(labels[valid], minlength=classes)
+            self.by_class[1] += torch.bincount(labels[right], minlength=classes)
+        if theirs is not None:
+            self.sums[4] += len(given)
+            self.sums[5] += (given == theirs).sum()
+
+
+def _rows(scores: Tensor) -> Tensor:
+    """(N, classes, ...) to (N * positions, classes)."""
+    return scores.float().movedim(1, -1).flatten(0, -2)
+
+
+def _summed(counts: _Counts | None) -> _Counts:
+    from accelerate import PartialState
+    from accelerate.utils import reduce
+
+    state = PartialState()
+    if state.num_processes > 1:
+        classes = torch.tensor(counts.by_class.shape[1] if counts else 0, device=state.device)
+        most = int(_largest(classes))
+        counts = counts or _Counts(most, state.device)
+        counts.sums, counts.by_class = (reduce(t.to(state.device), "sum") for t in (counts.sums, counts.by_class))
+    if counts is None or not counts.sums[0]:
+        raise ArgumentError("data holds no image")
+    return counts
+
+
+def _largest(value: Tensor) -> Tensor:
+    """The largest of all processes' values."""
+    torch.distributed.all_reduce(value, torch.distributed.ReduceOp.MAX)
+    return value
+
+
+def _finish(counts: _Counts) -> Evaluation:
+    images, labelled, right, among, compared, agreeing = counts.sums.tolist()
+    if not labelled and not compared:
+        raise ArgumentError("data has no labels: give labels, or a teacher to compare with")
+    classes = counts.by_class.shape[1]
+    return Evaluation(
+        int(images),
+        right / labelled if labelled else None,
+        among / labelled if labelled and classes > 5 else None,
+        agreeing / compared if compared else None,
+        tuple((counts.by_class[1] / counts.by_class[0]).tolist()) if labelled else None,
+    )
+
+
+def _told(batches: Iterable[Any], total: int, progress: bool) -> Iterator[Any]:
+    if not progress:
+        yield from batches
+        return
+    from rich.console import Console
+    from rich.progress import track
+
+    yield from track(batches, "evaluating", total=total or None, console=Console(stderr=True), transient=True)

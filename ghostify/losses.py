@@ -1,0 +1,93 @@
+"""What a student is held to: the teacher's scores, how they relate, the maps at its sites, labels.
+
+Each takes what the student and the teacher give and returns a scalar, the mean over images, in float32.
+"""
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+
+def logit_distillation(student: Tensor, teacher: Tensor, temperature: float = 4.0) -> Tensor:
+    """Kullback-Leibler divergence of softened class scores, times the squared temperature, so that its gradient keeps its
+    size (Hinton et al., Distilling the knowledge in a neural network, 2015).
+
+    Args:
+        student, teacher: scores (N, classes, ...); positions behind the classes are averaged over.
+    """
+    log_p = F.log_softmax(student.float() / temperature, dim=1)
+    log_q = F.log_softmax(teacher.float() / temperature, dim=1)
+    return F.kl_div(log_p, log_q, reduction="none", log_target=True).sum(1).mean() * temperature**2
+
+
+def relation_distillation(student: Tensor, teacher: Tensor, temperature: float = 1.0) -> Tensor:
+    """One less the correlation of class probabilities, within each image and, for each class, across the images of a batch
+    (DIST: Huang et al., Knowledge distillation from a stronger teacher, NeurIPS 2022).
+
+    Args:
+        student, teacher: scores (N, classes, ...). Under several processes the batch is that of all of them.
+    """
+    p, q = (_everyones((scores.float() / temperature).softmax(1)) for scores in (student, teacher))
+    p, q = (x.movedim(1, -1).flatten(0, -2) for x in (p, q))
+    return _uncorrelated(p, q) + (_uncorrelated(p.T, q.T) if len(p) > 1 else 0)
+
+
+def _uncorrelated(p: Tensor, q: Tensor) -> Tensor:
+    p, q = p - p.mean(1, keepdim=True), q - q.mean(1, keepdim=True)
+    return 1 - F.cosine_similarity(p, q, dim=1, eps=1e-8).mean()
+
+
+def _everyones(x: Tensor) -> Tensor:
+    """The batch of all processes; gradients flow back to each."""
+    if not (torch.distributed.is_available() and torch.distributed.is_initialized()):
+        return x
+    from torch.distributed.nn.functional import all_gather
+
+    return torch.cat(all_gather(x))
+
+
+def feature_matching(student: Sequence[Tensor], teacher: Sequence[Tensor]) -> Tensor:
+    """Squared error of maps, each relative to the variance of the teacher's about its channel means, averaged over places.
+
+    Args:
+        student, teacher: maps (N, channels, ...) of equal shapes, one of each for every place.
+    """
+    losses = [_relative_error(s.float(), t.float()) for s, t in zip(student, teacher, strict=True)]
+    return torch.stack(losses).mean()
+
+
+def _relative_error(student: Tensor, teacher: Tensor) -> Tensor:
+    dims = [d for d in range(teacher.dim()) if d != 1]
+    variance = teacher.var(dims, unbiased=False).mean()
+    return F.mse_loss(student, teacher) / variance.clamp_min(1e-8)
+
+
+def label_loss(scores: Tensor, labels: Tensor) -> Tensor:
+    """Cross-entropy with class indices (N,), or with probabilities (N, classes) as mixup makes them."""
+    return F.cross_entropy(scores.float(), labels)
+
+
+def main_output(output: Any) -> list[Tensor]:
+    """What a classifier or a segmentation model is judged by: its class scores, without those of auxiliary heads.
+
+    The default of the small protocol that ties a model to the losses: a function that takes what the model returns, and
+    returns the tensors (N, classes, ...) that student and teacher are to agree on.
+
+    Raises:
+        TypeError: there is no such tensor.
+    """
+    if isinstance(output, Tensor):
+        return [output]
+    if isinstance(output, dict):
+        for key in ("logits", "out"):
+            if isinstance(output.get(key), Tensor):
+                return [output[key]]
+    logits = getattr(output, "logits", None)
+    if isinstance(logits, Tensor):
+        return [logits]
+    if isinstance(output, (tuple, list)) and output and isinstance(output[0], Tensor):
+        return [output[0]]
+    raise TypeError(f"a model that returns {type(output).__name__} needs outputs=, a function that gives the tensors to match")

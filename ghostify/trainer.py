@@ -1,0 +1,473 @@
+"""The training loop: epochs of distillation steps, validation, checkpoints, and the way back from them."""
+
+import math
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, ExitStack, nullcontext
+from dataclasses import asdict, dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from .checkpoint import load_state, pack_optimizer, read_checkpoint, unpack_optimizer, write_checkpoint
+from .data import Source, mirrored_and_shifted, shared_out, split_batch
+from .errors import ArgumentError, ArgumentTypeError, DivergedError
+from .evaluation import evaluate_source
+from .losses import feature_matching, label_loss, logit_distillation, relation_distillation
+from .match import Recorder, find_places
+from .norms import evaluation, run_checked
+from .random_state import RandomStream, seed_all, seed_of
+from .recovery_report import EpochResult, RecoveryReport
+from .synced import SyncedNorms
+from .training_recipe import Recipe
+
+TICKS = 1_000_000  # the schedule's unit of time: the whole budget
+EPOCH_STEPS = 50  # few images are passed over several times in one epoch, so that it has about so many steps at least
+LOOK_EVERY = 10  # steps between looks at the losses, each of which waits for the device
+
+Outputs = Callable[[Any], Sequence[Tensor]]
+OnStep = Callable[[float, dict[str, float], float], None]  # part of the budget, losses, images a second
+
+
+@dataclass
+class Progress:
+    """Where a run stands; together with the weights and the optimizer's state, all that going on needs."""
+
+    step: int = 0
+    epoch: int = 0  # that are complete
+    batch: int = 0  # of this epoch
+    seconds: float = 0.0  # of training, without validation
+    sums: dict[str, float] = field(default_factory=dict)  # of the losses in this epoch
+    summed: int = 0  # steps in them
+    images: int = 0  # in this epoch
+    epoch_seconds: float = 0.0
+    history: list[EpochResult] = field(default_factory=list)
+    best: int | None = None
+    ended: str = ""
+
+    @classmethod
+    def from_dict(cls, data: dict[str, Any]) -> "Progress":
+        return cls(**{**data, "history": [EpochResult(**row) for row in data["history"]]})
+
+
+class Trainer:
+    """One training of ``student`` towards ``teacher``.
+
+    Args:
+        student: a copy that may be changed.
+        teacher: in evaluation mode; it may share tensors with the user's.
+        train: batches to train on.
+        val: batches to validate on.
+        checkpoint: the file to go on from; None for no checkpoints.
+        on_epoch: called with the history after each epoch, in the main process.
+        on_step: called from time to time.
+    """
+
+    def __init__(
+        self,
+        student: nn.Module,
+        teacher: nn.Module,
+        train: Source,
+        val: Source | None,
+        recipe: Recipe,
+        outputs: Outputs,
+        checkpoint: Path | None = None,
+        checkpoint_seconds: float = 300,
+        on_epoch: Callable[[list[EpochResult]], None] = lambda history: None,
+        on_step: OnStep = lambda part, losses, speed: None,
+    ):
+        from accelerate import Accelerator
+        from timm.optim import create_optimizer_v2
+        from timm.scheduler import create_scheduler_v2
+        from timm.utils import ModelEmaV3
+
+        self.accelerator = Accelerator()
+        self.processes = self.accelerator.num_processes
+        self.device = self.accelerator.device
+        self.recipe, self.outputs, self.train, self.val = recipe, outputs, train, val
+        self.checkpoint, self.checkpoint_seconds = checkpoint, checkpoint_seconds
+        self.on_epoch, self.on_step = on_epoch, on_step
+        self.student, self.teacher = (model.to(self.device) for model in (student, teacher))
+        if recipe.channels_last:
+            self.student, self.teacher = (m.to(memory_format=torch.channels_last) for m in (self.student, self.teacher))
+        self.student.train()
+        self.teacher.eval()
+        if not any(p.requires_grad for p in self.student.parameters()):
+            raise ArgumentError("student has no parameter that requires a gradient")
+        if not recipe.dropout:
+            for module in self.student.modules():
+                if isinstance(module, nn.modules.dropout._DropoutNd):
+                    module.p = 0.0
+        self.ema = ModelEmaV3(self.student, recipe.ema, use_warmup=True) if recipe.ema else None
+        self.optimizer = create_optimizer_v2(self.student, opt=recipe.optimizer, lr=recipe.lr, weight_decay=recipe.weight_decay)
+        name = "step" if recipe.schedule == "constant" else recipe.schedule
+        self.scheduler, _ = create_scheduler_v2(
+            self.optimizer, name, num_epochs=TICKS, decay_epochs=2 * TICKS, warmup_epochs=round(recipe.warmup * TICKS),
+            warmup_lr=0.0,
+        )  # fmt: skip
+        self.scaler = torch.amp.GradScaler(self.device.type, enabled=recipe.precision == "fp16")
+        self.loader: Any = shared_out(train, recipe.seed, training=True)
+        length = len(train)
+        self.passes = max(1, math.ceil(EPOCH_STEPS * recipe.accumulate / length)) if length else 1
+        self.length = length * self.passes  # batches of an epoch; 0 where that is not known
+        self.progress = Progress()
+        self.pending: list[dict[str, Tensor]] = []
+        self.best: dict[str, Tensor] = {}
+        self.good = _copied(self.student.state_dict())
+        self.mixup = self._mixup()
+        self.classes = 0
+        self.places: list[str] = []
+        self.recorders: list[Recorder] = []
+        self.waited = 0.0  # seconds for the batches of the step at hand
+        self.notes: list[str] = []
+
+    # -- the whole run ------------------------------------------------------------------------------------------------
+
+    def run(self, resume: bool) -> RecoveryReport:
+        """Train until the budget is spent; :meth:`result` then has the weights."""
+        self._look_at_first_batch()
+        resumed = resume and self.checkpoint is not None and self.checkpoint.exists()
+        if resumed:
+            self._restore()
+        self.model: Any = self.accelerator.prepare_model(self.student)
+        self.recorders = [Recorder(model, self.places) for model in (self.student, self.teacher)]
+        try:
+            if not resumed:
+                self.progress.history.append(self._validated(EpochResult(0, 0)))
+                self._epoch_is_over(self.progress.history[-1])
+            while not self.progress.ended:
+                self._epoch()
+        finally:
+            for recorder in self.recorders:
+                recorder.close()
+        progress = self.progress
+        best = progress.best if self.val is not None else None
+        broken = int(self.train.broken.sum())
+        name = type(self.student).__name__
+        return RecoveryReport(name, tuple(progress.history), best, progress.ended, broken, tuple(self.notes))
+
+    def result(self) -> dict[str, Tensor]:
+        """The weights to keep: the best validated, else the running average, else the last."""
+        return self.best or _copied(self._judged().state_dict())
+
+    def _epoch(self) -> None:
+        progress = self.progress
+        saved = time.perf_counter()
+        for group in self._groups():
+            started = time.perf_counter()
+            self._step(group)
+            taken = time.perf_counter() - started
+            progress.seconds += self.waited + taken
+            progress.epoch_seconds += self.waited + taken
+            if len(self.pending) == LOOK_EVERY:
+                self._look_at_losses()
+            if self.checkpoint is not None and time.perf_counter() - saved > self.checkpoint_seconds:
+                self._save()
+                saved = time.perf_counter()
+            if self._spent():
+                break
+        self._look_at_losses()
+        if not progress.images:
+            raise ArgumentError(
+                "train gives no batch" + (" a second time: give a loader, not a generator" if progress.epoch else "")
+            )
+        means = {name: value / progress.summed for name, value in progress.sums.items()}
+        progress.epoch += 1
+        row = EpochResult(
+            progress.epoch, progress.step, self.optimizer.param_groups[0]["lr"], means.pop("loss"), means,
+            seconds=progress.seconds, images_per_second=progress.images / max(progress.epoch_seconds, 1e-9),
+        )  # fmt: skip
+        progress.batch = progress.images = progress.summed = 0
+        progress.sums, progress.epoch_seconds = {}, 0.0
+        progress.history.append(self._validated(row))
+        self._end_where_due()
+        self.good = _copied(self.student.state_dict())
+        self._epoch_is_over(progress.history[-1])
+
+    def _epoch_is_over(self, row: EpochResult) -> None:
+        progress, score = self.progress, row.score
+        if score is not None:
+            before = next((r.score for r in progress.history if r.epoch == progress.best), None)
+            if before is None or score > before:
+                progress.best, self.best = row.epoch, _copied(self._judged().state_dict())
+            elif self.recipe.patience is not None and row.epoch - (progress.best or 0) >= self.recipe.patience:
+                progress.ended = progress.ended or f"no better validation in {self.recipe.patience} epochs"
+        if self.checkpoint is not None:
+            self._save()
+        if self.accelerator.is_main_process:
+            self.on_epoch(progress.history)
+
+    def _end_where_due(self) -> None:
+        recipe, progress = self.recipe, self.progress
+        if recipe.epochs is not None and progress.epoch >= recipe.epochs:
+            progress.ended = f"all {recipe.epochs} epochs are done"
+        elif recipe.steps is not None and progress.step >= recipe.steps:
+            progress.ended = f"all {recipe.steps} steps are done"
+        elif recipe.minutes is not None and self._spent():
+            progress.ended = f"{recipe.minutes:g} minutes are over"
+
+    def _spent(self) -> bool:
+        """Whether a budget of steps or minutes is; one of epochs ends by itself."""
+        recipe, progress = self.recipe, self.progress
+        if recipe.steps is not None:
+            return progress.step >= recipe.steps
+        over = recipe.minutes is not None and progress.seconds >= 60 * recipe.minutes
+        if recipe.minutes is not None and self.processes > 1:
+            over = bool(self._summed(torch.tensor(float(over))) > 0)
+        return over
+
+    def _part(self) -> float:
+        """Which part of the budget the next step stands at the middle of."""
+        recipe, progress = self.recipe, self.progress
+        if recipe.steps is not None:
+            return (progress.step + 0.5) / recipe.steps
+        if recipe.minutes is not None:
+            return progress.seconds / (60 * recipe.minutes)
+        within = (progress.batch - 0.5 * recipe.accumulate) / self.length if self.length else 0
+        return (progress.epoch + max(0.0, within)) / (recipe.epochs or 1)
+
+    # -- data ---------------------------------------------------------------------------------------------------------
+
+    def _batches(self) -> Iterator[Any]:
+        """The batches of this epoch that are left. Their order and augmentation follow from the seed and the epoch alone,
+        so a run that goes on passes over those that it had."""
+        progress, seen = self.progress, 0
+        skip = progress.batch
+        for number in range(self.passes):
+            stream = RandomStream(seed_of(self.recipe.seed, 1, progress.epoch, number))
+            if hasattr(self.loader, "set_epoch"):
+                self.loader.set_epoch(progress.epoch * self.passes + number)
+            with stream.active():
+                batches = iter(self.loader)
+            while True:
+                with stream.active():
+                    item = next(batches, None)
+                if item is None:
+                    break
+                seen += 1
+                if seen > skip:
+                    yield item
+
+    def _groups(self) -> Iterator[list[Any]]:
+        """The batches of one optimizer step each; ``waited`` says how long they took to come."""
+        group: list[Any] = []
+        started = time.perf_counter()
+        for item in self._batches():
+            group.append(item)
+            if len(group) == self.recipe.accumulate:
+                self.waited = time.perf_counter() - started
+                yield group
+                group, started = [], time.perf_counter()
+        if group:
+            self.waited = time.perf_counter() - started
+            yield group
+
+    def _placed(self, item: Any) -> tuple[Any, Tensor | None]:
+        images, labels = split_batch(item, self.student)
+        if self.recipe.labels:
+            if labels is None:
+                raise ArgumentError("the recipe weighs labels, but train has none")
+            if labels.is_floating_point() or int(labels.max()) >= self.classes or int(labels.min()) < 0:
+                raise ArgumentError(f"train has labels outside of 0 to {self.classes - 1}, the student's classes")
+            labels = labels.to(self.device).long()
+        if isinstance(images, Tensor) and images.dim() == 4 and self.recipe.channels_last:
+            images = images.to(memory_format=torch.channels_last)
+        return images, labels
+
+    def _mixup(self) -> Any:
+        if not (self.recipe.mixup or self.recipe.cutmix):
+            return None
+        from timm.data import Mixup
+
+        return lambda images, labels: Mixup(
+            self.recipe.mixup, self.recipe.cutmix, label_smoothing=0.0, num_classes=self.classes
+        )(images, labels)
+
+    # -- a step -------------------------------------------------------------------------------------------------------
+
+    def _step(self, group: list[Any]) -> None:
+        progress, recipe = self.progress, self.recipe
+        progress.batch += len(group)
+        seed_all(seed_of(recipe.seed, 2, progress.step, self.accelerator.process_index))
+        self.scheduler.step(min(round(self._part() * TICKS), TICKS - 1))
+        for number, item in enumerate(group):
+            images, labels = self._placed(item)
+            if self.train.plain and recipe.augment == "auto":
+                images = mirrored_and_shifted(images)
+            if self.mixup is not None:
+                images, labels = self._mixed(images, labels)
+            last = number == len(group) - 1
+            with ExitStack() as stack:
+                if not last:
+                    stack.enter_context(self.accelerator.no_sync(self.model))
+                if self.processes > 1:
+                    stack.enter_context(SyncedNorms())
+                with self._autocast():
+                    losses = self._losses(images, labels)
+                self.scaler.scale(losses["loss"] / len(group)).backward()
+            self.pending.append({name: value.detach() for name, value in losses.items()})
+            progress.images += len(images) * self.processes
+        self.scaler.unscale_(self.optimizer)
+        if recipe.clip is not None:
+            torch.nn.utils.clip_grad_norm_(self.student.parameters(), recipe.clip)
+        self.scaler.step(self.optimizer)
+        self.scaler.update()
+        self.optimizer.zero_grad(set_to_none=True)
+        progress.step += 1
+        if self.ema is not None:
+            self.ema.update(self.student, progress.step)
+
+    def _mixed(self, images: Tensor, labels: Tensor | None) -> tuple[Tensor, Tensor | None]:
+        if len(images) % 2:
+            raise ArgumentError(f"mixup takes batches of an even size, not of {len(images)}")
+        none = labels is None
+        images, mixed = self.mixup(images, torch.zeros(len(images), dtype=torch.long, device=self.device) if none else labels)
+        return images, None if none else mixed
+
+    def _autocast(self) -> AbstractContextManager[Any]:
+        kinds = {"bf16": torch.bfloat16, "fp16": torch.float16}
+        kind = kinds.get(self.recipe.precision)
+        return nullcontext() if kind is None else torch.autocast(self.device.type, kind)
+
+    def _losses(self, images: Any, labels: Tensor | None) -> dict[str, Tensor]:
+        """Each loss by its name, and under ``loss`` their weighted sum."""
+        recipe = self.recipe
+        for recorder in self.recorders:
+            recorder.listen()
+        with torch.no_grad():
+            goals = self.outputs(self.teacher(images))
+        given = self.outputs(self.model(images))
+        mine, theirs = (
+            [m.maps for name in self.places for m in seen.get(name, [])] for seen in [r.take() for r in self.recorders]
+        )
+        losses: dict[str, Tensor] = {}
+        if recipe.logits:
+            losses["logits"] = _mean(logit_distillation(s, t, recipe.temperature) for s, t in zip(given, goals, strict=True))
+        if recipe.relation:
+            losses["relation"] = _mean(relation_distillation(s, t) for s, t in zip(given, goals, strict=True))
+        if self.places:
+            losses["features"] = feature_matching(mine, theirs)
+        if recipe.labels and labels is not None:
+            losses["labels"] = label_loss(given[0], labels)
+        return {"loss": torch.stack([getattr(recipe, name) * value for name, value in losses.items()]).sum(), **losses}
+
+    def _look_at_losses(self) -> None:
+        """Sum up what was noted since the last look, over all processes; a loss that is not finite ends the run.
+
+        Raises:
+            DivergedError: the student is back at the end of the last epoch.
+        """
+        progress, pending = self.progress, self.pending
+        self.pending = []
+        if not pending:
+            return
+        values = torch.stack([torch.stack([losses[name].float() for name in pending[0]]) for losses in pending])
+        values = self._summed(values) / self.processes
+        for name, column in zip(pending[0], values.double().T.tolist(), strict=True):
+            progress.sums[name] = progress.sums.get(name, 0.0) + sum(column)
+        progress.summed += len(pending)
+        if not all(map(math.isfinite, progress.sums.values())):
+            bad = int((~torch.isfinite(values).all(1)).nonzero()[0])
+            step = progress.step - (len(pending) - 1 - bad) // self.recipe.accumulate
+            self.student.load_state_dict(self.good)
+            raise DivergedError(
+                f"the loss was not finite at step {step}, in epoch {progress.epoch + 1}: a lower lr, clip=1 or bf16 "
+                f"instead of fp16 may help; the weights are those of the end of epoch {progress.epoch}",
+                step,
+            )
+        speed = progress.images / max(progress.epoch_seconds, 1e-9)
+        self.on_step(min(self._part(), 1.0), dict(zip(pending[0], values[-1].tolist(), strict=True)), speed)
+
+    def _summed(self, values: Tensor) -> Tensor:
+        from accelerate.utils import reduce
+
+        return values.cpu() if self.processes == 1 else reduce(values.to(self.device), "sum").cpu()
+
+    # -- looking ------------------------------------------------------------------------------------------------------
+
+    def _judged(self) -> nn.Module:
+        return self.student if self.ema is None else self.ema.module
+
+    def _validated(self, row: EpochResult) -> EpochResult:
+        if self.val is None:
+            return row
+        found = evaluate_source(self._judged(), self.teacher, self.val, self.outputs)
+        return replace(row, top1=found.top1, agreement=found.agreement)
+
+    def _look_at_first_batch(self) -> None:
+        """Whether models and data fit each other, and at which places their maps can be compared.
+
+        Raises:
+            ArgumentError: they do not.
+        """
+        with RandomStream(self.recipe.seed).active():
+            item = next(iter(self.train.batches), None)
+            if item is None:
+                raise ArgumentError("train is empty: it has no batch")
+            images = split_batch(item, self.student)[0][:2]
+            with torch.no_grad(), evaluation(self.student):
+                results = [run_checked(model, (images,), {}) for model in (self.student, self.teacher)]
+                try:
+                    given, goals = (self.outputs(result) for result in results)
+                except TypeError as error:
+                    raise ArgumentTypeError(str(error)) from error
+                if [t.shape for t in given] != [t.shape for t in goals]:
+                    shapes = [", ".join(str(tuple(t.shape[1:])) for t in found) for found in (given, goals)]
+                    raise ArgumentError(f"student and teacher differ in their outputs: {shapes[0]} against {shapes[1]}")
+                self.classes = given[0].shape[1]
+                if self.recipe.features:
+                    self.places = find_places(self.student, self.teacher, lambda model: model(images))
+        if self.recipe.features and not self.places:
+            self.notes.append("no features were matched: the student has no places with maps like the teacher's")
+            if not (self.recipe.logits or self.recipe.relation or self.recipe.labels):
+                raise ArgumentError("the recipe matches features alone, and the student has none like the teacher's")
+
+    # -- checkpoints --------------------------------------------------------------------------------------------------
+
+    def _save(self) -> None:
+        assert self.checkpoint is not None
+        self._look_at_losses()
+        if self.accelerator.is_main_process:
+            optimizer, plain = pack_optimizer(self.optimizer)
+            groups = {"student": dict(self.student.state_dict()), "optimizer": optimizer, "best": self.best}
+            if self.ema is not None:
+                groups["ema"] = dict(self.ema.module.state_dict())
+            facts = {
+                "recipe": asdict(self.recipe), "progress": asdict(self.progress), "optimizer": plain,
+                "scaler": self.scaler.state_dict(), "batches": len(self.train),
+            }  # fmt: skip
+            write_checkpoint(self.checkpoint, groups, facts)
+        self.accelerator.wait_for_everyone()
+
+    def _restore(self) -> None:
+        assert self.checkpoint is not None
+        path = self.checkpoint
+        groups, facts = read_checkpoint(path)
+        theirs, own = facts["recipe"], asdict(self.recipe)
+        other = [name for name in own if own[name] != theirs.get(name)]
+        if other:
+            raise ArgumentError(
+                f"checkpoint {str(path)!r} is of another recipe: {other[0]} was {theirs.get(other[0])!r}, not {own[other[0]]!r}"
+            )
+        if facts["batches"] != len(self.train):
+            raise ArgumentError(
+                f"checkpoint {str(path)!r} is of other data: it had {facts['batches']} batches, not {len(self.train)}"
+            )
+        load_state(self.student, groups["student"], path)
+        if self.ema is not None:
+            load_state(self.ema.module, groups["ema"], path)
+        unpack_optimizer(self.optimizer, groups.get("optimizer", {}), facts["optimizer"])
+        self.scaler.load_state_dict(facts["scaler"])
+        self.best = groups.get("best", {})
+        self.progress = Progress.from_dict(facts["progress"])
+        self.good = _copied(self.student.state_dict())
+
+
+def _copied(state: dict[str, Any]) -> dict[str, Tensor]:
+    return {name: value.detach().to("cpu", copy=True) for name, value in state.items()}
+
+
+def _mean(values: Iterator[Tensor]) -> Tensor:
+    return torch.stack(list(values)).mean()

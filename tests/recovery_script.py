@@ -1,0 +1,73 @@
+"""Run by test_distill in processes of their own: ``kill`` ends itself at some batch, ``share`` trains on several processes."""
+
+import json
+import os
+import signal
+import sys
+from pathlib import Path
+
+import torch
+from conftest import Residual, randomize
+from torch.utils.data import DataLoader, Dataset
+
+import ghostify
+
+torch.set_num_threads(1)
+
+
+class Noise(Dataset):
+    """96 images, changed a little at random each time one is read; the process dies at one read of them, where told to."""
+
+    def __init__(self, dies_at: int = 0, random: bool = True):
+        self.images = torch.randn(96, 3, 8, 8, generator=torch.Generator().manual_seed(1))
+        self.left, self.random = dies_at, random
+
+    def __len__(self) -> int:
+        return len(self.images)
+
+    def __getitem__(self, index: int) -> torch.Tensor:
+        self.left -= 1
+        if self.left == 0:
+            os.kill(os.getpid(), signal.SIGKILL)
+        return self.images[index] + (0.1 * torch.randn(3, 8, 8) if self.random else 0)
+
+
+def pair():
+    torch.manual_seed(0)
+    teacher = randomize(Residual()).eval()
+    return teacher, ghostify.convert(teacher, 2)
+
+
+def recover(out: Path, dies_at: int = 0) -> torch.Tensor:
+    teacher, student = pair()
+    recipe = ghostify.Recipe(epochs=3, lr=0.01, ema=0.9, mixup=0.2, accumulate=2, clip=1.0)
+    loader = DataLoader(Noise(dies_at), 8, shuffle=True)
+    ghostify.distill(
+        student, teacher, loader, val=Noise().images[:32], recipe=recipe, out=out, resume=True, checkpoint_seconds=0
+    )
+    return torch.cat([tensor.flatten().double() for tensor in student.state_dict().values()])
+
+
+def share(out: Path) -> None:
+    """Losses of a few steps, and an evaluation of images that do not divide by the number of processes."""
+    teacher, student = pair()
+    recipe = ghostify.Recipe(epochs=1, lr=0.01, relation=1.0, labels=0.5)
+    images = Noise(random=False).images
+    labels = teacher(images).argmax(1)
+    data = torch.utils.data.TensorDataset(images, labels)
+    losses = []
+    for _ in range(3):
+        told = ghostify.distill(student, teacher, DataLoader(data, 16, shuffle=True, drop_last=True), recipe=recipe)
+        losses.append([told.epochs[-1].loss, *told.epochs[-1].parts.values()])
+    found = ghostify.evaluate(student, DataLoader(torch.utils.data.TensorDataset(images[:67], labels[:67]), 4))
+    if int(os.environ.get("RANK", 0)) == 0:
+        weights = torch.cat([tensor.flatten().double() for tensor in student.state_dict().values()])
+        facts = {"losses": losses, "weights": weights.tolist(), "images": found.images, "top1": found.top1}
+        out.write_text(json.dumps(facts))
+
+
+if __name__ == "__main__":
+    if sys.argv[1] == "share":
+        share(Path(sys.argv[2]))
+    else:
+        torch.save(recover(Path(sys.argv[2]), int(sys.argv[3])), Path(sys.argv[2]) / "weights.pt")
