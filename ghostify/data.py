@@ -83,6 +83,8 @@ def make_source(
         raise ArgumentTypeError(
             f"{name} must be a loader, images, (images, labels), a folder or the name of a data set, not {type(data).__name__}"
         )
+    if training and isinstance(data, Iterator):
+        raise ArgumentError(f"{name} is a generator, which can be passed over only once: give a loader or a list of batches")
     if isinstance(data, Sized) and len(data) == 0:
         raise ArgumentError(f"{name} is empty: it has no batch")
     return Source(data)

@@ -10,10 +10,8 @@ from torch import Tensor, nn
 from .data import Source, make_source, shared_out, split_batch
 from .errors import ArgumentError, ArgumentTypeError
 from .images import whole_number
-from .losses import main_output
+from .losses import IGNORED, main_output
 from .norms import evaluation
-
-IGNORED = 255  # the label of positions that segmentation data sets leave out
 
 
 @dataclass(frozen=True)

@@ -10,6 +10,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+IGNORED = 255  # the label of positions that segmentation data sets leave out
+
 
 def logit_distillation(student: Tensor, teacher: Tensor, temperature: float = 4.0) -> Tensor:
     """Kullback-Leibler divergence of softened class scores, times the squared temperature, so that its gradient keeps its
@@ -66,8 +68,9 @@ def _relative_error(student: Tensor, teacher: Tensor) -> Tensor:
 
 
 def label_loss(scores: Tensor, labels: Tensor) -> Tensor:
-    """Cross-entropy with class indices (N,), or with probabilities (N, classes) as mixup makes them."""
-    return F.cross_entropy(scores.float(), labels)
+    """Cross-entropy with class indices (N, ...), or with probabilities (N, classes) as mixup makes them; positions of a
+    segmentation that are labelled 255 do not count."""
+    return F.cross_entropy(scores.float(), labels, ignore_index=IGNORED if scores.dim() > 2 else -100)
 
 
 def main_output(output: Any) -> list[Tensor]:

@@ -15,7 +15,7 @@ from .checkpoint import load_state, pack_optimizer, read_checkpoint, unpack_opti
 from .data import Source, mirrored_and_shifted, shared_out, split_batch
 from .errors import ArgumentError, ArgumentTypeError, DivergedError
 from .evaluation import evaluate_source
-from .losses import feature_matching, label_loss, logit_distillation, relation_distillation
+from .losses import IGNORED, feature_matching, label_loss, logit_distillation, relation_distillation
 from .match import Recorder, find_places
 from .norms import evaluation, run_checked
 from .random_state import RandomStream, seed_all, seed_of
@@ -161,7 +161,7 @@ class Trainer:
             taken = time.perf_counter() - started
             progress.seconds += self.waited + taken
             progress.epoch_seconds += self.waited + taken
-            if len(self.pending) == LOOK_EVERY:
+            if len(self.pending) >= LOOK_EVERY:
                 self._look_at_losses()
             if self.checkpoint is not None and time.perf_counter() - saved > self.checkpoint_seconds:
                 self._save()
@@ -170,9 +170,7 @@ class Trainer:
                 break
         self._look_at_losses()
         if not progress.images:
-            raise ArgumentError(
-                "train gives no batch" + (" a second time: give a loader, not a generator" if progress.epoch else "")
-            )
+            raise ArgumentError("train gives no batch" + (" a second time" if progress.epoch else ""))
         means = {name: value / progress.summed for name, value in progress.sums.items()}
         progress.epoch += 1
         row = EpochResult(
@@ -269,7 +267,8 @@ class Trainer:
         if self.recipe.labels:
             if labels is None:
                 raise ArgumentError("the recipe weighs labels, but train has none")
-            if labels.is_floating_point() or int(labels.max()) >= self.classes or int(labels.min()) < 0:
+            named = labels[labels != IGNORED] if labels.dim() > 1 else labels
+            if labels.is_floating_point() or bool(((named >= self.classes) | (named < 0)).any()):
                 raise ArgumentError(f"train has labels outside of 0 to {self.classes - 1}, the student's classes")
             labels = labels.to(self.device).long()
         if isinstance(images, Tensor) and images.dim() == 4 and self.recipe.channels_last:

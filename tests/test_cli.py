@@ -12,6 +12,7 @@ from safetensors.torch import load_file, save_file
 
 import ghostify
 from ghostify import cli
+from ghostify.serialization import read_student
 
 
 def run(monkeypatch, capsys, *arguments):
@@ -112,6 +113,29 @@ def test_calibrate_writes_a_student_that_is_calibrated(monkeypatch, capsys, fold
     assert all(torch.allclose(written[name], value) for name, value in wanted.state_dict().items())
 
 
+def test_recover_calibrates_trains_and_goes_on(monkeypatch, capsys, folder):
+    torch.manual_seed(0)
+    teacher = randomize(Residual()).eval()
+    save_file(teacher.state_dict(), folder / "w.safetensors")
+    np.save(folder / "few.npy", torch.randn(40, 3, 12, 12).numpy())
+    (folder / "residual.py").write_text("from conftest import Residual as build")
+    arguments = ["recover", "--factory", "residual:build", "--weights", "w.safetensors", "--train", "few.npy", "--out", "run"]
+    code, out, _ = run(monkeypatch, capsys, *arguments, "--steps", "3")
+    assert code == 0
+    assert "3 steps" in out
+    student = read_student(teacher, folder / "run" / "student.safetensors")
+    start = read_student(teacher, folder / "run" / "calibrated.safetensors")
+    assert any(not torch.equal(a, b) for a, b in zip(student.parameters(), start.parameters(), strict=True))
+    code, _, err = run(monkeypatch, capsys, *arguments, "--steps", "3")
+    assert code == 2
+    assert "resume=True goes on" in err
+    code, again, _ = run(monkeypatch, capsys, *arguments, "--steps", "3", "--resume")
+    assert (code, again) == (0, out)
+    code, _, err = run(monkeypatch, capsys, *arguments[:-1], "other", "--recipe", "shrot")
+    assert code == 2
+    assert "few_shot, short, full" in err
+
+
 def test_zoo(monkeypatch, capsys):
     code, out, _ = run(monkeypatch, capsys, "zoo", "torchvision/resnet*")
     assert code == 0
@@ -176,6 +200,8 @@ def test_demo(monkeypatch, capsys):
     assert student["flops"] < 0.6 * original["flops"]
     assert student["calibrated"] > 0.9
     assert student["calibrated"] > student["accuracy"]
+    assert student["recovered"] > 0.9
+    assert student["seconds"] > 0
 
 
 def test_demo_fails_when_the_student_does_not_work(monkeypatch, capsys):
@@ -183,6 +209,7 @@ def test_demo_fails_when_the_student_does_not_work(monkeypatch, capsys):
 
     monkeypatch.setattr(demo, "IMAGES", 1)
     monkeypatch.setattr(demo, "EPOCHS", 3)
+    monkeypatch.setattr(demo, "STEPS", 1)
     code, _, err = run(monkeypatch, capsys, "demo", "--ratio", "30", "--json")
     assert code == 2
     assert "behind the original" in err
@@ -190,10 +217,8 @@ def test_demo_fails_when_the_student_does_not_work(monkeypatch, capsys):
 
 def test_import_is_light():
     """The heavy libraries wait until they are needed."""
-    script = (
-        "import sys, ghostify; "
-        "print([m for m in ('timm', 'torchvision', 'pandas', 'matplotlib', 'sklearn', 'rich', 'typer') if m in sys.modules])"
-    )
+    heavy = ("timm", "torchvision", "pandas", "matplotlib", "sklearn", "rich", "typer", "accelerate")
+    script = f"import sys, ghostify; print([m for m in {heavy!r} if m in sys.modules])"
     out = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True).stdout
     assert out.strip() == "[]"
 

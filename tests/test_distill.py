@@ -344,7 +344,7 @@ def test_bad_input_gets_one_sentence_and_changes_nothing(pair, images, change, s
 
 def test_a_generator_is_told_from_a_loader(pair, images):
     teacher, student = pair
-    with pytest.raises(ghostify.ArgumentError, match="not a generator"):
+    with pytest.raises(ghostify.ArgumentError, match="is a generator"):
         ghostify.distill(student, teacher, (images[i : i + 8] for i in range(0, 32, 8)), recipe=Recipe(epochs=2))
 
 

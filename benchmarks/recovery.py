@@ -1,0 +1,171 @@
+"""Accuracy after distillation, beside torch-pruning at equal FLOPs, with the same recipe and the same budget.
+
+    python benchmarks/recovery.py --data DIR --models FILE [--section grid|main|long|few|scratch] [--threads 2]
+
+DIR holds cifar10.npz and the networks' weights, FILE builds the two networks. Both sides begin with what 256 training images
+gave them: ghostify converts and calibrates, torch-pruning prunes, and its norms are re-estimated. Both are then distilled
+from the original by ``ghostify.distill`` on training images 0 to 44,999, without labels. ``grid`` chooses each arm's learning
+rate at 100 steps on training images 45,000 to 49,999, seed 0; the arm keeps it. All else is measured on the 10,000 test images.
+Each trial is one line of results/recovery.jsonl; one that stands there is not run again. The same script runs on a GPU.
+"""
+
+import argparse
+import json
+import platform
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from calibration import Bench, percent, predict
+from pruning import prune
+from torch import nn
+
+import ghostify
+from ghostify.costs import measure
+
+RESULTS = Path(__file__).parent / "results" / "recovery.jsonl"
+NETWORKS = ("resnet56", "vgg16_bn")
+ARMS = ("ghost", "taylor", "l2", "random")
+RATES = (0.002, 0.005, 0.01, 0.02, 0.05)
+EXAMPLE = torch.zeros(1, 3, 32, 32)
+
+
+@dataclass(frozen=True)
+class Trial:
+    section: str
+    network: str
+    arm: str
+    steps: int
+    seed: int = 0
+    lr: float | None = None  # None takes the arm's best of the grid
+    images: int = 45000
+    options: dict[str, Any] = field(default_factory=dict)
+
+    @property
+    def key(self) -> str:
+        return json.dumps([self.section, self.network, self.arm, self.steps, self.seed, self.lr, self.images, self.options])
+
+
+def grid() -> Iterator[Trial]:
+    for network in NETWORKS:
+        for arm in ARMS:
+            for lr in RATES:
+                yield Trial("grid", network, arm, 100, lr=lr)
+
+
+def main_trials() -> Iterator[Trial]:
+    for steps, seeds in ((0, range(3)), (100, range(3)), (400, range(1))):
+        for network in NETWORKS:
+            for arm in ARMS:
+                for seed in seeds:
+                    yield Trial("main", network, arm, steps, seed)
+
+
+def long() -> Iterator[Trial]:
+    for network in NETWORKS:
+        for arm in ("ghost", "taylor", "l2"):
+            yield Trial("main", network, arm, 2000)
+
+
+def few() -> Iterator[Trial]:
+    for network in NETWORKS:
+        for images in (50, 500, 1000):
+            yield Trial("few", network, "ghost", 2000, images=images)
+
+
+def scratch() -> Iterator[Trial]:
+    for arm in ("ghost", "from scratch"):
+        for steps in (100, 400, 1000, 2000):
+            yield Trial("scratch", "resnet56", arm, steps, lr=None if arm == "ghost" else 0.1)
+
+
+SECTIONS = {"grid": grid, "main": main_trials, "long": long, "few": few, "scratch": scratch}
+
+
+class Recovery(Bench):
+    def start(self, network: str, arm: str, seed: int, images: int) -> nn.Module:
+        """The student or the pruned network before any distillation."""
+        teacher = self.teacher(network)
+        student = ghostify.convert(teacher, 2, cheap="auto", init="random" if arm == "from scratch" else "warm", seed=seed)
+        few, labels, _, _ = self.split(network, seed, min(images, 256))
+        if arm == "from scratch":
+            for module in student.modules():
+                if hasattr(module, "reset_parameters"):
+                    module.reset_parameters()
+        elif arm == "ghost":
+            ghostify.calibrate(student, teacher, few, seed=seed)
+        else:
+            share = measure(student, (EXAMPLE,)).flops / measure(teacher, (EXAMPLE,)).flops
+            setting = self.best_setting(network, arm, share)
+            pruned = prune(teacher, EXAMPLE, share, arm, setting, few, labels, seed)
+            assert pruned is not None
+            student = pruned
+            ghostify.reestimate_norms(student, few)
+        return student.eval()
+
+    def cached_start(self, trial: Trial, folder: Path) -> nn.Module:
+        """Calibration takes longer than 100 steps, and many trials begin alike."""
+        path = folder / f"{trial.network}_{trial.arm}_{trial.seed}_{min(trial.images, 256)}.pt"
+        if not path.exists():
+            folder.mkdir(exist_ok=True)
+            torch.save(self.start(trial.network, trial.arm, trial.seed, trial.images), path)
+        return torch.load(path, weights_only=False)
+
+    def best_rate(self, network: str, arm: str, rows: list[dict[str, Any]]) -> float:
+        mine = [row for row in rows if (row["section"], row["network"], row["arm"]) == ("grid", network, arm)]
+        if len(mine) < len(RATES):
+            raise SystemExit(f"--section grid first: {network} {arm} has {len(mine)} of {len(RATES)} rates")
+        return float(max(mine, key=lambda row: row["top1"])["lr"])
+
+    def train(self, trial: Trial, student: nn.Module, lr: float) -> dict[str, Any]:
+        _, _, images, labels = self.split(trial.network, trial.seed, 1, choose=trial.section == "grid")
+        teacher = self.teacher(trial.network)
+        seconds = 0.0
+        if trial.steps:
+            order = torch.randperm(45000, generator=torch.Generator().manual_seed(trial.seed))[: trial.images]
+            pixels = torch.from_numpy(self.arrays("x_train")[order.numpy()]).permute(0, 3, 1, 2).float() / 255
+            recipe = ghostify.Recipe(steps=trial.steps, lr=lr, seed=trial.seed, **trial.options)
+            seconds = ghostify.distill(student, teacher, pixels, recipe=recipe, progress=True).seconds
+        device = next(teacher.parameters()).device
+        return {
+            "base": percent(predict(teacher, images.to(device)).cpu() == labels),
+            "top1": percent(predict(student.eval(), images.to(device)).cpu() == labels),
+            "flops_share": round(measure(student, (EXAMPLE,)).flops / measure(teacher, (EXAMPLE,)).flops, 4),
+            "seconds": round(seconds, 1),
+            "measured_on": "training images 45,000 to 49,999" if trial.section == "grid" else "test",
+        }
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    for name in ("data", "models"):
+        parser.add_argument(f"--{name}", type=Path, required=True)
+    parser.add_argument("--section", choices=SECTIONS)
+    parser.add_argument("--network", choices=NETWORKS)
+    parser.add_argument("--arm", choices=(*ARMS, "from scratch"))
+    parser.add_argument("--threads", type=int)
+    args = parser.parse_args()
+    if args.threads:
+        torch.set_num_threads(args.threads)
+    bench = Recovery(args.data, args.models, args.data)
+    about = f"ghostify {ghostify.__version__}, torch {torch.__version__}, python {platform.python_version()}"
+    for section in [args.section] if args.section else SECTIONS:
+        for trial in SECTIONS[section]():
+            if args.network not in (None, trial.network) or args.arm not in (None, trial.arm):
+                continue
+            rows = [json.loads(line) for line in RESULTS.read_text().splitlines()] if RESULTS.exists() else []
+            if trial.key in {row["key"] for row in rows}:
+                continue
+            lr = trial.lr or bench.best_rate(trial.network, trial.arm, rows)
+            found = bench.train(trial, bench.cached_start(trial, args.data / "students"), lr)
+            names = ("section", "network", "arm", "steps", "seed", "images")
+            row = {"key": trial.key, **{name: getattr(trial, name) for name in names}, "lr": lr, **found, "about": about}
+            with RESULTS.open("a") as file:
+                file.write(json.dumps(row) + "\n")
+            print(f"{trial.key}: {row['top1']} (base {row['base']}), {row['seconds']} s", flush=True)
+
+
+if __name__ == "__main__":
+    main()
