@@ -16,6 +16,11 @@ class Affine:
     scale: Tensor
     shift: Tensor
 
+    def on(self, maps: Tensor) -> Tensor:
+        """(N, channels, *spatial), each channel scaled and shifted."""
+        shape = (-1, *[1] * (maps.dim() - 2))
+        return maps * self.scale.view(shape) + self.shift.view(shape)
+
 
 def affine_of(norm: Any, channels: int, like: Tensor) -> Affine | None:
     """The norm as scale and shift; identity where there is none; None where it depends on the image."""

@@ -115,13 +115,9 @@ def _finish(end: End, value: Tensor, of_teacher: bool = False) -> Tensor:
         if of_teacher and norm is not None:
             with torch.no_grad():
                 affine = affine_of(norm, value.shape[1], value)
-                value = norm(value) if affine is None else value * _shaped(affine.scale, value) + _shaped(affine.shift, value)
+                value = norm(value) if affine is None else affine.on(value)
                 inner = getattr(norm, "act", None)
                 act = act if act is not None else inner if isinstance(inner, nn.Module) and affine is not None else None
         elif not of_teacher and end.site.act_name is not None:
             act = None  # the module has it inside
     return value if act is None else act(value.clone())
-
-
-def _shaped(values: Tensor, maps: Tensor) -> Tensor:
-    return values.view(-1, *[1] * (maps.dim() - 2))

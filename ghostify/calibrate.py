@@ -12,14 +12,14 @@ from torch import Tensor, nn
 
 from .blocks import BlockSettings
 from .calibration_report import CalibrationReport, SiteResult
+from .checks import check_choice, whole_number
 from .convert import check_model
 from .copying import copy_shared, copy_swapped
 from .errors import ArgumentError, ArgumentTypeError
-from .images import as_calls, copied, peek, whole_number
+from .images import as_calls, copied, peek
 from .least_squares import Settings
 from .modules import GhostModule, ReducedLinear
 from .norms import run_checked, settle_norms
-from .plan import check_choice
 from .recipe import ConversionRecipe, attach_recipe, recipe_of
 from .sites import DEPTHWISE, Site, find_sites
 from .spool import Spool

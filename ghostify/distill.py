@@ -9,11 +9,11 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from .checks import check_choice
 from .copying import copy_swapped
 from .data import make_source
 from .errors import ArgumentError, ArgumentTypeError, DivergedError, GhostifyError
 from .losses import main_output
-from .plan import check_choice
 from .random_state import undisturbed
 from .recovery_report import EpochResult, RecoveryReport, history_csv
 from .serialization import write_weights

@@ -7,9 +7,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from .checks import whole_number
 from .data import Source, make_source, shared_out, split_batch
 from .errors import ArgumentError, ArgumentTypeError
-from .images import whole_number
 from .losses import IGNORED, main_output
 from .norms import evaluation
 

@@ -1,7 +1,6 @@
 """Calibration images from whatever a user has: a tensor, an array, batches of any loader, a folder of pictures."""
 
 import itertools
-import numbers
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
@@ -193,19 +192,6 @@ def _shifted(image: Tensor, generator: torch.Generator) -> Tensor:
     top, left = (int(torch.randint(2 * most + 1, (1,), generator=generator)) for most in (y, x))
     padded = nn.functional.pad(image[None], (x, x, y, y), mode="reflect")[0]
     return padded[:, top : top + height, left : left + width]
-
-
-def whole_number(name: str, value: Any, least: int) -> int:
-    """``value``, an int or one of numpy's.
-
-    Raises:
-        ArgumentError, ArgumentTypeError: it is not, or below ``least``.
-    """
-    if isinstance(value, bool) or not isinstance(value, numbers.Integral):
-        raise ArgumentTypeError(f"{name} must be a whole number, not {value!r}")
-    if value < least:
-        raise ArgumentError(f"{name} must be at least {least}, not {value!r}")
-    return int(value)
 
 
 def peek(calls: Iterator[Arguments]) -> tuple[Arguments, Iterator[Arguments]]:

@@ -13,14 +13,14 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from .affine import Affine, affine_of, install_filters, set_norm
+from .affine import install_filters, set_norm
 from .choose import MapMoments, choose_depthwise, choose_pointwise
 from .modules import Cheap, GhostModule
 from .moments import Moments
 from .patches import Taps, at_positions
+from .site_data import WORK, Batch, SiteData
 from .sites import Site
 
-WORK = 5e10  # multiply-adds that the normal equations of one site may take
 ERROR_IMAGES = 128  # images, about, that errors are measured on
 NEIGHBOURS = 65536 * 64 * 9  # numbers around the positions that channels are chosen by, or cheap kernels fitted at
 WIDEST = 9216  # unknowns of one filter; the normal equations of more would take over 0.7 GB
@@ -42,16 +42,6 @@ class Settings:
     seed: int = 0
 
 
-@dataclass
-class Batch:
-    """What a site sees and should give for one batch: maps of shape (N, channels, *spatial)."""
-
-    inputs: Tensor  # of the student's site
-    own: Tensor  # the teacher's convolution, before its norm
-    total: Tensor | None = None  # the teacher's sum of branch and shortcut
-    shortcut: Tensor | None = None  # the student's
-
-
 @dataclass(frozen=True)
 class Fitted:
     """A fitted module and its relative error on the calibration images, before and after; what should be said of it."""
@@ -62,15 +52,12 @@ class Fitted:
     notes: tuple[str, ...] = ()
 
 
-class SiteProblem:
+class SiteProblem(SiteData):
     """One site's regressions.
 
     Args:
-        site: the teacher's convolution with what follows it.
         ghost: the student's module, as it starts; for :meth:`solve_dense` the layer that was not converted.
-        batches: gives the batches anew at each call; what they hold may come from the disk.
-        images: how many there are, to know how many positions of each to take.
-        after: the activation that follows the sum with the shortcut.
+        site, batches, images, after: as for :class:`SiteData`.
     """
 
     def __init__(
@@ -82,69 +69,10 @@ class SiteProblem:
         settings: Settings,
         after: nn.Module | None = None,
     ):
-        self.site, self.ghost, self.batches, self.settings = site, ghost, batches, settings
-        self.conv: Any = site.module
-        self.n, self.groups = self.conv.out_channels, self.conv.groups
-        self.unknowns = self.conv.in_channels // self.groups * math.prod(self.conv.kernel_size)
-        weight = self.conv.weight.detach()
-        self.device = weight.device
-        norm = site.norm
-        affine = affine_of(norm, self.n, weight.float())
-        self.norm = norm if affine is not None else None  # a norm that depends on the image stays as it is
-        one = torch.ones(self.n, device=self.device)
-        self.affine = affine or Affine(one, 0 * one)
-        inner = getattr(norm, "act", None)
-        self.act: Any = site.act if site.act is not None else inner if isinstance(inner, nn.Module) else None
-        self.sees_image = norm is not None and affine is None
-        if self.sees_image:
-            self.act = None  # between the filters and the activation stands a norm that no regression sees through
-        self.after = after
+        super().__init__(site, batches, images, settings.seed, after)
+        self.ghost, self.settings = ghost, settings
         self.taps = Taps(self.conv)
-        self.images = max(1, images)
         self.notes: list[str] = []
-        self.budget = int(max(8 * self.unknowns, min(WORK / self.unknowns**2, 65536)))
-        self.seed = settings.seed
-
-    # -- batches ------------------------------------------------------------------------------------------------------
-
-    def positions(self, batch: Batch, budget: int, index: int) -> Tensor | None:
-        """Positions to take of each image of a batch; None for all."""
-        total = math.prod(batch.own.shape[2:])
-        wanted = math.ceil(budget / self.images)
-        if wanted >= total:
-            return None
-        generator = torch.Generator().manual_seed(self.seed * 7919 + index)
-        return torch.randperm(total, generator=generator)[:wanted].sort().values.to(self.device)
-
-    def sampled(self, budget: int | None = None) -> Iterator[tuple[Batch, Tensor | None]]:
-        for index, batch in enumerate(self.batches()):
-            yield batch, self.positions(batch, budget or self.budget, index)
-
-    def target(self, batch: Batch, positions: Tensor | None) -> tuple[Tensor, Tensor | None]:
-        """(P, n) what the site should give before its activation, and the student's shortcut there."""
-        own = at_positions(batch.own, positions).float() * self.affine.scale + self.affine.shift
-        if batch.total is None or batch.shortcut is None:
-            return own, None
-        shortcut = at_positions(batch.shortcut, positions).float()
-        return at_positions(batch.total, positions).float() - shortcut, shortcut
-
-    def missing(self, target: Tensor, given: Tensor, shortcut: Tensor | None, channels: Tensor) -> Tensor:
-        """What an output lacks after its activation: nothing where both are cut off."""
-        act = self.after if shortcut is not None else self.act
-        if act is None:
-            return target - given
-        add: Tensor | float = 0.0 if shortcut is None else shortcut[:, channels]
-        return self._activate(act, target + add, channels) - self._activate(act, given + add, channels)
-
-    def _activate(self, act: Any, values: Tensor, channels: Tensor) -> Tensor:
-        """The activation on (P, some channels); one with parameters for each channel gets all of them."""
-        if getattr(act, "num_parameters", 1) == 1:
-            return act(values.clone())
-        full = values.new_zeros(len(values), self.n)
-        full[:, channels] = values
-        return act(full)[:, channels]
-
-    # -- the steps ----------------------------------------------------------------------------------------------------
 
     @torch.no_grad()
     def solve(self) -> Fitted:
@@ -232,10 +160,7 @@ class SiteProblem:
                 target, _ = self.target(batch, positions)
                 self._add(system, batch, positions, target)
             for kind, moments in maps.items():
-                full = batch.own.float() * self._shaped(self.affine.scale, batch.own) + self._shaped(
-                    self.affine.shift, batch.own
-                )
-                full = full if self.act is None else self.act(full)
+                full = self.maps(batch)
                 few = self._fewer(positions, full.shape, moments.taps)
                 patches = cheap_taps[kind].gather(full, few).flatten(0, 1)
                 moments.add(patches, at_positions(full, few))
@@ -250,9 +175,6 @@ class SiteProblem:
             return positions
         picked = torch.linspace(0, have - 1, wanted, device=self.device).long()
         return picked if positions is None else positions[picked]
-
-    def _shaped(self, values: Tensor, maps: Tensor) -> Tensor:
-        return values.view(-1, *[1] * (maps.dim() - 2))
 
     def _features(self, batch: Batch, positions: Tensor | None) -> Tensor:
         """(groups, P, unknowns)"""

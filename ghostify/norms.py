@@ -7,8 +7,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from .checks import whole_number
 from .errors import ArgumentError, ArgumentTypeError
-from .images import as_calls, whole_number
+from .images import as_calls
 from .stream import Arguments
 
 

@@ -7,6 +7,7 @@ from dataclasses import asdict, dataclass, field
 from fnmatch import fnmatchcase
 from typing import Any
 
+from .checks import check_choice, whole_number
 from .errors import ArgumentError, ArgumentTypeError
 from .modules import Cheap, check_dw_size, check_ratio, intrinsic_channels, reduced_rank
 from .sites import Site
@@ -50,10 +51,10 @@ class GhostConfig:
             raise ArgumentTypeError(f"skip must be a sequence of {', '.join(map(repr, SKIPS))}, not {self.skip!r}")
         for role in self.skip:
             check_choice("skip", role, tuple(SKIPS))
-        _check_count("min_channels", self.min_channels)
-        if self.round_to is not None:
-            _check_count("round_to", self.round_to)
-        _check_count("seed", self.seed, least=0)
+        for name, least in (("min_channels", 1), ("round_to", 1), ("seed", 0)):
+            if getattr(self, name) is not None or name != "round_to":
+                # a plain int, which the recipe's JSON can hold
+                object.__setattr__(self, name, whole_number(name, getattr(self, name), least))
 
     def to_dict(self) -> dict[str, Any]:
         return {**asdict(self), "ratios": dict(self.ratios), "skip": list(self.skip)}
@@ -135,15 +136,3 @@ def _plan_conv(site: Site, ratio: float, config: GhostConfig) -> PlannedSite:
             site, reason=f"too few channels to save anything: a ghost map costs {costs[cheap]}, a dense one {per_map}"
         )
     return PlannedSite(site, ratio, m, cheap, config.dw_size)
-
-
-def check_choice(name: str, value: Any, choices: tuple[str, ...]) -> None:
-    if value not in choices:
-        raise ArgumentError(f"{name} must be one of {', '.join(map(repr, choices))}, not {value!r}")
-
-
-def _check_count(name: str, value: Any, least: int = 1) -> None:
-    if isinstance(value, bool) or not isinstance(value, int):
-        raise ArgumentTypeError(f"{name} must be a whole number, not {value!r}")
-    if value < least:
-        raise ArgumentError(f"{name} must be at least {least}, not {value!r}")

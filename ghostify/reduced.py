@@ -6,9 +6,10 @@ from typing import TYPE_CHECKING
 import torch
 from torch import nn
 
-from .least_squares import WIDEST, Batch
+from .least_squares import WIDEST
 from .modules import ReducedLinear
 from .moments import Moments
+from .site_data import Batch
 
 if TYPE_CHECKING:
     from .walk import Outcome

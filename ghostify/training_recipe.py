@@ -7,8 +7,8 @@ from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any
 
+from .checks import check_choice
 from .errors import ArgumentError, ArgumentTypeError
-from .plan import check_choice
 
 PRECISIONS = ("fp32", "bf16", "fp16")
 SCHEDULES = ("cosine", "poly", "constant")

@@ -9,11 +9,12 @@ from torch import Tensor, fx, nn
 from torch.utils._pytree import tree_leaves
 
 from .blocks import BlockSettings, End, train_block
-from .least_squares import Batch, Fitted, Settings, SiteProblem
+from .least_squares import Fitted, Settings, SiteProblem
 from .modules import ReducedLinear
 from .patterns import lookup
 from .reduced import fit_linear, refit_linear
 from .shortcuts import Sum, depends_on, find_sum
+from .site_data import Batch
 from .sites import Site, is_listed
 from .stream import Arguments, Stream, arguments_of
 from .tracing import Part, trace
