@@ -102,6 +102,9 @@ def speed() -> str:
     return table(header, rows)
 
 
+NETWORKS = ("resnet56", "vgg16_bn", "resnet18", "mobilenet_v2")
+
+
 def trials() -> list[Any]:
     """Of the calibration benchmark."""
     return [json.loads(line) for line in (RESULTS / "calibration.jsonl").read_text().splitlines()]
@@ -114,11 +117,10 @@ def calibration() -> str:
         images = 256 if row["network"] in ("resnet56", "vgg16_bn") else 250
         if row["ratio"] == 2 and not row["variant"] and row["images"] == images:
             groups.setdefault((row["network"], row["method"], row["arm"]), []).append(row)
-    networks = ("resnet56", "vgg16_bn", "resnet18", "mobilenet_v2")
     arms = [("block", "auto"), *(("least_squares", arm) for arm in ("auto", "depthwise"))]
     arms += [("pruning", arm) for arm in ("taylor", "l2", "random")]
     rows = []
-    for network in networks:
+    for network in NETWORKS:
         for method, arm in arms:
             found = groups.get((network, method, arm))
             if found:
@@ -145,9 +147,40 @@ def ablation() -> str:
     return table(["change", *arms], [[name, *(cells.get(arm, "") for arm in arms)] for (_, name), cells in rows.items()])
 
 
+def by_images() -> str:
+    """Top-1 on the test images by the number of calibration images, one seed."""
+    arms = {
+        ("least_squares", "depthwise"): "least_squares, depthwise",
+        ("least_squares", "auto"): "least_squares, auto",
+        ("block", "auto"): "block, auto",
+        ("pruning", "taylor"): "torch-pruning, taylor",
+    }
+    rows = [r for r in trials() if r["seed"] == 0 and r["ratio"] == 2 and not r["variant"] and r["network"] in NETWORKS[:2]]
+    found = {(r["network"], r["method"], r["arm"], r["images"]): f"{r['top1']:.2f}" for r in rows}
+    counts = sorted({r["images"] for r in rows})
+    lines = [
+        [network, name, *(found.get((network, *arm, count), "") for count in counts)]
+        for network in NETWORKS[:2]
+        for arm, name in arms.items()
+    ]
+    return table(["network", "method", *(f"{count} images" for count in counts)], lines)
+
+
+def cost() -> str:
+    """Time and memory of resnet50 by the number of images."""
+    rows = sorted(load("calibration_cost.json")["rows"], key=lambda row: (row["threads"], row["images"]))
+    return table(
+        ["images", "threads", "seconds", "peak memory, GiB", "of that before, GiB"],
+        [
+            [str(r["images"]), str(r["threads"]), f"{r['seconds']:.0f}", f"{r['peak_gib']:.2f}", f"{r['before_gib']:.2f}"]
+            for r in rows
+        ],
+    )
+
+
 SECTIONS: dict[str, dict[str, Callable[[], str]]] = {
     "README.md": {"paper": paper, "zoo": zoo, "warm_start": warm_start, "calibration": calibration, "speed": speed},
-    "docs/calibration.md": {"ablation": ablation},
+    "docs/calibration.md": {"cost": cost, "images": by_images, "ablation": ablation},
 }
 
 
