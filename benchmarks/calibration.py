@@ -16,6 +16,7 @@ import argparse
 import importlib.util
 import json
 import platform
+import sys
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -173,6 +174,7 @@ class Bench:
         else:
             spec: Any = importlib.util.spec_from_file_location("cifar_models", self.models)
             builders = importlib.util.module_from_spec(spec)
+            sys.modules[spec.name] = builders  # where a network that was written to a file looks for its class
             spec.loader.exec_module(builders)
             model = getattr(builders, network)()
             load_weights(model, self.data / f"{network}_cifar10.safetensors")

@@ -100,5 +100,5 @@ def plot_recovery(report: "RecoveryReport", ax: "Axes | None" = None) -> "Axes":
         other.set_ylabel(name)
         other.yaxis.set_major_formatter(PercentFormatter(1))
         other.spines[["top"]].set_visible(False)
-    ax.legend(handles=lines, frameon=False, loc="center right")
+    ax.legend(handles=lines, frameon=False, loc="lower right", bbox_to_anchor=(1, 1), ncols=2)
     return ax

@@ -17,7 +17,7 @@ import ghostify
 from ghostify.blocks import BlockSettings
 from ghostify.calibrate import calibrate_with
 from ghostify.choose import choose_pointwise
-from ghostify.images import copied
+from ghostify.images import as_calls, copied
 from ghostify.least_squares import Settings, SiteProblem
 from ghostify.moments import Moments
 from ghostify.patches import Taps
@@ -617,6 +617,21 @@ def test_every_form_of_images_gives_the_same(tmp_path):
         outputs.append(student(x[:4]))
     for output in outputs[1:]:
         torch.testing.assert_close(output, outputs[0])
+
+
+def test_of_a_large_folder_some_pictures_of_every_class_are_read(tmp_path):
+    import timm
+    from PIL import Image
+
+    for kind in range(5):
+        (tmp_path / str(kind)).mkdir()
+        for number in range(8):
+            Image.new("RGB", (8, 8), (50 * kind, 0, 0)).save(tmp_path / str(kind) / f"{number}.png")
+    model = timm.create_model("resnet18", num_classes=2)
+    calls = as_calls(tmp_path, model, 10, 4)
+    reds = torch.cat([images[:, 0].mean((1, 2)) for (images,), _ in calls])
+    assert len(reds) == 10
+    assert len(reds.unique()) == 5
 
 
 def test_a_folder_of_pictures(tmp_path):
