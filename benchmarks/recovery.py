@@ -107,6 +107,7 @@ class Recovery(Bench):
 
     def cached_start(self, trial: Trial, folder: Path) -> nn.Module:
         """Calibration takes longer than 100 steps, and many trials begin alike."""
+        self.teacher(trial.network)  # makes the classes known that the file names
         path = folder / f"{trial.network}_{trial.arm}_{trial.seed}_{min(trial.images, 256)}.pt"
         if not path.exists():
             folder.mkdir(exist_ok=True)
