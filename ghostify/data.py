@@ -1,7 +1,7 @@
 """Batches for training and evaluation from loaders, tensors and arrays, folders of pictures and timm's data sets."""
 
 import os
-from collections.abc import Iterable, Iterator, Sized
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -23,11 +23,13 @@ class Source:
 
     Attributes:
         batches: a DataLoader, or another iterable of batches.
+        name: of the argument that they came from, for errors.
         plain: whether images are a tensor or an array as it was given, with no augmentation of its own.
         broken: one flag for each picture that could not be read; shared with the loader's processes.
     """
 
     batches: Any
+    name: str = "train"
     plain: bool = False
     broken: Tensor = field(default_factory=lambda: torch.zeros(0, dtype=torch.bool))
 
@@ -37,6 +39,14 @@ class Source:
             return len(self.batches)
         except TypeError:
             return 0
+
+    @property
+    def is_empty(self) -> bool:
+        """Whether it is known to have no batch."""
+        try:
+            return len(self.batches) == 0
+        except TypeError:
+            return False
 
 
 def make_source(
@@ -48,17 +58,19 @@ def make_source(
     name: str = "train",
     workers: int | None = None,
     broken: str = "skip",
+    once: bool = False,
 ) -> Source:
     """Batches of images and labels.
 
     Args:
-        data: a DataLoader or other iterable of batches; a tensor or array of images (N, C, H, W), or a pair of them and
-            labels (N,); the path of a .npy file of images, or of a folder of pictures, one folder for each class; or a name
-            of timm's such as ``"hfds/cifar10"`` or ``"torch/cifar10"``. Pictures get timm's transform for the model.
+        data: a DataLoader, a Dataset or another iterable of batches; a tensor or array of images (N, C, H, W), or a pair of
+            them and labels (N,); the path of a .npy file of images, or of a folder of pictures, one folder for each class; or
+            a name of timm's such as ``"hfds/cifar10"`` or ``"torch/cifar10"``. Pictures get timm's transform for the model.
         training: shuffled, the last incomplete batch left out, with timm's training transform.
         name: of the argument, for errors.
         workers: processes that read pictures; None for one a core, eight at most.
         broken: ``"skip"`` takes the next picture for one that can't be read, ``"fail"`` raises.
+        once: whether a single pass is all that is asked of it, so that a generator will do.
 
     Raises:
         ArgumentError, ArgumentTypeError: nothing in it, or nothing that can be used.
@@ -67,7 +79,7 @@ def make_source(
         data = read_npy(Path(data), name)
     if isinstance(data, (str, os.PathLike)):
         return _pictures(str(data), model, batch_size, training, name, workers, broken)
-    pair = _as_pair(data)
+    pair = _as_pair(data, name)
     if pair is not None:
         images, labels = pair
         if images.dim() < 3:
@@ -78,27 +90,40 @@ def make_source(
             raise ArgumentError(f"{name} has {len(images)} images and {len(labels)} labels")
         rows: Any = _Rows(images, labels)
         size = min(batch_size, len(images))
-        return Source(DataLoader(rows, size, shuffle=training, drop_last=training), plain=True)
+        return Source(DataLoader(rows, size, shuffle=training, drop_last=training), name, plain=True)
+    if isinstance(data, Dataset):
+        listed = hasattr(data, "__len__")
+        data = DataLoader(data, batch_size, shuffle=training if listed else None)
     if isinstance(data, (dict, bytes)) or not isinstance(data, Iterable):
         raise ArgumentTypeError(
             f"{name} must be a loader, images, (images, labels), a folder or the name of a data set, not {type(data).__name__}"
         )
-    if training and isinstance(data, Iterator):
+    if not once and isinstance(data, Iterator):
         raise ArgumentError(f"{name} is a generator, which can be passed over only once: give a loader or a list of batches")
-    if isinstance(data, Sized) and len(data) == 0:
+    source = Source(data, name)
+    if source.is_empty:
         raise ArgumentError(f"{name} is empty: it has no batch")
-    return Source(data)
+    return source
 
 
-def _as_pair(data: Any) -> tuple[Tensor, Tensor | None] | None:
+def _as_pair(data: Any, name: str) -> tuple[Tensor, Tensor | None] | None:
+    """Images and labels; None for what is batches."""
     if isinstance(data, (Tensor, np.ndarray)):
         return tensor_of(data), None
-    arrays = (Tensor, np.ndarray, list)
-    if isinstance(data, (tuple, list)) and len(data) == 2 and all(isinstance(part, arrays) for part in data):
-        images, labels = data
-        if isinstance(images, (Tensor, np.ndarray)) and np.ndim(labels) in (1, 3):
-            return tensor_of(images), torch.as_tensor(labels)
-    return None
+    if not isinstance(data, (tuple, list)) or len(data) != 2 or not isinstance(data[0], (Tensor, np.ndarray)):
+        return None
+    images, labels = tensor_of(data[0]), data[1]
+    if labels is None:
+        return images, None
+    try:
+        labels = torch.as_tensor(labels)
+    except (TypeError, ValueError, RuntimeError) as error:
+        raise ArgumentTypeError(f"{name} has labels that are no numbers: give class indices (N,)") from error
+    if labels.dim() == images.dim():
+        return None
+    if labels.dim() not in (1, 3):
+        raise ArgumentError(f"{name} has labels of shape {tuple(labels.shape)}: give class indices (N,)")
+    return images, labels
 
 
 class _Rows(Dataset[Any]):
@@ -179,7 +204,7 @@ def _pictures(
         std=config["std"], interpolation=config["interpolation"], crop_pct=config["crop_pct"], num_workers=workers,
         use_prefetcher=False, persistent_workers=False,
     )  # fmt: skip
-    return Source(loader, broken=getattr(dataset, "broken", torch.zeros(0, dtype=torch.bool)))
+    return Source(loader, name, broken=getattr(dataset, "broken", torch.zeros(0, dtype=torch.bool)))
 
 
 def split_batch(item: Any, model: nn.Module, name: str = "train") -> tuple[Any, Tensor | None]:
@@ -204,15 +229,19 @@ def shared_out(source: Source, seed: int, training: bool) -> Iterable[Any]:
     from accelerate.data_loader import prepare_data_loader
 
     state = PartialState()
-    if not isinstance(source.batches, DataLoader):
-        return _EveryNth(source.batches, state.num_processes, state.process_index)
+    loader = source.batches
+    if not isinstance(loader, DataLoader):
+        return _EveryNth(loader, state.num_processes, state.process_index)
+    if state.num_processes == 1 and loader.batch_size is None and not hasattr(loader.batch_sampler, "batch_size"):
+        return loader  # with batches of its own making, which accelerate does not take
     try:
         return prepare_data_loader(
-            source.batches, num_processes=state.num_processes, process_index=state.process_index,
+            loader, num_processes=state.num_processes, process_index=state.process_index,
             split_batches=training, even_batches=training, put_on_device=False, use_seedable_sampler=True, data_seed=seed,
         )  # fmt: skip
     except ValueError as error:
-        raise ArgumentError(f"train can't be shared out among {state.num_processes} processes: {error}") from error
+        reason = str(error).partition(". ")[0]
+        raise ArgumentError(f"{source.name} can't be shared out among {state.num_processes} processes: {reason}") from error
 
 
 class _EveryNth:

@@ -11,7 +11,7 @@ from .checks import whole_number
 from .data import Source, make_source, shared_out, split_batch
 from .errors import ArgumentError, ArgumentTypeError
 from .losses import IGNORED, main_output
-from .norms import evaluation
+from .norms import evaluation, run_checked
 
 
 @dataclass(frozen=True)
@@ -73,7 +73,7 @@ def evaluate(
         if not isinstance(part, nn.Module) and not (part is None and name == "teacher"):
             raise ArgumentTypeError(f"{name} must be a torch.nn.Module, not {type(part).__name__}")
     batch_size = whole_number("batch_size", batch_size, 1)
-    source = make_source(data, model, batch_size, training=False, name="data", workers=workers, broken="fail")
+    source = make_source(data, model, batch_size, training=False, name="data", workers=workers, broken="fail", once=True)
     return evaluate_source(model, teacher, source, outputs, progress)
 
 
@@ -89,19 +89,20 @@ def evaluate_source(
     counts: _Counts | None = None
     with evaluation(model), evaluation(teacher if teacher is not None else model):
         for item in _told(shared_out(source, 0, training=False), len(source), progress):
-            images, labels = split_batch(item, model, "data")
-            scores = _rows(outputs(model(images))[0])
-            theirs = None if teacher is None else _rows(outputs(teacher(images))[0]).argmax(1)
-            counts = counts or _Counts(scores.shape[1], scores.device)
+            images, labels = split_batch(item, model, source.name)
+            scores = _rows(outputs(run_checked(model, (images,), {}))[0])
+            theirs = None if teacher is None else _rows(outputs(run_checked(teacher, (images,), {}))[0]).argmax(1)
+            counts = counts or _Counts(scores.shape[1], scores.device, source.name)
             counts.add(len(images), scores, None if labels is None else labels.to(scores.device), theirs)
-    return _finish(_summed(counts))
+    return _finish(_summed(counts, source.name))
 
 
 class _Counts:
     """Sums over images, in one vector so that processes can add theirs: images, positions with a label, right, among five,
     positions, agreeing; then for each class how many there are and how many are right."""
 
-    def __init__(self, classes: int, device: torch.device):
+    def __init__(self, classes: int, device: torch.device, name: str):
+        self.name = name
         self.sums = torch.zeros(6, dtype=torch.float64, device=device)
         self.by_class = torch.zeros(2, classes, dtype=torch.float64, device=device)
 
@@ -112,10 +113,10 @@ class _Counts:
         if labels is not None:
             labels = labels.flatten()
             if len(labels) != len(scores):
-                raise ArgumentError(f"data has {len(labels)} labels for {len(scores)} scores")
+                raise ArgumentError(f"{self.name} has {len(labels)} labels for {len(scores)} scores")
             valid = (labels >= 0) & ((labels != IGNORED) if len(scores) != images else True)
             if bool((labels[valid] >= classes).any()):
-                raise ArgumentError(f"data has label {int(labels[valid].max())}, the model {classes} classes")
+                raise ArgumentError(f"{self.name} has label {int(labels[valid].max())}, the model {classes} classes")
             right = valid & (given == labels)
             among = scores.topk(min(5, classes), 1).indices == labels[:, None]
             self.sums[1] += valid.sum()
@@ -133,7 +134,7 @@ def _rows(scores: Tensor) -> Tensor:
     return scores.float().movedim(1, -1).flatten(0, -2)
 
 
-def _summed(counts: _Counts | None) -> _Counts:
+def _summed(counts: _Counts | None, name: str) -> _Counts:
     from accelerate import PartialState
     from accelerate.utils import reduce
 
@@ -141,10 +142,10 @@ def _summed(counts: _Counts | None) -> _Counts:
     if state.num_processes > 1:
         classes = torch.tensor(counts.by_class.shape[1] if counts else 0, device=state.device)
         most = int(_largest(classes))
-        counts = counts or _Counts(most, state.device)
+        counts = counts or _Counts(most, state.device, name)
         counts.sums, counts.by_class = (reduce(t.to(state.device), "sum") for t in (counts.sums, counts.by_class))
     if counts is None or not counts.sums[0]:
-        raise ArgumentError("data holds no image")
+        raise ArgumentError(f"{name} holds no image")
     return counts
 
 
@@ -157,7 +158,7 @@ def _largest(value: Tensor) -> Tensor:
 def _finish(counts: _Counts) -> Evaluation:
     images, labelled, right, among, compared, agreeing = counts.sums.tolist()
     if not labelled and not compared:
-        raise ArgumentError("data has no labels: give labels, or a teacher to compare with")
+        raise ArgumentError(f"{counts.name} has no labels: give labels, or a teacher to compare with")
     classes = counts.by_class.shape[1]
     return Evaluation(
         int(images),

@@ -140,7 +140,7 @@ def _folder(path: Path, model: nn.Module, batch_size: int, max_images: int | Non
 def read_npy(path: Path, name: str) -> np.ndarray:
     """The array in a file, which stays there until it is used."""
     try:
-        return np.load(path, mmap_mode="r", allow_pickle=False)
+        return np.load(path, mmap_mode="c", allow_pickle=False)
     except FileNotFoundError as error:
         raise ArgumentError(f"{name} {str(path)!r} does not exist") from error
     except (ValueError, EOFError) as error:

@@ -24,7 +24,7 @@ from .synced import SyncedNorms
 from .training_recipe import Recipe
 
 TICKS = 1_000_000  # the schedule's unit of time: the whole budget
-EPOCH_STEPS = 50  # few images are passed over several times in one epoch, so that it has about so many steps at least
+EPOCH_STEPS = 50  # with a budget of steps or minutes, an epoch passes over few images several times, until it has so many
 LOOK_EVERY = 10  # steps between looks at the losses, each of which waits for the device
 
 Outputs = Callable[[Any], Sequence[Tensor]]
@@ -110,7 +110,8 @@ class Trainer:
         self.scaler = torch.amp.GradScaler(self.device.type, enabled=recipe.precision == "fp16")
         self.loader: Any = shared_out(train, recipe.seed, training=True)
         length = len(train)
-        self.passes = max(1, math.ceil(EPOCH_STEPS * recipe.accumulate / length)) if length else 1
+        several = length and recipe.epochs is None
+        self.passes = max(1, math.ceil(EPOCH_STEPS * recipe.accumulate / length)) if several else 1
         self.length = length * self.passes  # batches of an epoch; 0 where that is not known
         self.progress = Progress()
         self.pending: list[dict[str, Tensor]] = []
@@ -200,11 +201,11 @@ class Trainer:
     def _end_where_due(self) -> None:
         recipe, progress = self.recipe, self.progress
         if recipe.epochs is not None and progress.epoch >= recipe.epochs:
-            progress.ended = f"all {recipe.epochs} epochs are done"
+            progress.ended = f"{recipe.epochs} epoch{'s' if recipe.epochs > 1 else ''} done"
         elif recipe.steps is not None and progress.step >= recipe.steps:
-            progress.ended = f"all {recipe.steps} steps are done"
+            progress.ended = f"the budget of {recipe.steps} steps is spent"
         elif recipe.minutes is not None and self._spent():
-            progress.ended = f"{recipe.minutes:g} minutes are over"
+            progress.ended = f"the budget of {recipe.minutes:g} minutes is spent"
 
     def _spent(self) -> bool:
         """Whether a budget of steps or minutes is; one of epochs ends by itself."""

@@ -12,7 +12,7 @@ import torch
 from conftest import Residual, randomize
 from PIL import Image
 from torch import nn
-from torch.utils.data import DataLoader, TensorDataset
+from torch.utils.data import DataLoader, IterableDataset, TensorDataset
 
 import ghostify
 from ghostify import Recipe
@@ -325,6 +325,11 @@ def test_a_folder_of_pictures_is_read_by_processes(torchvision_pair, pictures):
         ({"train": torch.full((4, 3, 8, 8), float("nan"))}, "NaN"),
         ({"train": torch.zeros(4, 5, 8, 8)}, "do not fit Residual"),
         ({"recipe": Recipe(steps=2, labels=1.0)}, "train has none"),
+        ({"train": (torch.zeros(4, 3, 8, 8), torch.zeros(4, 10))}, r"labels of shape \(4, 10\)"),
+        ({"train": (torch.zeros(4, 3, 8, 8), list("abcd"))}, "no numbers"),
+        ({"val": torch.zeros(4, 5, 8, 8)}, "do not fit Residual"),
+        ({"val": (torch.zeros(4, 3, 8, 8), torch.tensor([0, 1, 2, 10]))}, "val has label 10"),
+        ({"val": iter([torch.zeros(4, 3, 8, 8)])}, "val is a generator"),
         ({"recipe": "short"}, "must be a ghostify.Recipe"),
         ({"resume": True}, "needs out="),
         ({"broken": "ignore"}, "broken must be one of"),
@@ -346,6 +351,40 @@ def test_a_generator_is_told_from_a_loader(pair, images):
     teacher, student = pair
     with pytest.raises(ghostify.ArgumentError, match="is a generator"):
         ghostify.distill(student, teacher, (images[i : i + 8] for i in range(0, 32, 8)), recipe=Recipe(epochs=2))
+
+
+class _Batches:
+    def __iter__(self):
+        return iter([[0, 1, 2, 3], [4, 5, 6, 7]])
+
+
+class _Stream(IterableDataset):
+    def __iter__(self):
+        return iter(torch.zeros(16, 3, 8, 8))
+
+
+@pytest.mark.parametrize("form", ["dataset", "stream", "stream in a loader", "own batches", "no labels", "file"])
+def test_odd_forms_of_data_train(pair, images, form, tmp_path):
+    teacher, student = pair
+    np.save(tmp_path / "images.npy", images.numpy())
+    train = {
+        "dataset": TensorDataset(images),
+        "stream": _Stream(),
+        "stream in a loader": DataLoader(_Stream(), 4),
+        "own batches": DataLoader(images, batch_sampler=_Batches()),
+        "no labels": (images, None),
+        "file": tmp_path / "images.npy",
+    }[form]
+    before = _weights(student)
+    told = ghostify.distill(student, teacher, train, recipe=Recipe(steps=3))
+    assert told.steps == 3
+    assert not _same(student, before)
+
+
+def test_an_epoch_of_a_budget_of_epochs_is_one_pass(pair, images):
+    teacher, student = pair
+    told = ghostify.distill(student, teacher, images, recipe=Recipe(epochs=2, batch_size=64))
+    assert [row.step for row in told.epochs] == [0, 4, 8]
 
 
 def test_labels_beyond_the_classes_are_named(pair, images):
