@@ -335,7 +335,6 @@ def test_a_folder_of_pictures_is_read_by_processes(torchvision_pair, pictures):
         ({"broken": "ignore"}, "broken must be one of"),
         ({"checkpoint_seconds": -1}, "checkpoint_seconds"),
     ],
-    ids=lambda value: str(value)[:40],
 )
 def test_bad_input_gets_one_sentence_and_changes_nothing(pair, images, change, said):
     teacher, student = pair
