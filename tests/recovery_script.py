@@ -40,7 +40,7 @@ def pair():
 
 def recover(out: Path, dies_at: int = 0) -> torch.Tensor:
     teacher, student = pair()
-    recipe = ghostify.Recipe(epochs=3, lr=0.01, ema=0.9, mixup=0.2, accumulate=2, clip=1.0)
+    recipe = ghostify.Recipe(epochs=20, lr=0.01, ema=0.9, mixup=0.2, accumulate=2, clip=1.0)
     loader = DataLoader(Noise(dies_at), 8, shuffle=True)
     ghostify.distill(
         student, teacher, loader, val=Noise().images[:32], recipe=recipe, out=out, resume=True, checkpoint_seconds=0
