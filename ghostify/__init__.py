@@ -13,6 +13,8 @@ from .norms import reestimate_norms
 from .patterns import register_pattern
 from .recovery_report import RecoveryReport
 from .report import Report, report
+from .sensitivity import sensitivity
+from .sensitivity_result import Sensitivity
 from .training_recipe import Recipe
 from .zoo import create_model, list_models
 
@@ -28,6 +30,7 @@ __all__ = [
     "RecoveryReport",
     "ReducedLinear",
     "Report",
+    "Sensitivity",
     "UnsupportedModelError",
     "calibrate",
     "convert",
@@ -38,4 +41,5 @@ __all__ = [
     "reestimate_norms",
     "register_pattern",
     "report",
+    "sensitivity",
 ]

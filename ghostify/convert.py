@@ -1,17 +1,20 @@
 """convert(): trace to find sites, plan a ratio for each, build Ghost modules from the original layers, swap them in."""
 
 from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
 from typing import Any, TypeVar
 
 import torch
 from torch import nn
 from torch.nn.parameter import is_lazy
 
+from .budget import Target, plan_budget
 from .errors import ArgumentError, ArgumentTypeError, UnsupportedModelError
 from .modules import GhostModule, ReducedLinear
 from .plan import SKIPS, GhostConfig, PlannedSite, make_plan
 from .recipe import ConversionRecipe, attach_recipe, make_recipe, recipe_of
 from .rewrite import make_swaps, swap
+from .sensitivity_result import Sensitivity
 from .sites import find_sites
 from .zoo import create_model
 
@@ -20,8 +23,10 @@ M = TypeVar("M", bound=nn.Module)
 
 def convert(
     model: M | Callable[[], M] | str,
-    ratio: float = 2,
+    ratio: float | None = None,
     *,
+    target: Mapping[str, float | str] | None = None,
+    sensitivity: Sensitivity | str | Path | None = None,
     dw_size: int = 3,
     cheap: str = "depthwise",
     ratios: Mapping[str, float | None] | None = None,
@@ -31,6 +36,7 @@ def convert(
     round_to: int | None = None,
     init: str = "warm",
     seed: int = 0,
+    example_input: Any = None,
     inplace: bool = False,
 ) -> M:
     """Convert a convolutional network to Ghost modules.
@@ -39,7 +45,12 @@ def convert(
         model: the network; or a constructor such as ``torchvision.models.resnet50``; or a name, ``"resnet50"``,
             ``"timm/..."`` or ``"torchvision/..."``. Constructors and names give untrained networks: pass a module to
             keep its weights.
-        ratio: s, any number > 1. A layer of n channels computes m = ceil(n / s) and makes n - m of those.
+        ratio: s, any number > 1, by default 2. A layer of n channels computes m = ceil(n / s) and makes n - m of those.
+        target: in place of ``ratio``, what the student may cost, never more: ``{"flops": 0.5}`` or ``{"params": 0.5}``, a
+            share of the original's; ``{"flops": "2G"}``, multiply-adds; ``{"latency": 0.6}`` or ``{"latency": "12ms"}``, the
+            sum of what each site takes on this machine. Each site gets a ratio of its own such that little is lost.
+        sensitivity: what :func:`ghostify.sensitivity` found, or its file, for ``target`` to go by; far better than the guess
+            from the weights that is made without.
         dw_size: kernel size d of the depthwise cheap operation: 1, 3, 5 or 7.
         cheap: ``"depthwise"``, the paper's; ``"pointwise"``, a 1x1 convolution over all intrinsic maps; or ``"auto"``,
             pointwise where it costs at most an eighth of the dense layer for each map, else depthwise.
@@ -53,6 +64,8 @@ def convert(
         init: ``"warm"`` starts Ghost modules from the original weights and norms; ``"random"`` resets them, for training
             from scratch.
         seed: of ``init="random"``.
+        example_input: for ``target``: a tensor, a shape such as ``(1, 3, 224, 224)``, or a tuple of forward arguments. Not
+            needed for models of timm and torchvision, or for params.
         inplace: change ``model`` itself instead of a copy.
 
     Returns:
@@ -67,13 +80,33 @@ def convert(
         >>> student = ghostify.convert(torchvision.models.resnet50(), ratio=2)
         >>> print(ghostify.report(student))
     """
+    wanted = None if target is None else Target.parse(target)
+    if wanted is not None and ratio is not None:
+        raise ArgumentError(f"give either ratio={ratio!r} or target={dict(target or {})!r}, not both")
+    if wanted is None and (sensitivity is not None or example_input is not None):
+        raise ArgumentError(
+            f"{'sensitivity' if sensitivity is not None else 'example_input'} goes with target=, which is missing"
+        )
     config = GhostConfig(
-        ratio, dw_size, cheap, {} if ratios is None else ratios, linear_ratio, skip, min_channels, round_to, init, seed
+        2 if ratio is None else ratio,
+        dw_size,
+        cheap,
+        {} if ratios is None else ratios,
+        linear_ratio,
+        skip,
+        min_channels,
+        round_to,
+        init,
+        seed,
     )
     given = isinstance(model, nn.Module)
     network: Any = model if given else _build(model)
     check_model(network)
-    plan = make_plan(find_sites(network), config)
+    budget = None
+    if wanted is None:
+        plan = make_plan(find_sites(network), config)
+    else:
+        plan, budget = plan_budget(network, find_sites(network), config, wanted, _found(sensitivity), example_input)
     already = any(isinstance(m, (GhostModule, ReducedLinear)) for m in network.modules())
     if not already and not any(p.ratio for p in plan):
         raise UnsupportedModelError(_nothing_to_convert(network, [p.reason for p in plan]))
@@ -84,7 +117,7 @@ def convert(
     # parameters made in inference mode could never be trained, and the choice of channels needs a device with values
     with torch.inference_mode(False), torch.device("cpu"):
         student = swap(network, make_swaps(plan, config), inplace or not given)
-    attach_recipe(student, make_recipe(plan, config, recipe_of(network)))
+    attach_recipe(student, make_recipe(plan, config, recipe_of(network), budget))
     return student
 
 
@@ -126,6 +159,14 @@ def check_model(model: nn.Module) -> None:
     for path, module in model.named_modules():
         if any(is_lazy(p) for p in [*module._parameters.values(), *module._buffers.values()]):
             raise UnsupportedModelError(f"layer {path!r} ({type(module).__name__}) is not initialised: run the model once")
+
+
+def _found(sensitivity: Any) -> Sensitivity | None:
+    if sensitivity is None or isinstance(sensitivity, Sensitivity):
+        return sensitivity
+    if isinstance(sensitivity, (str, Path)):
+        return Sensitivity.load(sensitivity)
+    raise ArgumentTypeError(f"sensitivity must come from ghostify.sensitivity, not {type(sensitivity).__name__}")
 
 
 def _build(model: Any) -> nn.Module:

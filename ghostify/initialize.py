@@ -172,6 +172,23 @@ def _cost(channels: Channels, groups: int) -> Tensor:
     return correlation.square_().mul_(-channels.fidelity).add_(1).mul_(channels.out_var[:, None])
 
 
+@torch.no_grad()
+def unexplained(conv: Any, norm: Any, act: nn.Module | None, cheap: str) -> np.ndarray:
+    """(n + 1,): which part of the variance of a layer's maps is left when 0 to n channels stay and make the others, at best,
+    by the model above; none is explained without a channel."""
+    channels = _describe(conv, norm, act)
+    if cheap == "pointwise":
+        carried = channels.slope * channels.std
+        noise = (channels.out_var - carried**2).clamp_min(0)
+        covariance = _correlation(channels, conv.groups) * carried[:, None] * carried + noise.diag()
+        each = torch.linalg.eigvalsh(covariance.double().cpu()).clamp_min(0)
+    else:
+        each = _cost(channels, conv.groups).fill_diagonal_(torch.inf).amin(1).double().cpu().sort().values
+    left = torch.cat([torch.zeros(1, dtype=torch.float64), each.cumsum(0)]).flip(0)
+    left[0] = channels.out_var.double().sum()
+    return (left / left[0].clamp_min(1e-30)).clamp(max=1).numpy()
+
+
 def _by_position(n: int, m: int, groups: int) -> tuple[Tensor, Tensor]:
     """The first channels of each group stay; ghosts take their sources in turn, as in the paper."""
     per_group = torch.arange(n).view(groups, -1)[:, : m // groups]

@@ -73,13 +73,18 @@ class SiteProblem(SiteData):
         self.ghost, self.settings = ghost, settings
         self.taps = Taps(self.conv)
         self.notes: list[str] = []
+        self.plain: bool | None = None
+        self.surveyed: tuple[Moments | None, dict[Cheap, MapMoments]] | None = None
+
+    def solve_next(self, ghost: GhostModule) -> Fitted:
+        """Fit another module for the same place, without a second pass for what both need to know."""
+        self.ghost = ghost
+        return self.solve()
 
     @torch.no_grad()
     def solve(self) -> Fitted:
         """Fit the module in the order in which its parts depend on each other."""
-        plain = self._is_plain()
-        kinds: list[Cheap] = self._kinds()
-        system, maps = self._survey(plain and self.settings.refit, kinds)
+        system, maps = self._moments(self._kinds())
         before = self._error(self.ghost)
         best = Fitted(self.ghost, before, before, ("the warm start was better",))
         for kind, intrinsic, sources in self._candidates(maps):
@@ -122,6 +127,15 @@ class SiteProblem(SiteData):
             return [self.ghost.cheap]
         per_map = self.unknowns
         return ["depthwise", "pointwise"] if self.ghost.intrinsic_channels * 8 <= per_map else ["depthwise"]
+
+    def _moments(self, kinds: list[Cheap]) -> tuple[Moments | None, dict[Cheap, MapMoments]]:
+        """Of :meth:`_survey`, which is made once where it can be."""
+        if self.plain is None:
+            self.plain = self._is_plain()
+        if self.surveyed is None or (self.settings.choose and not set(kinds) <= self.surveyed[1].keys()):
+            self.surveyed = self._survey(self.plain and self.settings.refit, kinds)
+        system, maps = self.surveyed
+        return system, {kind: maps[kind] for kind in kinds if kind in maps}
 
     def _is_plain(self) -> bool:
         """Whether the layer is its weight times patches, so that a regression can find the weight."""

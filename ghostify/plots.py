@@ -10,6 +10,7 @@ if TYPE_CHECKING:
     from .calibration_report import CalibrationReport
     from .recovery_report import RecoveryReport
     from .report import Report
+    from .sensitivity_result import Sensitivity
 
 DENSE, GHOST = "#9aa5b1", "#2563a8"
 
@@ -102,3 +103,48 @@ def plot_recovery(report: "RecoveryReport", ax: "Axes | None" = None) -> "Axes":
         other.spines[["top"]].set_visible(False)
     ax.legend(handles=lines, frameon=False, loc="lower right", bbox_to_anchor=(1, 1), ncols=2)
     return ax
+
+
+def plot_sensitivity(found: "Sensitivity", metric: str | None = None, ax: "Axes | None" = None) -> "Axes":
+    """A heat map: sites in execution order from left to right, ratios from bottom to top; dark is dear.
+
+    Args:
+        found: of :func:`ghostify.sensitivity`.
+        metric: ``"kl"``, on a logarithmic scale; ``"error"``; or ``"top1"``. None: ``"kl"`` where there is one.
+        ax: axes to draw into; a new figure otherwise.
+
+    Raises:
+        ArgumentError: another metric, or one that was not measured.
+    """
+    import matplotlib.pyplot as plt
+    import numpy as np
+    from matplotlib.colors import LogNorm
+
+    metric = metric or found.metric()
+    if metric not in METRICS:
+        raise ArgumentError(f"metric must be {', '.join(map(repr, METRICS))}, not {metric!r}")
+    sites, ratios = found.sites, found.header.ratios
+    cells = np.full((len(ratios), len(sites)), np.nan)
+    for row in found.rows:
+        value = getattr(row, metric)
+        cells[ratios.index(row.ratio), sites.index(row.name)] = np.nan if value is None else value
+    if np.isnan(cells).all():
+        raise ArgumentError(f"metric={metric!r} was not measured")
+    if ax is None:
+        _, ax = plt.subplots(figsize=(max(6.4, min(18, 0.2 * len(sites) + 2)), 2.4 + 0.3 * len(ratios)), layout="constrained")
+    norm = None
+    if metric == "kl":
+        top = np.nanmax(cells)
+        norm = LogNorm(max(np.nanmin(cells), top * 1e-4, 1e-12), max(top, 1e-11))
+        cells = np.clip(cells, norm.vmin, None)
+    image = ax.imshow(cells, aspect="auto", origin="lower", cmap="Blues_r" if metric == "top1" else "Blues", norm=norm)
+    ax.figure.colorbar(image, ax=ax, label=METRICS[metric], pad=0.01)
+    step = max(1, len(sites) // 60)
+    ax.set_xticks(range(0, len(sites), step), sites[::step], rotation=90, fontsize=7)
+    ax.set_yticks(range(len(ratios)), [f"{ratio:g}" for ratio in ratios])
+    ax.set(ylabel="ratio")
+    ax.set_title(f"{found.header.model}: {METRICS[metric]}, one site at a time", loc="left")
+    return ax
+
+
+METRICS = {"kl": "divergence, nats", "error": "relative error of the site", "top1": "top-1"}

@@ -53,6 +53,14 @@ def undisturbed() -> Iterator[None]:
             torch.cuda.set_rng_state_all(gpus)
 
 
+@contextmanager
+def as_usual(device: torch.device) -> Iterator[None]:
+    """Inference mode and autocast of the caller's are off, so that what is made can be trained; the random state stays."""
+    cuda = [device] if device.type == "cuda" else []
+    with torch.inference_mode(False), torch.autocast(device.type, enabled=False), torch.random.fork_rng(devices=cuda):
+        yield
+
+
 def _states() -> tuple[Any, Any, Any]:
     return torch.get_rng_state(), np.random.get_state(), random.getstate()
 

@@ -2,12 +2,15 @@
 
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import fx, nn
 
 from .plan import GhostConfig, PlannedSite
+
+if TYPE_CHECKING:
+    from .budget import Budget
 
 FORMAT = 1
 _KEY = "ghostify_recipe"
@@ -69,14 +72,17 @@ class ConversionRecipe:
         return cls(data["config"], tuple(records), data["versions"], data["format"])
 
 
-def make_recipe(plan: Sequence[PlannedSite], config: GhostConfig, before: ConversionRecipe | None) -> ConversionRecipe:
+def make_recipe(
+    plan: Sequence[PlannedSite], config: GhostConfig, before: ConversionRecipe | None, budget: "Budget | None" = None
+) -> ConversionRecipe:
     """The recipe of a plan; sites that an earlier conversion converted keep their record."""
     from . import __version__
 
     earlier = {r.name: r for r in before.sites} if before else {}
     records = earlier | {p.site.name: _record(p) for p in plan}
     sites = tuple(earlier[name] if name in earlier and earlier[name].converted else r for name, r in records.items())
-    return ConversionRecipe(config.to_dict(), sites, {"ghostify": __version__, "torch": str(torch.__version__)})
+    settings = config.to_dict() | ({} if budget is None else {"ratio": None, "budget": asdict(budget)})
+    return ConversionRecipe(settings, sites, {"ghostify": __version__, "torch": str(torch.__version__)})
 
 
 def attach_recipe(model: nn.Module, recipe: ConversionRecipe) -> None:

@@ -43,15 +43,16 @@ class Stream:
     def __len__(self) -> int:
         return len(self.batches)
 
-    def ancestors(self, wanted: Collection[fx.Node]) -> list[fx.Node]:
-        """Nodes still to be run for ``wanted``, in order."""
+    def ancestors(self, wanted: Collection[fx.Node], given: Collection[fx.Node] = ()) -> list[fx.Node]:
+        """Nodes still to be run for ``wanted``, in order, if those ``given`` had run, too."""
+        known = self.done.union(given)
         found: set[fx.Node] = set()
-        ahead = [node for node in wanted if node not in self.done]
+        ahead = [node for node in wanted if node not in known]
         while ahead:
             node = ahead.pop()
             if node not in found:
                 found.add(node)
-                ahead += [n for n in node.all_input_nodes if n not in self.done]
+                ahead += [n for n in node.all_input_nodes if n not in known]
         return sorted(found, key=self.position.__getitem__)
 
     def run(self, wanted: Sequence[fx.Node], keep: Collection[fx.Node] = ()) -> Iterator[list[Any]]:
@@ -77,6 +78,19 @@ class Stream:
             if ahead or before != set(values):
                 self.batches[index] = values
         self.done = after
+
+    def peek(self, index: int, wanted: fx.Node, given: fx.Node, value: Any) -> Any:
+        """The value of one node for one batch, were that of another node as ``given``; nothing is kept of it."""
+        values = {**self.batches[index], given.name: value}
+        ahead = self.ancestors([wanted], [given])
+        last_use = {source: node for node in ahead for source in node.all_input_nodes}
+        with torch.no_grad():
+            for node in ahead:
+                values[node.name] = self.evaluate(node, values)
+                for source in node.all_input_nodes:
+                    if last_use[source] is node:
+                        del values[source.name]
+        return values[wanted.name]
 
     def release(self) -> None:
         """Nothing is kept any longer than the graph needs it."""

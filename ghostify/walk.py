@@ -83,7 +83,7 @@ class Walk:
                 self._part(part, other, student_calls, teacher_calls)
             else:
                 inner = [
-                    _captured(model, name, part.entry, calls)
+                    captured(model, name, part.entry, calls)
                     for model, calls in ((self.student, student_calls), (self.teacher, teacher_calls))
                 ]
                 if len(inner[0]) == len(inner[1]):
@@ -115,7 +115,7 @@ class Pair:
         roots = [model.get_submodule(part.name) for model in (walk.student, walk.teacher)]
         self.student = Stream(roots[0], part, student_calls, walk.memory // 2)
         self.teacher = Stream(roots[1], other, teacher_calls, walk.memory // 2)
-        self.images = sum(_batch_size(arguments) for arguments in student_calls)
+        self.images = sum(batch_size_of(arguments) for arguments in student_calls)
         self.at_teacher = {str(n.target): n for n in self.teacher.nodes if n.op == "call_module"}
         self.modules = [dict(root.named_modules(remove_duplicate=False)) for root in roots]
         self.prefix = part.name + "." if part.name else ""
@@ -336,7 +336,7 @@ def _lies_in(name: str, folder: str) -> bool:
     return not folder or name == folder or name.startswith(folder + ".")
 
 
-def _batch_size(arguments: Arguments) -> int:
+def batch_size_of(arguments: Arguments) -> int:
     tensor = next((t for t in tree_leaves(arguments) if isinstance(t, Tensor) and t.dim() > 0), None)
     return 1 if tensor is None or tensor.dim() < 4 else len(tensor)
 
@@ -352,7 +352,7 @@ def _matched(mine: Arguments, theirs: Arguments) -> tuple[Arguments, Arguments]:
     return (mine, theirs) if shapes[0] == shapes[1] else (theirs, theirs)
 
 
-def _captured(model: nn.Module, outer: str, inner: str, calls: Collection[Arguments]) -> list[Arguments]:
+def captured(model: nn.Module, outer: str, inner: str, calls: Collection[Arguments]) -> list[Arguments]:
     """The arguments of each call of the module ``inner`` while ``outer`` runs."""
     found: list[Arguments] = []
 
