@@ -106,7 +106,7 @@ def _alike(weight: Tensor, other: Tensor) -> bool:
 
 
 @torch.no_grad()
-def check_range(teacher: nn.Module, call: Arguments, stacklevel: int = 4) -> list[str]:
+def check_range(teacher: nn.Module, call: Arguments, stacklevel: int = 5) -> list[str]:
     """Run the first batch, and compare what the teacher's first batch norm sees with what it saw in training."""
     seen: list[float] = []
 

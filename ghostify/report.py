@@ -9,6 +9,7 @@ import torch
 from torch import fx, nn
 from torch.utils._pytree import tree_leaves
 
+from .budget import Budget
 from .convert import check_model
 from .copying import copy_swapped
 from .costs import Costs, count_params, measure
@@ -70,6 +71,7 @@ class Report:
         rows: the sites in execution order.
         before, after: totals of the original and of the student.
         reached: share of the FLOPs of dense convolutions, the first aside, that were converted, 0 to 1.
+        budget: what a ``target`` came to, and what it could have been.
     """
 
     model: str
@@ -78,6 +80,7 @@ class Report:
     before: Total
     after: Total
     reached: float | None
+    budget: str | None = None
 
     @property
     def converted(self) -> list[Row]:
@@ -179,6 +182,8 @@ class Report:
             f"{self.model}: {len(self.converted)} of {len(self.rows)} sites converted",
             f"params      {_change(before.params, after.params)}  ({before.params / max(1, after.params):.2f}x fewer)",
         ]
+        if self.budget is not None:
+            lines.append(f"budget      {self.budget}")
         if before.flops is None or after.flops is None:
             return [*lines, "FLOPs       not counted: give report an example_input"]
         lines.append(f"FLOPs       {_change(before.flops, after.flops)}  ({before.flops / max(1, after.flops):.2f}x fewer)")
@@ -212,8 +217,10 @@ def report(student: nn.Module, example_input: Any = None) -> Report:
     params = count_params(student)
     params_before = params + sum(row.params_before - row.params_after for row in rows)
     name = type(student).__name__
+    planned = recipe.config.get("budget")
+    budget = None if planned is None else str(Budget(**planned))
     if costs is None or arguments is None:
-        return Report(name, None, rows, Total(params_before, None, None), Total(params, None, None), None)
+        return Report(name, None, rows, Total(params_before, None, None), Total(params, None, None), None, budget)
     saved = sum((row.flops_before or 0) - (row.flops_after or 0) for row in rows)
     dense = measure(_dense_twin(student, recipe), arguments)
     return Report(
@@ -223,6 +230,7 @@ def report(student: nn.Module, example_input: Any = None) -> Report:
         before=Total(params_before, costs.flops + saved, dense.activation_bytes),
         after=Total(params, costs.flops, costs.activation_bytes),
         reached=_reached(recipe, rows),
+        budget=budget,
     )
 
 

@@ -10,7 +10,7 @@ from torch import nn
 import ghostify
 from ghostify.serialization import load_weights
 
-ratio_cases = [1, 0.5, 0, -2, float("nan"), float("inf"), "2", None, True]
+ratio_cases = [1, 0.5, 0, -2, float("nan"), float("inf"), "2", True]
 
 
 def convert(*args, **options):

@@ -1,0 +1,178 @@
+"""convert(target=...): the student keeps to it, and spends it where it matters."""
+
+import json
+
+import pytest
+import torch
+import torchvision
+from conftest import Residual, randomize
+from torch import nn
+
+import ghostify
+from ghostify.costs import count_params, measure
+from ghostify.recipe import recipe_of
+from ghostify.sensitivity_result import Header, Sensitivity, SiteSensitivity
+
+INPUT = torch.zeros(1, 3, 64, 64)
+
+
+def flops(model, example=INPUT):
+    return measure(model, (example,)).flops
+
+
+@pytest.fixture(scope="module")
+def resnet():
+    torch.manual_seed(0)
+    return randomize(torchvision.models.resnet18()).eval()
+
+
+@pytest.mark.parametrize("cheap", ["depthwise", "pointwise", "auto"])
+@pytest.mark.parametrize("share", [0.4, 0.6, 0.8])
+def test_within_a_hundredth_below_the_target(resnet, share, cheap):
+    student = ghostify.convert(resnet, target={"flops": share}, cheap=cheap, example_input=INPUT)
+    assert 0.99 * share < flops(student) / flops(resnet) <= share
+    student = ghostify.convert(resnet, target={"params": share}, cheap=cheap)
+    assert 0.99 * share < count_params(student) / count_params(resnet) <= share
+
+
+@pytest.mark.parametrize("given", ["1G", 1e9, "1000M", "1e9", 10**9])
+def test_absolute_targets(resnet, given):
+    student = ghostify.convert(resnet, target={"flops": given}, example_input=(1, 3, 224, 224))
+    assert 0.99e9 < flops(student, torch.zeros(1, 3, 224, 224)) <= 1e9
+
+
+def test_latency_of_the_sites():
+    model = Residual(64).eval()
+    student = ghostify.convert(model, target={"latency": 0.9}, example_input=INPUT)
+    budget = recipe_of(student).config["budget"]
+    assert budget["least"] <= budget["planned"] <= budget["limit"] < budget["original"] < 1  # seconds
+    assert flops(student) < flops(model)
+
+
+def test_the_input_of_known_models_need_not_be_given():
+    student = ghostify.convert("torchvision/resnet18", target={"flops": 0.5})
+    assert flops(student, torch.zeros(1, 3, 224, 224)) <= 0.5 * 1.8141e9
+
+
+def test_settings_pin_sites(resnet):
+    ratios = {"layer1.*": 4, "layer4.*": None}
+    student = ghostify.convert(resnet, target={"flops": 0.7}, ratios=ratios, example_input=INPUT)
+    records = {r.name: r for r in recipe_of(student).sites}
+    assert {r.ratio for name, r in records.items() if name.startswith("layer1.")} == {4}
+    assert not any(r.converted for name, r in records.items() if name.startswith("layer4."))
+    assert flops(student) <= 0.7 * flops(resnet)
+
+
+class Mine(nn.Module):
+    """Nothing says what input it takes; most of its parameters are in a fully connected layer."""
+
+    def __init__(self):
+        super().__init__()
+        self.net = Residual(32)
+        self.wide = nn.Linear(10, 4000)
+        self.last = nn.Linear(4000, 10)
+
+    def forward(self, x):
+        return self.last(torch.relu(self.wide(self.net(x))))
+
+
+def test_fully_connected_layers_count():
+    model = Mine()
+    student = ghostify.convert(model, target={"params": 0.7}, ratios={"wide": 4})
+    assert 0.69 < count_params(student) / count_params(model) <= 0.7
+    with pytest.raises(ghostify.ArgumentError, match="out of reach"):
+        ghostify.convert(model, target={"params": 0.7})
+
+
+def test_measured_losses_decide(resnet):
+    """Where one site is said to bear nothing and all others everything, that one stays dense."""
+    names = [r.name for r in recipe_of(ghostify.convert(resnet)).sites if r.converted]
+    channels = {name: resnet.get_submodule(name).out_channels for name in names}
+    rows = [
+        SiteSensitivity(name, ratio, channels[name] // ratio, "depthwise", 0.1, (1.0 if name == names[5] else 1e-3) * ratio)
+        for name in names
+        for ratio in (2, 4)
+    ]
+    found = Sensitivity(Header("ResNet", 1, (2.0, 4.0), "depthwise", 3, 0, 0, 0), tuple(rows))
+    student = ghostify.convert(resnet, target={"flops": 0.5}, sensitivity=found, example_input=INPUT)
+    kept = {r.name for r in recipe_of(student).sites if r.reason == "kept dense by the target"}
+    assert names[5] in kept
+    assert flops(student) <= 0.5 * flops(resnet)
+
+
+def test_saved_losses_give_the_same_plan(tmp_path):
+    model = Residual(32).eval()
+    found = ghostify.sensitivity(model, torch.randn(8, 3, 64, 64), (2, 4), out=tmp_path / "s.json")
+    settings = {"target": {"flops": 0.5}, "cheap": "auto", "example_input": INPUT}
+    records = [
+        recipe_of(ghostify.convert(model, sensitivity=given, **settings)).sites for given in (found, tmp_path / "s.json")
+    ]
+    assert records[0] == records[1]
+
+
+def test_the_report_tells_the_range(resnet):
+    report = ghostify.report(ghostify.convert(resnet, target={"flops": 0.5}, example_input=INPUT), INPUT)
+    assert f"at most {report.before.flops / 2e6:.4g}M (feasible " in str(report)
+    assert ghostify.Report.from_json(report.to_json()) == report
+    assert json.loads(report.to_json())["budget"] == report.budget
+
+
+def test_a_student_of_a_budget_can_be_made_again(resnet):
+    from ghostify.convert import convert_again
+
+    student = ghostify.convert(resnet, target={"flops": 0.5}, example_input=INPUT)
+    again = convert_again(resnet, recipe_of(student))
+    again.load_state_dict(student.state_dict())
+    x = torch.randn(2, 3, 64, 64)
+    assert torch.equal(again.eval()(x), student.eval()(x))
+
+
+def bad(**options):
+    return lambda model: ghostify.convert(model, **options)
+
+
+BAD = {
+    "no mapping": (bad(target=0.5), r"target must be of the form"),
+    "empty": (bad(target={}), r"target must have one of 'flops', 'params', 'latency', not 0"),
+    "two": (bad(target={"flops": 0.5, "params": 0.5}), r"target must have one of .* not 2"),
+    "unknown": (bad(target={"flop": 0.5}), r"target must be one of 'flops', 'params', 'latency', not 'flop'"),
+    "zero": (bad(target={"flops": 0}), r"target\['flops'\] must be of a form such as"),
+    "negative": (bad(target={"flops": -1}), r"must be of a form such as 0.5, 2e9, '2G', not -1"),
+    "words": (bad(target={"flops": "half"}), r"must be of a form such as 0.5, 2e9, '2G', not 'half'"),
+    "unit": (bad(target={"flops": "12ms"}), r"must be of a form such as"),
+    "NaN": (bad(target={"flops": float("nan")}), r"must be of a form such as"),
+    "bool": (bad(target={"flops": True}), r"must be of a form such as"),
+    "seconds or share": (bad(target={"latency": 12}), r"target\['latency'\] must be a share below 1, or a time such as '12ms'"),
+    "all of it": (
+        bad(target={"params": 1.0}),
+        r"target params .* is out of reach: with ratios up to 4 .* between .* \(0\.\d+\)",
+    ),
+    "too little": (bad(target={"params": 0.1}), r"target params .* \(0.1 of the original's\) is out of reach"),
+    "more than there is": (bad(target={"params": "2G"}), r"target params 2G is out of reach"),
+    "ratio as well": (bad(ratio=2, target={"params": 0.5}), r"give either ratio=2 or target="),
+    "sensitivity alone": (bad(sensitivity="s.json"), r"sensitivity goes with target="),
+    "input alone": (bad(example_input=(1, 3, 8, 8)), r"example_input goes with target="),
+    "no input": (bad(target={"flops": 0.5}), r"target needs an example_input"),
+    "sensitivity of nothing": (bad(target={"params": 0.5}, sensitivity=3), r"sensitivity must come from"),
+    "sensitivity no file": (bad(target={"params": 0.5}, sensitivity="none.json"), r"sensitivity 'none.json' can't be read"),
+    "pinned away": (bad(target={"params": 0.5}, ratios={"*": None}), r"out of reach"),
+}
+
+
+@pytest.mark.parametrize("name", BAD)
+def test_bad_targets(name):
+    call, message = BAD[name]
+    model = Mine()
+    before = {key: value.clone() for key, value in model.state_dict().items()}
+    with pytest.raises(ghostify.GhostifyError, match=message):
+        call(model)
+    assert all(torch.equal(value, before[key]) for key, value in model.state_dict().items())
+
+
+def test_a_sensitivity_of_other_settings_or_of_another_model(resnet):
+    model = Mine().eval()
+    found = ghostify.sensitivity(model, torch.randn(4, 3, 16, 16), (2,), cheap="auto")
+    with pytest.raises(ghostify.ArgumentError, match="sensitivity was measured with cheap='auto', not 'depthwise'"):
+        ghostify.convert(model, target={"params": 0.9}, sensitivity=found)
+    with pytest.raises(ghostify.ArgumentError, match=r"sensitivity has no site 'layer1.0.conv1': it was measured on another"):
+        ghostify.convert(resnet, target={"params": 0.5}, cheap="auto", sensitivity=found)
