@@ -1,8 +1,6 @@
 """The command line: parses, calls the library, prints."""
 
-import importlib
 import json
-import os
 import sys
 import warnings
 from pathlib import Path
@@ -11,6 +9,26 @@ from typing import Annotated, Any
 import typer
 
 from . import __version__
+from .cli_options import (
+    Cheap,
+    DwSize,
+    Factory,
+    Input,
+    Json,
+    LinearRatio,
+    Model,
+    Pretrained,
+    Ratio,
+    SensitivityFile,
+    Set,
+    Target,
+    Weights,
+    make_network,
+    make_student,
+    parse_numbers,
+    parse_shape,
+    trained_network,
+)
 from .errors import ArgumentError, GhostifyError
 
 app = typer.Typer(
@@ -20,19 +38,6 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     help="Convert convolutional networks to Ghost modules, and say what it saves.",
 )
-
-Model = Annotated[str | None, typer.Argument(help="A name: resnet50, timm/..., torchvision/... (ghostify zoo lists them).")]
-Factory = Annotated[str | None, typer.Option(help="Your own model: package.module:function, called without arguments.")]
-Ratio = Annotated[float, typer.Option(help="s: a layer of n channels computes ceil(n / s) and makes the others of those.")]
-DwSize = Annotated[int, typer.Option(help="Kernel size of the depthwise cheap operation: 1, 3, 5 or 7.")]
-Cheap = Annotated[str, typer.Option(help="depthwise, pointwise or auto.")]
-Set = Annotated[
-    list[str] | None,
-    typer.Option("--set", help="GLOB=RATIO for some sites, GLOB=dense to keep them; the last match wins."),
-]
-LinearRatio = Annotated[float | None, typer.Option(help="Shrink fully connected layers this many times.")]
-Input = Annotated[str | None, typer.Option("--input", help="Shape of the input, such as 1x3x224x224; for your own models.")]
-Json = Annotated[bool, typer.Option("--json", help="Print JSON for machines.")]
 
 
 def main() -> None:
@@ -66,7 +71,7 @@ def options(
 def report(
     model: Model = None,
     factory: Factory = None,
-    ratio: Ratio = 2,
+    ratio: Ratio = None,
     dw_size: DwSize = 3,
     cheap: Cheap = "depthwise",
     set_: Set = None,
@@ -85,14 +90,11 @@ def report(
 
         ghostify report --factory mypackage.nets:build --input 1x3x64x64 --json
     """
-    from .convert import convert
     from .report import report as make_report
 
-    network = _network(model, factory, device="meta")
-    student = convert(
-        network, ratio, dw_size=dw_size, cheap=cheap, ratios=_ratios(set_), linear_ratio=linear_ratio, inplace=True
-    )
-    told = make_report(student, _shape(input_))
+    network = make_network(model, factory, device="meta")
+    student = make_student(network, ratio, dw_size, cheap, set_, linear_ratio, inplace=True)
+    told = make_report(student, parse_shape(input_))
     if plot is not None:
         _save_plot(told, plot)
     _print_report(told, as_json)
@@ -103,9 +105,11 @@ def convert(
     out: Annotated[Path, typer.Option(help="File to write: safetensors, the recipe in its header.")],
     model: Model = None,
     factory: Factory = None,
-    weights: Annotated[Path | None, typer.Option(help="Weights: safetensors, or a state dict saved by torch.")] = None,
-    pretrained: Annotated[bool, typer.Option(help="Fetch the pretrained weights of timm or torchvision.")] = False,
-    ratio: Ratio = 2,
+    weights: Weights = None,
+    pretrained: Pretrained = False,
+    ratio: Ratio = None,
+    target: Target = None,
+    sensitivity: SensitivityFile = None,
     dw_size: DwSize = 3,
     cheap: Cheap = "depthwise",
     set_: Set = None,
@@ -119,19 +123,16 @@ def convert(
 
         ghostify convert resnet50 --pretrained --out resnet50_ghost.safetensors
 
-        ghostify convert torchvision/resnet18 --weights resnet18.pth --ratio 1.5 --out student.safetensors
+        ghostify convert torchvision/resnet18 --weights resnet18.pth --target flops=0.5 --out student.safetensors
 
         ghostify convert --factory mypackage.nets:build --weights net.safetensors --out student.safetensors
     """
-    from .convert import convert as make_student
     from .report import report as make_report
     from .serialization import write_weights
 
-    network = _trained_network(out, model, factory, weights, pretrained)
-    student = make_student(
-        network, ratio, dw_size=dw_size, cheap=cheap, ratios=_ratios(set_), linear_ratio=linear_ratio, inplace=True
-    )
-    told = make_report(student, _shape(input_))
+    network = trained_network(out, model, factory, weights, pretrained)
+    student = make_student(network, ratio, dw_size, cheap, set_, linear_ratio, target, sensitivity, input_, inplace=True)
+    told = make_report(student, parse_shape(input_))
     write_weights(student, out)
     _print_report(told, as_json)
     if not as_json:
@@ -144,13 +145,16 @@ def calibrate(
     out: Annotated[Path, typer.Option(help="File to write: safetensors, the recipe in its header.")],
     model: Model = None,
     factory: Factory = None,
-    weights: Annotated[Path | None, typer.Option(help="Weights: safetensors, or a state dict saved by torch.")] = None,
-    pretrained: Annotated[bool, typer.Option(help="Fetch the pretrained weights of timm or torchvision.")] = False,
-    ratio: Ratio = 2,
+    weights: Weights = None,
+    pretrained: Pretrained = False,
+    ratio: Ratio = None,
+    target: Target = None,
+    sensitivity: SensitivityFile = None,
     dw_size: DwSize = 3,
     cheap: Cheap = "auto",
     set_: Set = None,
     linear_ratio: LinearRatio = None,
+    input_: Input = None,
     method: Annotated[str, typer.Option(help="block (best) or least_squares (closed form alone).")] = "block",
     max_images: Annotated[int, typer.Option(help="Read so many images at most.")] = 1024,
     copies: Annotated[int | None, typer.Option(help="Mirrored and shifted copies of each; 0 where that is no picture.")] = None,
@@ -159,20 +163,23 @@ def calibrate(
 ) -> None:
     """Convert a model, calibrate the student on a few unlabelled images, and write its weights.
 
+    With --target and without --sensitivity, 64 of the images tell first what each site bears.
+
     Examples:
 
         ghostify calibrate resnet50 --pretrained --images pictures/ --out resnet50_ghost.safetensors
 
+        ghostify calibrate resnet50 --pretrained --target flops=0.5 --images pictures/ --out resnet50_ghost.safetensors
+
         ghostify calibrate --factory mypackage.nets:build --weights net.pth --images few.npy --out student.safetensors
     """
     from .calibrate import calibrate as make_calibrated
-    from .convert import convert as make_student
     from .serialization import write_weights
 
-    network = _trained_network(out, model, factory, weights, pretrained)
-    student = make_student(network, ratio, dw_size=dw_size, cheap=cheap, ratios=_ratios(set_), linear_ratio=linear_ratio)
+    network = trained_network(out, model, factory, weights, pretrained)
     if plot is not None:
         _check_figure(plot)
+    student = make_student(network, ratio, dw_size, cheap, set_, linear_ratio, target, sensitivity, input_, images=images)
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message="images may lack")  # the report says it
         told = make_calibrated(
@@ -188,23 +195,66 @@ def calibrate(
 
 
 @app.command()
+def sensitivity(
+    images: Annotated[Path, typer.Option(help="Folder of pictures, or a .npy file of preprocessed ones (N, C, H, W).")],
+    out: Annotated[Path, typer.Option(help="JSON file to write; what stands there already is not measured again.")],
+    model: Model = None,
+    factory: Factory = None,
+    weights: Weights = None,
+    pretrained: Pretrained = False,
+    ratios: Annotated[str, typer.Option(help="To be tried, with commas between them.")] = "1.5,2,3,4",
+    dw_size: DwSize = 3,
+    cheap: Cheap = "auto",
+    max_images: Annotated[int, typer.Option(help="Read so many images at most.")] = 64,
+    workers: Annotated[int, typer.Option(help="Processes that share the sites out.")] = 1,
+    plot: Annotated[Path | None, typer.Option(help="Also draw a heat map into this file.")] = None,
+    as_json: Json = False,
+) -> None:
+    """Measure what each site loses at each ratio, for --target of the other commands.
+
+    Examples:
+
+        ghostify sensitivity resnet50 --pretrained --images pictures/ --out resnet50.json
+
+        ghostify convert resnet50 --pretrained --cheap auto --target flops=0.5 --sensitivity resnet50.json --out s.safetensors
+    """
+    from .sensitivity import sensitivity as measure_sites
+
+    network = trained_network(out, model, factory, weights, pretrained)
+    if plot is not None:
+        _check_figure(plot)
+    found = measure_sites(
+        network.eval(), images, parse_numbers("--ratios", ratios),
+        cheap=cheap, dw_size=dw_size, max_images=max_images, out=out, workers=workers, progress=sys.stderr.isatty(),
+    )  # fmt: skip
+    if plot is not None:
+        _save_figure(found, plot)
+    _print_report(found, as_json)
+    if not as_json:
+        print(f"written: {out}")
+
+
+@app.command()
 def recover(
     train: Annotated[str, typer.Option(help="Folder of pictures, .npy file, or a data set of timm's, such as torch/cifar10.")],
     out: Annotated[Path, typer.Option(help="Folder for checkpoints, student.safetensors, history.csv and curve.png.")],
     model: Model = None,
     factory: Factory = None,
-    weights: Annotated[Path | None, typer.Option(help="Weights: safetensors, or a state dict saved by torch.")] = None,
-    pretrained: Annotated[bool, typer.Option(help="Fetch the pretrained weights of timm or torchvision.")] = False,
+    weights: Weights = None,
+    pretrained: Pretrained = False,
     student: Annotated[Path | None, typer.Option(help="Student that calibrate wrote; without, one is made first.")] = None,
     val: Annotated[str | None, typer.Option(help="As --train; the best weights by it are kept.")] = None,
     recipe: Annotated[str, typer.Option(help="few_shot, short or full, or a YAML file.")] = "short",
     epochs: Annotated[int | None, typer.Option(help="Budget in place of the recipe's.")] = None,
     steps: Annotated[int | None, typer.Option(help="Budget in place of the recipe's.")] = None,
     minutes: Annotated[float | None, typer.Option(help="Budget in place of the recipe's.")] = None,
-    ratio: Ratio = 2,
+    ratio: Ratio = None,
+    target: Target = None,
+    sensitivity: SensitivityFile = None,
     cheap: Cheap = "auto",
     set_: Set = None,
     linear_ratio: LinearRatio = None,
+    input_: Input = None,
     workers: Annotated[int | None, typer.Option(help="Processes that read pictures.")] = None,
     resume: Annotated[bool, typer.Option(help="Go on with the run in --out.")] = False,
     as_json: Json = False,
@@ -223,11 +273,12 @@ def recover(
     """
     from accelerate import PartialState
 
+    from .calibrate import calibrate as make_calibrated
     from .distill import distill
     from .serialization import read_student, write_weights
 
     settings = _recipe(recipe, epochs, steps, minutes)
-    network = _trained_network(out / "student.safetensors", model, factory, weights, pretrained).eval()
+    network = trained_network(out / "student.safetensors", model, factory, weights, pretrained).eval()
     main_process = PartialState().is_main_process
     bar = sys.stderr.isatty() and main_process
     made = out / "calibrated.safetensors"
@@ -236,7 +287,12 @@ def recover(
     if student is not None:
         small = read_student(network, student)
     else:
-        small = _calibrated(network, train, ratio, cheap, _ratios(set_), linear_ratio, bar)
+        if not Path(train).exists():
+            raise ArgumentError(f"--train {train!r} is no folder and no file to calibrate on: give --student")
+        small = make_student(network, ratio, 3, cheap, set_, linear_ratio, target, sensitivity, input_, images=train)
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", message="images may lack")
+            make_calibrated(small, network, train, max_images=256, progress=bar)
         if main_process:
             write_weights(small, made)
     told = distill(small, network, train, val=val, recipe=settings, out=out, resume=resume, workers=workers, progress=bar)
@@ -270,7 +326,7 @@ def zoo(
 
 
 @app.command()
-def demo(ratio: Ratio = 2, as_json: Json = False) -> None:
+def demo(ratio: Ratio = None, as_json: Json = False) -> None:
     """Train a small CNN on handwritten digits, convert it, win accuracy back without labels, and compare. Needs no network.
 
     Exit code 0 only if the student is smaller and works.
@@ -286,7 +342,7 @@ def demo(ratio: Ratio = 2, as_json: Json = False) -> None:
     console = Console()
     with Progress(console=Console(stderr=True), transient=True) as bar:
         task = bar.add_task("training a small CNN on scikit-learn's digits", total=EPOCHS)
-        result = run_demo(ratio, lambda: bar.advance(task))
+        result = run_demo(2 if ratio is None else ratio, lambda: bar.advance(task))
     if as_json:
         print(json.dumps([asdict(line) for line in result.lines]))
     else:
@@ -316,36 +372,6 @@ def _share(value: float | None) -> str:
     return "" if value is None else f"{value:.1%}"
 
 
-def _network(model: str | None, factory: str | None, pretrained: bool = False, device: str = "cpu") -> Any:
-    import torch
-
-    from .zoo import create_model
-
-    if (model is None) == (factory is None):
-        raise ArgumentError("give either the name of a model or --factory package.module:function")
-    if model is not None:
-        return create_model(model, pretrained=pretrained, device=device)
-    module_name, _, function = str(factory).partition(":")
-    if not module_name or not function:
-        raise ArgumentError(f"--factory {factory!r} is not of the form package.module:function, so it can't be imported")
-    sys.path.insert(0, os.getcwd())  # a factory usually stands in the folder one works in
-    try:
-        build = getattr(importlib.import_module(module_name), function)
-    except (ImportError, AttributeError, ValueError) as error:
-        raise ArgumentError(f"--factory {factory!r} can't be imported: {error}") from error
-    try:
-        try:
-            with torch.device(device):
-                network = build()
-        except (NotImplementedError, RuntimeError):  # its constructor computes with values
-            network = build().to(device)
-    except Exception as error:
-        raise ArgumentError(f"--factory {factory!r} can't be called without arguments: {error}") from error
-    if not isinstance(network, torch.nn.Module):
-        raise ArgumentError(f"--factory {factory!r} returned {type(network).__name__}, not a torch.nn.Module")
-    return network
-
-
 def _recipe(name: str, epochs: int | None, steps: int | None, minutes: float | None) -> Any:
     from dataclasses import replace
 
@@ -357,62 +383,6 @@ def _recipe(name: str, epochs: int | None, steps: int | None, minutes: float | N
     if (epochs, steps, minutes) == (None, None, None):
         return found
     return replace(found, epochs=epochs, steps=steps, minutes=minutes)
-
-
-def _calibrated(
-    network: Any, train: str, ratio: float, cheap: str, ratios: Any, linear_ratio: float | None, progress: bool
-) -> Any:
-    """A student to begin with."""
-    from .calibrate import calibrate as make_calibrated
-    from .convert import convert as make_student
-
-    student = make_student(network, ratio, cheap=cheap, ratios=ratios, linear_ratio=linear_ratio)
-    if not Path(train).exists():
-        raise ArgumentError(f"--train {train!r} is no folder and no file to calibrate on: give --student")
-    with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", message="images may lack")
-        make_calibrated(student, network, train, max_images=256, progress=progress)
-    return student
-
-
-def _trained_network(out: Path, model: str | None, factory: str | None, weights: Path | None, pretrained: bool) -> Any:
-    """The network with its weights, for a command that writes ``out``."""
-    from .serialization import load_weights
-
-    if out.is_dir() or (out.parent.exists() and not out.parent.is_dir()):
-        raise ArgumentError(f"--out {str(out)!r} can't be written: it is a folder, or lies in a file")
-    if weights is not None and pretrained:
-        raise ArgumentError("give either --weights or --pretrained, not both")
-    if weights is None and not pretrained and factory is None:
-        raise ArgumentError("give --weights FILE or --pretrained: converting random weights is of no use")
-    if pretrained and factory is not None:
-        raise ArgumentError("--pretrained goes with a model name, not with --factory")
-    network = _network(model, factory, pretrained=pretrained)
-    if weights is not None:
-        load_weights(network, weights)
-    return network
-
-
-def _ratios(settings: list[str] | None) -> dict[str, float | None]:
-    ratios: dict[str, float | None] = {}
-    for setting in settings or []:
-        pattern, equals, value = setting.rpartition("=")
-        try:
-            ratios[pattern] = None if value == "dense" else float(value)
-        except ValueError:
-            equals = ""
-        if not equals or not pattern:
-            raise ArgumentError(f"--set {setting!r} is not of the form GLOB=RATIO or GLOB=dense")
-    return ratios
-
-
-def _shape(text: str | None) -> tuple[int, ...] | None:
-    if text is None:
-        return None
-    try:
-        return tuple(int(size) for size in text.lower().split("x"))
-    except ValueError as error:
-        raise ArgumentError(f"--input {text!r} is not of the form 1x3x224x224") from error
 
 
 def _print_report(told: Any, as_json: bool) -> None:

@@ -87,7 +87,10 @@ class Sensitivity:
         Raises:
             ArgumentError: it can't be written there.
         """
-        write_text(Path(path), json.dumps({"format": FORMAT, **asdict(self)}, indent=1) + "\n")
+        write_text(Path(path), self.to_json() + "\n")
+
+    def to_json(self) -> str:
+        return json.dumps({"format": FORMAT, **asdict(self)}, indent=1)
 
     @classmethod
     def load(cls, path: str | Path) -> "Sensitivity":

@@ -37,7 +37,7 @@ def test_the_best_of_all_combinations(choices, budget):
 
 
 def random_choices(generator, sites, ratios):
-    """Networks as they are: sites of very different sizes and sensitivities, losses that grow faster and faster or at random."""
+    """Sites of very different sizes and sensitivities, whose losses grow faster and faster or at random."""
     choices = []
     for _ in range(sites):
         full, bears = generator.lognormal(0, 1) * 1e7, generator.lognormal(0, 2)

@@ -113,6 +113,33 @@ def test_calibrate_writes_a_student_that_is_calibrated(monkeypatch, capsys, fold
     assert all(torch.allclose(written[name], value) for name, value in wanted.state_dict().items())
 
 
+def test_a_target_is_shared_out_by_a_sensitivity(monkeypatch, capsys, folder):
+    torch.manual_seed(0)
+    teacher = randomize(Residual(32))
+    save_file(teacher.state_dict(), folder / "w.safetensors")
+    np.save(folder / "few.npy", torch.randn(12, 3, 12, 12).numpy())
+    (folder / "wide_residual.py").write_text("from conftest import Residual\n\ndef build():\n    return Residual(32)\n")
+    model = ["--factory", "wide_residual:build", "--weights", "w.safetensors"]
+    images = ["--images", "few.npy", "--out", "found.json", "--ratios", "1.5,3"]
+    code, out, _ = run(monkeypatch, capsys, "sensitivity", *model, *images, "--plot", "heat.png")
+    assert code == 0
+    assert "2 sites, 12 images" in out
+    assert (folder / "heat.png").read_bytes().startswith(b"\x89PNG")
+    found = ghostify.Sensitivity.load(folder / "found.json")
+    assert (found.sites, found.header.ratios) == (["conv1", "conv2"], (1.5, 3.0))
+    target = ["--target", "flops=0.6", "--input", "1x3x12x12", "--cheap", "auto"]
+    for number, given in enumerate((["--sensitivity", "found.json"], [])):
+        code, out, _ = run(monkeypatch, capsys, "convert", *model, *target, *given, "--out", f"s{number}.safetensors")
+        assert code == 0
+        assert "budget      flops" in out
+    code, out, _ = run(monkeypatch, capsys, "calibrate", *model, *target, "--images", "few.npy", "--out", "c.safetensors")
+    assert code == 0
+    student = read_student(teacher, folder / "c.safetensors")
+    measured = ghostify.sensitivity(teacher, torch.from_numpy(np.load(folder / "few.npy")))
+    wanted = ghostify.convert(teacher, target={"flops": 0.6}, cheap="auto", sensitivity=measured, example_input=(1, 3, 12, 12))
+    assert {name: p.shape for name, p in student.named_parameters()} == {n: p.shape for n, p in wanted.named_parameters()}
+
+
 def test_recover_calibrates_trains_and_goes_on(monkeypatch, capsys, folder):
     torch.manual_seed(0)
     teacher = randomize(Residual()).eval()
@@ -171,6 +198,10 @@ def test_zoo(monkeypatch, capsys):
         (["convert", "resnet18", "--weights", "none.pth", "--out", "x.safetensors"], "does not exist"),
         (["convert", "resnet18", "--weights", "a", "--pretrained", "--out", "x.safetensors"], "not both"),
         (["convert", "--factory", "mynets:build", "--pretrained", "--out", "x.safetensors"], "goes with a model name"),
+        (["convert", "--factory", "mynets:build", "--target", "half", "--out", "x.safetensors"], "not of the form flops=0.5"),
+        (["convert", "--factory", "mynets:build", "--target", "flops=0.5", "--out", "x.safetensors"], "needs an example_input"),
+        (["convert", "--factory", "mynets:build", "--sensitivity", "s", "--out", "x.safetensors"], "goes with target="),
+        (["sensitivity", "resnet18", "--images", ".", "--out", "x.json"], "give --weights FILE or --pretrained"),
         (["zoo", "nothing*here"], "no model is called like"),
         (["calibrate", "--factory", "mynets:build", "--images", "none", "--out", "x.safetensors"], "neither a folder"),
         (["calibrate", "resnet18", "--images", ".", "--out", "x.safetensors"], "give --weights FILE or --pretrained"),
@@ -186,7 +217,7 @@ def test_mistakes_end_with_one_sentence_and_code_2(monkeypatch, capsys, folder, 
 
 
 def test_help_has_examples(monkeypatch, capsys):
-    for command in ("report", "convert", "calibrate", "zoo"):
+    for command in ("report", "convert", "calibrate", "sensitivity", "recover", "zoo"):
         code, out, _ = run(monkeypatch, capsys, command, "--help")
         assert code == 0
         assert "Examples:" in out
