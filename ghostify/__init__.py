@@ -15,6 +15,8 @@ from .recovery_report import RecoveryReport
 from .report import Report, report
 from .sensitivity import sensitivity
 from .sensitivity_result import Sensitivity
+from .sweep import sweep
+from .sweep_result import SweepResult
 from .training_recipe import Recipe
 from .zoo import create_model, list_models
 
@@ -31,6 +33,7 @@ __all__ = [
     "ReducedLinear",
     "Report",
     "Sensitivity",
+    "SweepResult",
     "UnsupportedModelError",
     "calibrate",
     "convert",
@@ -42,4 +45,5 @@ __all__ = [
     "register_pattern",
     "report",
     "sensitivity",
+    "sweep",
 ]

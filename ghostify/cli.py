@@ -8,7 +8,7 @@ from typing import Annotated, Any
 
 import typer
 
-from . import __version__
+from . import __version__, cli_sweep
 from .cli_options import (
     Cheap,
     DwSize,
@@ -23,10 +23,12 @@ from .cli_options import (
     Set,
     Target,
     Weights,
+    check_figure,
     make_network,
     make_student,
     parse_numbers,
     parse_shape,
+    save_figure,
     trained_network,
 )
 from .errors import ArgumentError, GhostifyError
@@ -178,7 +180,7 @@ def calibrate(
 
     network = trained_network(out, model, factory, weights, pretrained)
     if plot is not None:
-        _check_figure(plot)
+        check_figure(plot)
     student = make_student(network, ratio, dw_size, cheap, set_, linear_ratio, target, sensitivity, input_, images=images)
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message="images may lack")  # the report says it
@@ -188,7 +190,7 @@ def calibrate(
         )  # fmt: skip
     write_weights(student, out)
     if plot is not None:
-        _save_figure(told, plot)
+        save_figure(told.plot, plot)
     _print_report(told, as_json)
     if not as_json:
         print(f"written: {out}")
@@ -222,13 +224,13 @@ def sensitivity(
 
     network = trained_network(out, model, factory, weights, pretrained)
     if plot is not None:
-        _check_figure(plot)
+        check_figure(plot)
     found = measure_sites(
         network.eval(), images, parse_numbers("--ratios", ratios),
         cheap=cheap, dw_size=dw_size, max_images=max_images, out=out, workers=workers, progress=sys.stderr.isatty(),
     )  # fmt: skip
     if plot is not None:
-        _save_figure(found, plot)
+        save_figure(found.plot, plot)
     _print_report(found, as_json)
     if not as_json:
         print(f"written: {out}")
@@ -300,6 +302,10 @@ def recover(
         _print_report(told, as_json)
         if not as_json:
             print(f"written: {out / 'student.safetensors'}")
+
+
+app.command()(cli_sweep.sweep)
+app.command()(cli_sweep.pareto)
 
 
 @app.command()
@@ -399,23 +405,4 @@ def _print_report(told: Any, as_json: bool) -> None:
 def _save_plot(told: Any, path: Path) -> None:
     if told.after.flops is None:
         raise ArgumentError("--plot draws FLOPs: give --input, such as 1x3x224x224")
-    _save_figure(told, path)
-
-
-def _check_figure(path: Path) -> None:
-    """Before long work: a format that can't be drawn."""
-    import matplotlib.backend_bases
-
-    formats = matplotlib.backend_bases.FigureCanvasBase.get_supported_filetypes()
-    if path.suffix.removeprefix(".").lower() not in formats:
-        raise ArgumentError(f"--plot {str(path)!r} can't be written: its name must end in one of {', '.join(sorted(formats))}")
-
-
-def _save_figure(told: Any, path: Path) -> None:
-    import matplotlib as mpl
-
-    mpl.use("Agg")
-    try:
-        told.plot().figure.savefig(path, dpi=150)
-    except (OSError, ValueError) as error:
-        raise ArgumentError(f"--plot {str(path)!r} can't be written: {error}") from error
+    save_figure(told.plot, path)

@@ -150,3 +150,22 @@ def parse_numbers(option: str, text: str) -> list[float]:
         return [float(part) for part in text.split(",")]
     except ValueError as error:
         raise ArgumentError(f"{option} {text!r} is not numbers with commas between them") from error
+
+
+def check_figure(path: Path) -> None:
+    """Before long work: a format that can't be drawn."""
+    import matplotlib.backend_bases
+
+    formats = matplotlib.backend_bases.FigureCanvasBase.get_supported_filetypes()
+    if path.suffix.removeprefix(".").lower() not in formats:
+        raise ArgumentError(f"--plot {str(path)!r} can't be written: its name must end in one of {', '.join(sorted(formats))}")
+
+
+def save_figure(draw: Any, path: Path) -> None:
+    import matplotlib as mpl
+
+    mpl.use("Agg")
+    try:
+        draw().figure.savefig(path, dpi=150)
+    except (OSError, ValueError) as error:
+        raise ArgumentError(f"--plot {str(path)!r} can't be written: {error}") from error

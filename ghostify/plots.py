@@ -11,6 +11,7 @@ if TYPE_CHECKING:
     from .recovery_report import RecoveryReport
     from .report import Report
     from .sensitivity_result import Sensitivity
+    from .sweep_result import SweepResult
 
 DENSE, GHOST = "#9aa5b1", "#2563a8"
 
@@ -148,3 +149,45 @@ def plot_sensitivity(found: "Sensitivity", metric: str | None = None, ax: "Axes 
 
 
 METRICS = {"kl": "divergence, nats", "error": "relative error of the site", "top1": "top-1"}
+
+
+def plot_sweep(found: "SweepResult", cost: str = "flops", by: str | None = None, ax: "Axes | None" = None) -> "Axes":
+    """Accuracy against cost: a point for each trial, a line through the Pareto front, a star for the original.
+
+    Args:
+        found: of :func:`ghostify.sweep`.
+        cost: ``"flops"``, ``"params"`` or ``"latency"``.
+        by: the setting that colours tell; None for the model where there are several.
+        ax: axes to draw into; a new figure otherwise.
+
+    Raises:
+        ArgumentError: another cost, a setting that no trial has, or nothing to draw.
+    """
+    import matplotlib.pyplot as plt
+    from matplotlib.ticker import EngFormatter, PercentFormatter
+
+    front = found.pareto(cost)
+    frame = found.to_frame().dropna(subset=[cost, found.metric])
+    if not len(frame):
+        raise ArgumentError("no trial has succeeded, so there is nothing to draw")
+    by = by or ("model" if frame["model"].nunique() > 1 else None)
+    if by is not None and by not in frame:
+        raise ArgumentError(f"by={by!r} is no setting of these trials")
+    if ax is None:
+        _, ax = plt.subplots(figsize=(6.4, 4), layout="constrained")
+    original = frame["params_share"].eq(1) & frame["agreement"].fillna(1).eq(1)
+    students = frame[~original]
+    groups = [(None, students)] if by is None else list(students.fillna({by: "none"}).groupby(by, sort=False))
+    for number, (value, group) in enumerate(groups):
+        colour = GHOST if by is None else f"C{number % 10}"
+        label = "trials" if by is None else " ".join(map(str, (by, value)))
+        ax.plot(group[cost], group[found.metric], "o", ms=5, alpha=0.8, color=colour, label=label)
+    ax.plot(front[cost], front[found.metric], "-", color=GHOST, lw=1, zorder=1, label="Pareto front", drawstyle="steps-post")
+    ax.plot(frame[original][cost], frame[original][found.metric], "*", ms=12, color=DENSE, mec="#333333", label="original")
+    ax.xaxis.set_major_formatter(EngFormatter(unit="s" if cost == "latency" else ""))
+    ax.yaxis.set_major_formatter(PercentFormatter(1))
+    names = {"flops": "FLOPs (multiply-adds)", "params": "params", "latency": "latency of one input"}
+    ax.set(xlabel=names[cost], ylabel="top-1" if found.metric == "top1" else "agreement with the original")
+    ax.spines[["top", "right"]].set_visible(False)
+    ax.legend(frameon=False, loc="lower right")
+    return ax
