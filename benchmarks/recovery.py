@@ -3,9 +3,10 @@
     python benchmarks/recovery.py --data DIR --models FILE [--section grid|main|long|few|scratch] [--threads 2]
 
 DIR holds cifar10.npz and the networks' weights, FILE builds the two networks. Both sides begin with what 256 training images
-gave them: ghostify converts and calibrates, torch-pruning prunes, and its norms are re-estimated. Both are then distilled
-from the original by ``ghostify.distill`` on training images 0 to 44,999, without labels. ``grid`` chooses each arm's learning
-rate at 100 steps on training images 45,000 to 49,999, seed 0; the arm keeps it. All else is measured on the 10,000 test images.
+gave them: ghostify shares 53 % of the FLOPs out by the sensitivities of its sites and calibrates (``uniform``: the same with
+one ratio), torch-pruning prunes globally, and its norms are re-estimated. Both are then distilled from the original by
+``ghostify.distill`` on training images 0 to 44,999, without labels. ``grid`` chooses each arm's learning rate at 100 steps on
+training images 45,000 to 49,999, seed 0; the arm keeps it. All else is measured on the 10,000 test images.
 Each trial is one line of results/recovery.jsonl; one that stands there is not run again. The same script runs on a GPU.
 """
 
@@ -18,7 +19,8 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from calibration import Bench, percent, predict
+from budget import Budgets
+from calibration import percent, predict
 from pruning import prune
 from torch import nn
 
@@ -27,8 +29,10 @@ from ghostify.costs import measure
 
 RESULTS = Path(__file__).parent / "results" / "recovery.jsonl"
 NETWORKS = ("resnet56", "vgg16_bn")
-ARMS = ("ghost", "taylor", "l2", "random")
-RATES = (0.002, 0.005, 0.01, 0.02, 0.05)
+ARMS = ("ghost", "taylor", "l2", "random", "uniform")
+RATES = (0.002, 0.007, 0.02, 0.06)
+SHARE = 0.53
+RATIOS = (1.25, 1.5, 2, 3, 4, 8)
 EXAMPLE = torch.zeros(1, 3, 32, 32)
 
 
@@ -65,14 +69,14 @@ def main_trials() -> Iterator[Trial]:
 
 def long() -> Iterator[Trial]:
     for network in NETWORKS:
-        for arm in ("ghost", "taylor", "l2"):
+        for arm in ("ghost", "l2", "taylor"):
             yield Trial("main", network, arm, 2000)
 
 
 def few() -> Iterator[Trial]:
     for network in NETWORKS:
         for images in (50, 500, 1000):
-            yield Trial("few", network, "ghost", 2000, images=images)
+            yield Trial("few", network, "ghost", 500, images=images)
 
 
 def scratch() -> Iterator[Trial]:
@@ -84,22 +88,29 @@ def scratch() -> Iterator[Trial]:
 SECTIONS = {"grid": grid, "main": main_trials, "long": long, "few": few, "scratch": scratch}
 
 
-class Recovery(Bench):
+class Recovery(Budgets):
     def start(self, network: str, arm: str, seed: int, images: int) -> nn.Module:
         """The student or the pruned network before any distillation."""
         teacher = self.teacher(network)
-        student = ghostify.convert(teacher, 2, cheap="auto", init="random" if arm == "from scratch" else "warm", seed=seed)
         few, labels, _, _ = self.split(network, seed, min(images, 256))
+        if arm in ("ghost", "from scratch"):
+            path = self.data / "sensitivities" / f"{network}_{seed}_{len(few)}.json"
+            found = ghostify.sensitivity(teacher, few, RATIOS, cheap="auto", out=path)
+            student = ghostify.convert(
+                teacher, target={"flops": SHARE}, cheap="auto", sensitivity=found, example_input=EXAMPLE, seed=seed
+            )
+        elif arm == "uniform":
+            student = self.uniform(network, SHARE)
         if arm == "from scratch":
+            torch.manual_seed(seed)
             for module in student.modules():
                 if hasattr(module, "reset_parameters"):
                     module.reset_parameters()
-        elif arm == "ghost":
+        elif arm in ("ghost", "uniform"):
             ghostify.calibrate(student, teacher, few, seed=seed)
         else:
-            share = measure(student, (EXAMPLE,)).flops / measure(teacher, (EXAMPLE,)).flops
-            setting = self.best_setting(network, arm, share)
-            pruned = prune(teacher, EXAMPLE, share, arm, setting, few, labels, seed)
+            setting = self.best_setting(network, arm, SHARE)
+            pruned = prune(teacher, EXAMPLE, SHARE, arm, setting, few, labels, seed)
             assert pruned is not None
             student = pruned
             ghostify.reestimate_norms(student, few)

@@ -311,8 +311,9 @@ class Deadly(nn.Module):
         return self.net(x)
 
 
-def test_a_ray_cluster_one_of_whose_workers_is_killed(parts, done, tmp_path):
+def test_a_ray_cluster_one_of_whose_workers_is_killed(parts, done, tmp_path, monkeypatch):
     ray = pytest.importorskip("ray")
+    monkeypatch.setenv("RAY_worker_niceness", "0")  # other tests run beside it
     ray.init(
         num_cpus=2, include_dashboard=False, log_to_driver=False,
         runtime_env={"env_vars": {"PYTHONPATH": search_path()}},
