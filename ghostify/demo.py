@@ -53,10 +53,10 @@ def run_demo(ratio: float = 2, progress: Callable[[], None] = lambda: None) -> D
         progress: called after each of the EPOCHS epochs of the original, on 1,297 digits of 8x8 pixels; 500 others are held
             out. The student is calibrated on IMAGES of them and distilled for STEPS steps on all, without their labels.
     """
-    train, (images, labels) = _digits()
+    train, (images, labels) = digits()
+    teacher = trained_cnn(progress)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
-        teacher = _train(_small_cnn(), train, EPOCHS, 2e-3, progress)
         student = convert(teacher, ratio, cheap="auto")
         at_once = _accuracy(student, images, labels)
         start = time.perf_counter()
@@ -76,7 +76,8 @@ def run_demo(ratio: float = 2, progress: Callable[[], None] = lambda: None) -> D
     return Demo((original, made), told)
 
 
-def _digits() -> tuple[tuple[Tensor, Tensor], tuple[Tensor, Tensor]]:
+def digits() -> tuple[tuple[Tensor, Tensor], tuple[Tensor, Tensor]]:
+    """scikit-learn's handwritten digits as (images, labels): 1,297 to train on and 500 others; images (N, 1, 8, 8), 0 to 1."""
     from sklearn.datasets import load_digits
 
     data = load_digits()
@@ -85,6 +86,14 @@ def _digits() -> tuple[tuple[Tensor, Tensor], tuple[Tensor, Tensor]]:
     order = torch.randperm(len(images), generator=torch.Generator().manual_seed(0))
     train, test = order[:-500], order[-500:]
     return (images[train], labels[train]), (images[test], labels[test])
+
+
+def trained_cnn(progress: Callable[[], None] = lambda: None) -> nn.Module:
+    """A small CNN, trained on the digits in some ten seconds; the same at every call. ``progress`` is called after each
+    epoch."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        return _train(_small_cnn(), digits()[0], EPOCHS, 2e-3, progress)
 
 
 def _small_cnn() -> nn.Sequential:
