@@ -177,7 +177,7 @@ def plot_sweep(found: "SweepResult", cost: str = "flops", by: str | None = None,
         raise ArgumentError(f"by={by!r} is no setting of these trials")
     if ax is None:
         _, ax = plt.subplots(figsize=(6.4, 4), layout="constrained")
-    original = frame["params_share"].eq(1) & frame["agreement"].fillna(1).eq(1)
+    original = frame["params_share"].eq(1)
     students = frame[~original]
     groups = [(None, students)] if by is None else list(students.fillna({by: "none"}).groupby(by, sort=False))
     for number, (value, group) in enumerate(groups):

@@ -17,6 +17,7 @@ from .budget import Target
 from .calibrate import METHODS, calibrate
 from .checks import check_choice, whole_number
 from .convert import convert
+from .copying import copy_shared
 from .costs import count_params, measure
 from .distill import distill
 from .errors import ArgumentError
@@ -189,8 +190,7 @@ def run_trial(task: Task, trial: Trial) -> Result:
 
 def _measured(task: Task, trial: Trial, told: list[str]) -> Result:
     settings = trial.settings
-    teacher = task.model(settings["model"])
-    teacher.eval()
+    teacher = copy_shared(task.model(settings["model"])).eval()
     example = task.example(teacher)
     student = teacher
     if not trial.is_original:
