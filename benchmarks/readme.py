@@ -157,7 +157,7 @@ def by_images() -> str:
     }
     rows = [r for r in trials() if r["seed"] == 0 and r["ratio"] == 2 and not r["variant"] and r["network"] in NETWORKS[:2]]
     found = {(r["network"], r["method"], r["arm"], r["images"]): f"{r['top1']:.2f}" for r in rows}
-    counts = sorted({r["images"] for r in rows})
+    counts = (50, 250, 1000)
     lines = [
         [network, name, *(found.get((network, *arm, count), "") for count in counts)]
         for network in NETWORKS[:2]
