@@ -140,8 +140,9 @@ def plan_budget(
     for ways in zip(*plans, strict=True):
         site = ways[0].site
         found = {p.intrinsic: p for p in ways if p.ratio is not None}
-        options = {Option(m, costs.ghost(p), losses.of(p)): _exact(p) for m, p in found.items()}
-        if not found or not _is_pinned(site, config):
+        pinned = _is_pinned(site, config)
+        options = {Option(m, costs.ghost(p), 0.0 if pinned else losses.of(p)): _exact(p) for m, p in found.items()}
+        if not found or not pinned:
             options[Option(0, costs.dense(site), 0.0)] = PlannedSite(site, reason=ways[-1].reason or "kept dense by the target")
         choices.append(options)
     fixed = costs.total - sum(costs.dense(site) for site in convs)

@@ -34,8 +34,6 @@ class MeasuredLosses:
         Raises:
             ArgumentError: the site was not measured.
         """
-        if planned.site.kind == "linear":
-            return 0.0  # nothing is chosen there
         curve = self.curves.get(planned.site.name)
         if curve is None:
             raise ArgumentError(
@@ -58,8 +56,6 @@ class WeightProxy:
         self.curves: dict[str, np.ndarray] = {}
 
     def of(self, planned: PlannedSite) -> float:
-        if planned.site.kind == "linear":
-            return 0.0  # nothing is chosen there
         key = f"{planned.site.name} {planned.cheap}"
         if key not in self.curves:
             self.curves[key] = self._curve(planned)

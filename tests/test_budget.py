@@ -110,6 +110,14 @@ def test_saved_losses_give_the_same_plan(tmp_path):
     assert records[0] == records[1]
 
 
+def test_what_settings_pin_need_not_be_measured():
+    model = Residual(32).eval()
+    found = ghostify.sensitivity(model, torch.randn(8, 3, 16, 16), (2, 4), cheap="auto")
+    student = ghostify.convert(model, target={"params": 0.8}, cheap="auto", sensitivity=found, ratios={"stem": 2, "head": 2})
+    assert {r.name for r in recipe_of(student).sites if r.converted} >= {"stem", "head"}
+    assert count_params(student) <= 0.8 * count_params(model)
+
+
 def test_the_report_tells_the_range(resnet):
     report = ghostify.report(ghostify.convert(resnet, target={"flops": 0.5}, example_input=INPUT), INPUT)
     assert f"at most {report.before.flops / 2e6:.4g}M (feasible " in str(report)
