@@ -1,45 +1,45 @@
-"""Trials as tasks on a Ray cluster."""
+"""Work as tasks on a Ray cluster."""
 
 import socket
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 from .errors import ArgumentError, GhostifyError
-from .trial import Result, Task, Trial, run_trial
 
 ANSWER = 5.0  # seconds that a cluster has to answer
 RETRIES = 3  # of a task whose worker died
 
 
 def run_on_ray(
-    task: Task, trials: Sequence[Trial], at_once: int, resources: Mapping[str, float] | None, address: str | None
-) -> Iterator[Trial]:
-    """Trials as they end; ``out`` has to be a folder that all machines of the cluster see.
+    function: Callable[[Any, Any], Any],
+    common: Any,
+    items: Sequence[Any],
+    at_once: int,
+    resources: Mapping[str, float] | None,
+    address: str | None,
+) -> Iterator[Any]:
+    """``function(common, item)`` for each item, as they end; ``at_once`` 1 leaves it to the cluster how many run.
 
     Raises:
         ArgumentError: Ray is not installed, or no cluster answers.
         GhostifyError: a task was lost again and again.
     """
     ray = connect(address)
-    shared = ray.put(task)
-    remote = ray.remote(run_trial).options(max_retries=RETRIES, **(dict(resources) if resources else {"num_cpus": 1}))
-    waiting = list(trials)
-    running: dict[Any, Trial] = {}
+    shared = ray.put(common)
+    remote = ray.remote(function).options(max_retries=RETRIES, **(dict(resources) if resources else {"num_cpus": 1}))
+    waiting = list(items)
+    running: list[Any] = []
     limit = at_once if at_once > 1 else len(waiting)
     while waiting or running:
         while waiting and len(running) < limit:
-            trial = waiting.pop(0)
-            running[remote.remote(shared, trial)] = trial
-        done, _ = ray.wait(list(running), num_returns=1)
+            running.append(remote.remote(shared, waiting.pop(0)))
+        done, running = ray.wait(running, num_returns=1)
         for reference in done:
-            trial = running.pop(reference)
             try:
-                result: Result = ray.get(reference)
+                yield ray.get(reference)
             except ray.exceptions.RayError as error:
                 reason = str(getattr(error, "cause", None) or error).strip().splitlines()[0]
-                raise GhostifyError(f"Ray lost trial {trial.name}: {reason}; sweep again to go on") from error
-            assert result.settings == trial.settings
-            yield trial
+                raise GhostifyError(f"Ray lost a task: {reason}; the same call goes on where this one ended") from error
 
 
 def connect(address: str | None) -> Any:

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from .checks import whole_number
+from .checks import check_choice, whole_number
 from .convert import check_model
 from .copying import copy_shared
 from .errors import ArgumentError, ArgumentTypeError, UnsupportedModelError
@@ -22,6 +22,8 @@ from .scan import Scan
 from .sensitivity_result import Header, Sensitivity, SiteSensitivity, check_header
 from .sites import find_sites
 from .stream import Arguments
+
+ENGINES = ("local", "ray")
 
 
 def sensitivity(
@@ -37,6 +39,8 @@ def sensitivity(
     outputs: Callable[[Any], Sequence[Tensor]] = main_output,
     out: str | Path | None = None,
     workers: int = 1,
+    engine: str = "local",
+    address: str | None = None,
     seed: int = 0,
     progress: bool = False,
 ) -> Sensitivity:
@@ -57,6 +61,8 @@ def sensitivity(
         outputs: from what the model returns to its class scores, in a list; see :func:`ghostify.losses.main_output`.
         out: a JSON file that is written after each site. If it is there already, only what it lacks is measured.
         workers: processes, each with its share of the sites and of the machine's threads.
+        engine: ``"local"``, or ``"ray"`` for tasks on a Ray cluster, as many at a time as it has room for with ``workers=1``.
+        address: of the Ray cluster; None for the one this machine belongs to.
         seed: of the positions that wide layers sample.
         progress: show a progress bar.
 
@@ -75,21 +81,24 @@ def sensitivity(
     if not isinstance(model, nn.Module):
         raise ArgumentTypeError(f"model must be a torch.nn.Module, not {type(model).__name__}")
     check_model(model)
+    check_choice("engine", engine, ENGINES)
     max_images, batch_size, workers = (
         whole_number(name, value, 1)
         for name, value in (("max_images", max_images), ("batch_size", batch_size), ("workers", workers))
     )
     seed = whole_number("seed", seed, 0) % 2**32
-    plans = _plans(model, ratios, cheap, dw_size)
+    tried = _numbers(ratios)
+    plans = _plans(model, tried, cheap, dw_size)
     with as_usual(next(model.parameters()).device), torch.no_grad():
         original = copy_shared(model).eval()
         first, calls = peek(as_calls(images, original, max_images, batch_size))
         check_range(original, first, stacklevel=4)
         held = list(calls)
-        scan = Scan(original, held, plans, cheap == "auto", outputs, _classes(labels, held), seed)
+        classes = _classes(labels, held)
+        scan = Scan(original, held, plans, cheap == "auto", outputs, classes, seed)
         header = Header(
-            type(model).__name__, scan.images, tuple(sorted(float(r) for r in ratios)), cheap, dw_size, seed,
-            _checksum(original.state_dict().values()), _checksum([args[0] for args, _ in held]),
+            type(model).__name__, scan.images, tried, cheap, dw_size, seed,
+            _checksum(original.state_dict().values()), _checksum([args[0] for args, _ in held]), _checksum(classes or []),
         )  # fmt: skip
         found = Sensitivity(header, (), scan.top1())
         path = None if out is None else Path(out)
@@ -100,7 +109,7 @@ def sensitivity(
         with site_bar("measuring", len(plans), progress) as advance:
             for name in found.sites:
                 advance(name)
-            for rows in _measured(scan, left, workers):
+            for rows in _measured(scan, left, workers, engine, address):
                 found = found.with_rows(rows, list(plans))
                 if path is not None:
                     found.save(path)
@@ -108,16 +117,25 @@ def sensitivity(
     return found
 
 
+def _numbers(ratios: Any) -> tuple[float, ...]:
+    """In increasing order, each once."""
+    try:
+        made = None if isinstance(ratios, (str, bytes)) else tuple(sorted({float(ratio) for ratio in ratios}))
+    except (TypeError, ValueError):
+        made = None
+    if not made:
+        raise ArgumentTypeError(f"ratios must be numbers above 1 in a list, not {ratios!r}")
+    return made
+
+
 def _plans(model: nn.Module, ratios: Sequence[float], cheap: str, dw_size: int) -> dict[str, dict[float, PlannedSite]]:
     """Sites in execution order, and what becomes of each at each ratio."""
-    if isinstance(ratios, (str, bytes)) or not isinstance(ratios, Sequence) or not ratios:
-        raise ArgumentTypeError(f"ratios must be a sequence of numbers above 1, not {ratios!r}")
     sites = find_sites(model)
     plans: dict[str, dict[float, PlannedSite]] = {}
-    for ratio in sorted(set(ratios)):
+    for ratio in ratios:
         for planned in make_plan(sites, GhostConfig(ratio, dw_size, cheap)):
             if planned.ratio is not None:
-                plans.setdefault(planned.site.name, {})[float(ratio)] = planned
+                plans.setdefault(planned.site.name, {})[ratio] = planned
     if not plans:
         raise UnsupportedModelError(f"model {type(model).__name__} has no site that can be converted at these ratios")
     return {site.name: plans[site.name] for site in sites if site.name in plans}
@@ -142,18 +160,24 @@ def _checksum(tensors: Any) -> int:
     return crc
 
 
-def _measured(scan: Scan, names: list[str], workers: int) -> Iterator[list[SiteSensitivity]]:
+def _measured(scan: Scan, names: list[str], workers: int, engine: str, address: str | None) -> Iterator[list[SiteSensitivity]]:
     """The rows of each site, as they come."""
-    if workers == 1:
+    if workers == 1 and engine == "local":
         yield from scan.run(names)
         return
-    import joblib
-
     # neighbours together, since each worker has to run the network up to its first site
     size = max(1, -(-len(names) // (4 * workers)))
     shares = [names[start : start + size] for start in range(0, len(names), size)]
-    tasks = (joblib.delayed(_run)(scan, share) for share in shares)
-    for rows in joblib.Parallel(n_jobs=workers, return_as="generator_unordered")(tasks):
+    if engine == "ray":
+        from .cluster import run_on_ray
+
+        found = run_on_ray(_run, scan, shares, workers, None, address)
+    else:
+        import joblib
+
+        tasks = (joblib.delayed(_run)(scan, share) for share in shares)
+        found = joblib.Parallel(n_jobs=workers, return_as="generator_unordered")(tasks)
+    for rows in found:
         yield from rows
 
 

@@ -49,6 +49,7 @@ class Header:
     seed: int
     weights: int  # checksums
     pixels: int
+    labels: int = 0
 
 
 @dataclass(frozen=True)
@@ -162,5 +163,5 @@ def check_header(found: Sensitivity, wanted: Header, path: Any) -> None:
     for name, value in asdict(wanted).items():
         there = getattr(found.header, name)
         if there != value:
-            told = "" if name in ("weights", "pixels") else f" ({there!r}, not {value!r})"
+            told = "" if name in ("weights", "pixels", "labels") else f" ({there!r}, not {value!r})"
             raise ArgumentError(f"out {str(path)!r} holds another measurement: its {name} differ{told}; choose another file")

@@ -13,11 +13,10 @@ from .checks import check_choice, whole_number
 from .errors import ArgumentError, ArgumentTypeError
 from .files import write_text
 from .progress import site_bar
-from .sensitivity import sensitivity
+from .sensitivity import ENGINES, sensitivity
 from .sweep_result import SweepResult
-from .trial import FORMAT, KEYS, Task, Trial, fingerprint, run_trial, sensitivity_key
+from .trial import FORMAT, KEYS, Result, Task, Trial, fingerprint, run_trial, sensitivity_key
 
-ENGINES = ("local", "ray")
 MEASURED = 64  # images that targets are shared out by
 
 
@@ -81,12 +80,12 @@ def sweep(
     done = SweepResult.load(folder).named(include_failed=not retry)
     missing = [trial for trial in trials if trial.name not in done]
     if missing:
-        _measure_sites(task, missing, workers if engine == "local" else 1, progress)
+        _measure_sites(task, missing, {"engine": engine, "workers": workers, "address": address, "progress": progress})
         with site_bar("sweeping", len(trials), progress) as advance:
             for _ in range(len(trials) - len(missing)):
                 advance("")
-            for trial in _run(task, missing, engine, workers, resources, address):
-                advance(trial.name)
+            for result in _run(task, missing, engine, workers, resources, address):
+                advance(Trial(result.settings).name)
     return SweepResult.load(folder)
 
 
@@ -164,7 +163,7 @@ def _open(out: Path, models: Mapping[str, Any], images: Any, val: Any) -> Path:
     return out
 
 
-def _measure_sites(task: Task, trials: Sequence[Trial], workers: int, progress: bool) -> None:
+def _measure_sites(task: Task, trials: Sequence[Trial], how: dict[str, Any]) -> None:
     """The sensitivities that targets are shared out by, each in a file that trials read."""
     for trial in trials:
         if trial.settings.get("target") is None:
@@ -173,30 +172,22 @@ def _measure_sites(task: Task, trials: Sequence[Trial], workers: int, progress: 
         if key not in task.sensitivities:
             name, cheap, dw_size = key
             path = task.out / f"sensitivity_{fingerprint(name)}_{cheap}_{dw_size}.json"
-            sensitivity(
-                task.model(name), task.images, cheap=cheap, dw_size=dw_size, max_images=MEASURED, out=path, workers=workers,
-                progress=progress,
-            )  # fmt: skip
+            sensitivity(task.model(name), task.images, cheap=cheap, dw_size=dw_size, max_images=MEASURED, out=path, **how)
             task.sensitivities[key] = path
 
 
 def _run(
     task: Task, trials: Sequence[Trial], engine: str, workers: int, resources: Mapping[str, float] | None, address: str | None
-) -> Iterator[Trial]:
+) -> Iterator[Result]:
     """Trials as they end."""
     if engine == "ray":
         from .cluster import run_on_ray
 
-        yield from run_on_ray(task, trials, workers, resources, address)
+        yield from run_on_ray(run_trial, task, trials, workers, resources, address)
     elif workers == 1:
-        for trial in trials:
-            run_trial(task, trial)
-            yield trial
+        yield from (run_trial(task, trial) for trial in trials)
     else:
         import joblib
 
-        def run(trial: Trial) -> Trial:
-            run_trial(task, trial)
-            return trial
-
-        yield from joblib.Parallel(n_jobs=workers, return_as="generator_unordered")(map(joblib.delayed(run), trials))
+        tasks = (joblib.delayed(run_trial)(task, trial) for trial in trials)
+        yield from joblib.Parallel(n_jobs=workers, return_as="generator_unordered")(tasks)

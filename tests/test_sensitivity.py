@@ -2,6 +2,7 @@
 
 import json
 
+import numpy as np
 import pytest
 import torch
 import torchvision
@@ -33,6 +34,7 @@ def test_one_row_for_each_site_and_ratio(model, images):
     assert [(row.name, row.ratio) for row in found.rows] == [(n, r) for n in ("conv1", "conv2") for r in (2, 4)]
     assert all(row.kl > 0 and 0 < row.error < 1 for row in found.rows)
     assert len(found.to_frame()) == 4
+    assert ghostify.sensitivity(model, images, np.array([4, 2, 2])) == found
     for name in ("conv1", "conv2"):
         errors = [row.error for row in found.rows if row.name == name]
         assert errors[0] < errors[1]
@@ -139,6 +141,8 @@ def test_an_interrupted_measurement_goes_on(model, images, tmp_path, monkeypatch
     assert found == whole == Sensitivity.load(path)
     with pytest.raises(ghostify.ArgumentError, match=r"another measurement: its ratios differ \(\(2.0, 3.0\), not \(2.0,\)\)"):
         ghostify.sensitivity(model, images, (2,), out=path)
+    with pytest.raises(ghostify.ArgumentError, match="another measurement: its labels differ"):
+        ghostify.sensitivity(model, images, (2, 3), out=path, labels=torch.arange(24) % 10)
     with pytest.raises(ghostify.ArgumentError, match="another measurement: its pixels differ"):
         ghostify.sensitivity(model, images + 0.1, (2, 3), out=path)
 
@@ -159,10 +163,10 @@ CASES = {
     "no model": (lambda m, x: ghostify.sensitivity(3, x), "model must be a torch.nn.Module"),
     "no image": (lambda m, x: ghostify.sensitivity(m, x[:0]), "images holds no image"),
     "bytes": (lambda m, x: ghostify.sensitivity(m, (x * 50).byte()), "images are uint8"),
-    "no ratio": (lambda m, x: ghostify.sensitivity(m, x, ()), "ratios must be a sequence of numbers above 1"),
-    "one number": (lambda m, x: ghostify.sensitivity(m, x, 2), "ratios must be a sequence of numbers above 1, not 2"),
+    "no ratio": (lambda m, x: ghostify.sensitivity(m, x, ()), r"ratios must be numbers above 1 in a list, not \(\)"),
+    "one number": (lambda m, x: ghostify.sensitivity(m, x, 2), "ratios must be numbers above 1 in a list, not 2"),
     "ratio 1": (lambda m, x: ghostify.sensitivity(m, x, (2, 1)), "ratio must be a .*number above 1"),
-    "words": (lambda m, x: ghostify.sensitivity(m, x, ("a", "b")), "ratio must be a"),
+    "words": (lambda m, x: ghostify.sensitivity(m, x, ("a", "b")), "ratios must be numbers above 1 in a list"),
     "cheap": (lambda m, x: ghostify.sensitivity(m, x, cheap="free"), "cheap must be one of"),
     "workers": (lambda m, x: ghostify.sensitivity(m, x, workers=0), "workers must be at least 1"),
     "few labels": (lambda m, x: ghostify.sensitivity(m, x, labels=[1, 2]), "labels must be a class for each of the 24"),

@@ -323,8 +323,11 @@ def test_a_ray_cluster_one_of_whose_workers_is_killed(parts, done, tmp_path, mon
         model.net.load_state_dict(parts["model"].state_dict())
         grid = {"ratio": [2, 4], "method": ["none"]}
         found = run({**parts, "model": model.eval()}, tmp_path / "killed", grid, engine="ray")
+        measured = ghostify.sensitivity(parts["model"], parts["images"], (2,), engine="ray")
     finally:
         ray.shutdown()
+    alone = ghostify.sensitivity(parts["model"], parts["images"], (2,))
+    assert [(row.name, row.kl) for row in measured.rows] == [(row.name, pytest.approx(row.kl, rel=1e-3)) for row in alone.rows]
     assert (tmp_path / "flag").exists()
     wanted = [r for r in done[1].results if r.settings.get("method", "none") == "none" and "target" not in r.settings]
     assert [(r.params, r.flops, r.top1, r.error) for r in found.results] == [(r.params, r.flops, r.top1, None) for r in wanted]
