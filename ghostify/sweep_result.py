@@ -120,10 +120,10 @@ class SweepResult:
 
     def summary(self) -> str:
         """The totals in a few lines."""
-        good = [result for result in self.results if result.error is None]
         lines = [f"{len(self.results)} trials" + (f", {len(self.failed)} of them failed" if self.failed else "")]
-        if good:
-            best = self.best()
+        students = [result for result in self.results if result.error is None and not Trial(result.settings).is_original]
+        if students:
+            best = SweepResult(tuple(students), {}).best()
             lines.append(
                 f"best {self.metric} {getattr(best, self.metric):.2%}, {best.flops_share:.1%} of the FLOPs: {_told(best)}"
             )
