@@ -15,6 +15,7 @@ import csv
 import json
 import platform
 import statistics
+import sys
 import tempfile
 import time
 from collections.abc import Iterator
@@ -25,15 +26,16 @@ from typing import Any
 import numpy as np
 import torch
 from calibration import CIFAR, Bench, percent, predict
-from scipy.optimize import Bounds, LinearConstraint, milp
-from scipy.sparse import csr_array
 from torch import nn
 
 import ghostify
-from ghostify.allocate import Option, allocate
+from ghostify.allocate import allocate
 from ghostify.costs import measure
 from ghostify.files import write_text
 from ghostify.trial import Result, Trial
+
+sys.path.append(str(Path(__file__).parents[1] / "tests"))
+from test_allocate import least_loss, random_choices  # the same instances, and the same integer program
 
 RESULTS = Path(__file__).parent / "results"
 RATIOS = (1.25, 1.5, 2, 3, 4, 8)
@@ -120,34 +122,6 @@ def accuracy(bench: Budgets) -> None:
             with path.open("a") as file:
                 file.write(json.dumps({"key": run.key, **row}) + "\n")
             print(f"{run.key}: {row['top1']} (base {row['base']}), {row['flops_share']:.1%} of FLOPs", flush=True)
-
-
-def random_choices(generator: np.random.Generator, sites: int, ratios: int) -> list[list[Option]]:
-    """Sites of very different sizes and sensitivities, whose losses grow faster and faster or at random."""
-    choices = []
-    for _ in range(sites):
-        full, bears = generator.lognormal(0, 1) * 1e7, generator.lognormal(0, 2)
-        shares = np.linspace(0.25, 1, ratios)
-        losses = bears * (1 / shares - 1) ** 1.5 if generator.random() < 0.5 else bears * generator.random(ratios)
-        choices.append([Option(k, full * share, loss) for k, (share, loss) in enumerate(zip(shares, losses, strict=True))])
-    return choices
-
-
-def least_loss(choices: list[list[Option]], budget: float) -> float:
-    """By scipy's integer program, to the optimum."""
-    flat = [option for options in choices for option in options]
-    owner = np.repeat(np.arange(len(choices)), [len(options) for options in choices])
-    costs, losses = (np.array([getattr(option, name) for option in flat]) for name in ("cost", "loss"))
-    one_each = csr_array((np.ones(len(flat)), (owner, np.arange(len(flat)))))
-    constraints = [
-        LinearConstraint(one_each, 1, 1),
-        LinearConstraint((costs / costs.max())[None], -np.inf, budget / costs.max()),
-    ]
-    options = {"mip_rel_gap": 0, "time_limit": 60}
-    found = milp(
-        losses / losses.max(), constraints=constraints, integrality=np.ones(len(flat)), bounds=Bounds(0, 1), options=options
-    )
-    return float(losses @ found.x.round())
 
 
 def solver() -> dict[str, Any]:
