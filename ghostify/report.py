@@ -17,6 +17,7 @@ from .errors import ArgumentError, ArgumentTypeError
 from .modules import GhostModule, ReducedLinear
 from .patterns import lookup
 from .recipe import ConversionRecipe, SiteRecord, recipe_of
+from .text import plain
 from .zoo import as_arguments, example_input
 
 if TYPE_CHECKING:
@@ -154,13 +155,7 @@ class Report:
         return Group(table, "", *self._summary())
 
     def __str__(self) -> str:
-        from io import StringIO
-
-        from rich.console import Console
-
-        console = Console(file=StringIO(), width=140, color_system=None)
-        console.print(self)
-        return "\n".join(line.rstrip() for line in console.file.getvalue().splitlines())  # type: ignore[attr-defined]
+        return plain(self, width=140)
 
     def _table(self) -> list[tuple[str, ...]]:
         return [

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from .errors import ArgumentError
 from .files import write_text
+from .text import plain
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -120,12 +121,7 @@ class Sensitivity:
         return "\n".join(lines)
 
     def __str__(self) -> str:
-        from rich.console import Console
-
-        console = Console(width=110, no_color=True)
-        with console.capture() as captured:
-            console.print(self)
-        return captured.get().rstrip()
+        return plain(self)
 
     def __rich_console__(self, console: "Console", options: "ConsoleOptions") -> "RenderResult":
         from rich.table import Table

@@ -66,6 +66,15 @@ def test_the_divergence_is_that_of_the_model_with_this_module_in_it(model, image
         assert row.top1 == pytest.approx(float((q.argmax(1) == labels).float().mean()))
 
 
+def test_printed_text_is_plain(model, images, monkeypatch):
+    monkeypatch.setenv("FORCE_COLOR", "1")  # as a notebook would
+    monkeypatch.setenv("TTY_COMPATIBLE", "1")
+    student = ghostify.convert(model)
+    for told in (ghostify.sensitivity(model, images, (2,)), ghostify.calibrate(student, model, images, method="least_squares")):
+        assert "conv1" in str(told)
+        assert "\x1b" not in str(told)
+
+
 def test_the_model_stays_as_it_is(model, images):
     before = {key: value.clone() for key, value in model.state_dict().items()}
     state = torch.get_rng_state()
