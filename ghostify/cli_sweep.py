@@ -11,6 +11,7 @@ import typer
 
 from .cli_options import Json, check_figure, make_network, save_figure
 from .errors import ArgumentError
+from .files import read_settings
 
 SETTINGS = (
     "model", "factory", "weights", "images", "val", "train", "out", "grid", "engine", "workers", "resources", "address",
@@ -75,24 +76,15 @@ def pareto(
 
 
 def _read(file: Path) -> dict[str, Any]:
-    import yaml
-
-    try:
-        settings = yaml.safe_load(file.read_text())
-    except OSError as error:
-        raise ArgumentError(f"{str(file)!r} can't be read: {error.strerror}") from error
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise ArgumentError(f"{str(file)!r} is no YAML: {str(error).splitlines()[0]}") from error
-    if not isinstance(settings, Mapping):
-        raise ArgumentError(f"{str(file)!r} must be a mapping of {', '.join(SETTINGS)}")
+    settings = read_settings(file, "sweep")
     for key in settings:
         if key not in SETTINGS:
             close = difflib.get_close_matches(str(key), SETTINGS, n=1)
-            raise ArgumentError(f"{str(file)!r} has the unknown setting {key!r}" + (f": {close[0]!r}?" if close else ""))
+            raise ArgumentError(f"sweep {str(file)!r} has the unknown setting {key!r}" + (f": {close[0]!r}?" if close else ""))
     for key in ("images", "val", "out", "grid"):
         if key not in settings:
-            raise ArgumentError(f"{str(file)!r} lacks {key!r}")
-    return dict(settings)
+            raise ArgumentError(f"sweep {str(file)!r} lacks {key!r}")
+    return settings
 
 
 def _model(settings: Mapping[str, Any]) -> Any:

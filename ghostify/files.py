@@ -1,8 +1,10 @@
-"""Text files that are either there as a whole or not at all."""
+"""Text files: written as a whole or not at all; settings read from YAML."""
 
 import os
 import tempfile
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 from .errors import ArgumentError
 
@@ -26,3 +28,26 @@ def write_text(path: Path, text: str) -> None:
             raise
     except OSError as error:
         raise ArgumentError(f"{str(path)!r} can't be written: {error.strerror}") from error
+
+
+def read_settings(path: Path, what: str) -> dict[str, Any]:
+    """The mapping in a YAML file.
+
+    Args:
+        path: of the file.
+        what: it is, for errors.
+
+    Raises:
+        ArgumentError: no such file, no YAML, or no mapping.
+    """
+    import yaml
+
+    try:
+        values = yaml.safe_load(path.read_text())
+    except OSError as error:
+        raise ArgumentError(f"{what} {str(path)!r} can't be read: {error.strerror}") from error
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise ArgumentError(f"{what} {str(path)!r} is no YAML: {str(error).splitlines()[0]}") from error
+    if not isinstance(values, Mapping):
+        raise ArgumentError(f"{what} {str(path)!r} must be a mapping of settings to values")
+    return dict(values)

@@ -124,9 +124,8 @@ class SweepResult:
         students = [result for result in self.results if result.error is None and not Trial(result.settings).is_original]
         if students:
             best = SweepResult(tuple(students), {}).best()
-            lines.append(
-                f"best {self.metric} {getattr(best, self.metric):.2%}, {best.flops_share:.1%} of the FLOPs: {_told(best)}"
-            )
+            judged = f"{self.metric} {getattr(best, self.metric):.2%}, {best.flops_share:.1%} of the FLOPs"
+            lines.append(f"best student: {judged}: {_told(best)}")
         lines += [f"failed: {_told(result)}: {result.error}" for result in self.failed[:5]]
         lines += [f"can't be read: {name}: {reason}" for name, reason in list(self.unreadable.items())[:5]]
         return "\n".join(lines)

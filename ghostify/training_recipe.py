@@ -9,6 +9,7 @@ from typing import Any
 
 from .checks import check_choice
 from .errors import ArgumentError, ArgumentTypeError
+from .files import read_settings
 
 PRECISIONS = ("fp32", "bf16", "fp16")
 SCHEDULES = ("cosine", "poly", "constant")
@@ -138,17 +139,7 @@ class Recipe:
         Raises:
             ArgumentError: no such file, no YAML, or a setting that there is not.
         """
-        import yaml
-
-        try:
-            values = yaml.safe_load(Path(path).read_text())
-        except OSError as error:
-            raise ArgumentError(f"recipe {str(path)!r} can't be read: {error.strerror}") from error
-        except (yaml.YAMLError, UnicodeDecodeError) as error:
-            raise ArgumentError(f"recipe {str(path)!r} is no YAML: {str(error).splitlines()[0]}") from error
-        if not isinstance(values, dict):
-            raise ArgumentError(f"recipe {str(path)!r} must be a mapping of settings to values")
-        return cls.from_dict(values)
+        return cls.from_dict(read_settings(Path(path), "recipe"))
 
     def save(self, path: str | os.PathLike[str]) -> None:
         """Write the recipe as YAML, every setting in it."""

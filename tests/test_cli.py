@@ -140,6 +140,53 @@ def test_a_target_is_shared_out_by_a_sensitivity(monkeypatch, capsys, folder):
     assert {name: p.shape for name, p in student.named_parameters()} == {n: p.shape for n, p in wanted.named_parameters()}
 
 
+SWEEP = """
+factory: swept_residual:build
+weights: w.safetensors
+images: few.npy
+val: few.npy
+out: swept
+grid:
+  ratio: [2, 4]
+  method: [none]
+"""
+
+
+def test_a_sweep_from_a_file_and_its_front(monkeypatch, capsys, folder):
+    torch.manual_seed(0)
+    save_file(randomize(Residual()).state_dict(), folder / "w.safetensors")
+    np.save(folder / "few.npy", torch.randn(12, 3, 12, 12).numpy())
+    (folder / "swept_residual.py").write_text("from conftest import Residual as build")
+    (folder / "sweep.yaml").write_text(SWEEP)
+    code, out, _ = run(monkeypatch, capsys, "sweep", "sweep.yaml")
+    assert code == 0
+    assert "3 trials" in out
+    code, out, _ = run(monkeypatch, capsys, "sweep", "sweep.yaml", "--json")
+    rows = json.loads(out)
+    assert [row["ratio"] for row in rows] == [None, 2, 4]
+    assert rows[0]["agreement"] == 1
+    extras = ["--plot", "front.png", "--page", "page.html", "--csv", "table.csv"]
+    code, out, _ = run(monkeypatch, capsys, "pareto", "swept", *extras)
+    assert code == 0
+    assert "best student" in out
+    assert (folder / "front.png").read_bytes().startswith(b"\x89PNG")
+    assert "plotly" in (folder / "page.html").read_text()
+    assert len((folder / "table.csv").read_text().splitlines()) == 4
+    code, out, _ = run(monkeypatch, capsys, "pareto", "swept", "--cost", "params", "--json")
+    assert json.loads(out)[0]["params_share"] < 1
+    for change, message in (
+        ("grdi: {ratio: [2]}", "has the unknown setting 'grdi': 'grid'?"),
+        ("grid: {}", "grid is empty"),
+        ("out: [", "is no YAML"),
+    ):
+        (folder / "bad.yaml").write_text(SWEEP.partition("grid:")[0].replace("out: swept", "out: other") + change)
+        code, _, err = run(monkeypatch, capsys, "sweep", "bad.yaml")
+        assert code == 2
+        assert message in err.replace("\n", " ")
+    for arguments in (["sweep", "none.yaml"], ["pareto", "none"], ["pareto", "swept", "--cost", "size"]):
+        assert run(monkeypatch, capsys, *arguments)[0] == 2
+
+
 def test_recover_calibrates_trains_and_goes_on(monkeypatch, capsys, folder):
     torch.manual_seed(0)
     teacher = randomize(Residual()).eval()
@@ -217,7 +264,7 @@ def test_mistakes_end_with_one_sentence_and_code_2(monkeypatch, capsys, folder, 
 
 
 def test_help_has_examples(monkeypatch, capsys):
-    for command in ("report", "convert", "calibrate", "sensitivity", "recover", "zoo"):
+    for command in ("report", "convert", "calibrate", "sensitivity", "recover", "sweep", "pareto", "zoo"):
         code, out, _ = run(monkeypatch, capsys, command, "--help")
         assert code == 0
         assert "Examples:" in out
