@@ -58,8 +58,8 @@ def make_student(
     options: Any = {"dw_size": dw_size, "cheap": cheap, "ratios": parse_ratios(settings), "linear_ratio": linear_ratio}
     if wanted is not None:
         options["example_input"] = parse_shape(shape)
-        convert(model, ratio, target=wanted, **options)  # what can't be done is said before the work
         if sensitivity is None and images is not None:
+            convert(model, ratio, target=wanted, **options)  # what can't be done is said before the work
             options["sensitivity"] = measure_sites(
                 model, images, cheap=cheap, dw_size=dw_size, max_images=MEASURED, progress=sys.stderr.isatty()
             )

@@ -1,31 +1,39 @@
-"""Text files: written as a whole or not at all; settings read from YAML."""
+"""Files that are written as a whole or not at all; settings read from YAML."""
 
 import os
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 from .errors import ArgumentError
 
 
+@contextmanager
+def replacing(path: Path) -> Iterator[str]:
+    """The name of a temporary file, which takes the place of ``path`` once all went well, and is gone otherwise."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=path.name, suffix=".part")
+    os.close(handle)
+    try:
+        yield temporary
+        os.chmod(temporary, 0o644)
+        os.replace(temporary, path)
+    except BaseException:
+        os.unlink(temporary)
+        raise
+
+
 def write_text(path: Path, text: str) -> None:
-    """Write under a temporary name, then rename.
+    """Write a text.
 
     Raises:
         ArgumentError: the file can't be written; one that was there before is whole.
     """
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=path.name, suffix=".part")
-        try:
-            with os.fdopen(handle, "w", encoding="utf-8") as file:
-                file.write(text)
-            os.chmod(temporary, 0o644)
-            os.replace(temporary, path)
-        except BaseException:
-            os.unlink(temporary)
-            raise
+        with replacing(path) as temporary:
+            Path(temporary).write_text(text, encoding="utf-8")
     except OSError as error:
         raise ArgumentError(f"{str(path)!r} can't be written: {error.strerror}") from error
 

@@ -2,7 +2,6 @@
 
 import json
 import os
-import tempfile
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from .errors import ArgumentError
+from .files import replacing
 from .recipe import ConversionRecipe, recipe_of
 
 
@@ -106,14 +106,5 @@ def write_tensors(tensors: dict[str, Tensor], metadata: dict[str, str], path: st
     """Write safetensors; the file appears under its name only once it is complete."""
     from safetensors.torch import save_file
 
-    target = Path(path)
-    target.parent.mkdir(parents=True, exist_ok=True)
-    handle, temporary = tempfile.mkstemp(dir=target.parent, prefix=target.name, suffix=".part")
-    os.close(handle)
-    try:
+    with replacing(Path(path)) as temporary:
         save_file(tensors, temporary, metadata)
-        os.chmod(temporary, 0o644)
-        os.replace(temporary, target)
-    except BaseException:
-        os.unlink(temporary)
-        raise
