@@ -291,18 +291,28 @@ class Pair:
         theirs = find_sum(twin, self.modules[1], norm)
         if mine is None or theirs is None or depends_on(mine.shortcut, node):
             return None
-        branch, shortcut = (self._count(n) for n in (node, mine.shortcut))
-        return (mine, theirs) if branch >= shortcut else None
+        # of two ways to the sum that are alike, one is the branch, or each would wait for the other
+        branch, shortcut = ((self._count(n), self._layers(n), self.student.position[n]) for n in (node, mine.shortcut))
+        return (mine, theirs) if branch > shortcut else None
 
     def _count(self, node: fx.Node) -> int:
         """How many sites lie on the way to a node."""
+        return sum(self.prefix + str(n.target) in self.owner.sites for n in self._way(node))
+
+    def _layers(self, node: fx.Node) -> int:
+        """How many layers lie on the way to a node, converted or not."""
+        names = [self.prefix + str(n.target) for n in self._way(node)]
+        return sum(name in self.owner.sites or name in self.owner.dense for name in names)
+
+    def _way(self, node: fx.Node) -> Iterator[fx.Node]:
+        """The modules on the way to a node."""
         ahead, seen = [node], {node}
         while ahead:
             for source in ahead.pop().all_input_nodes:
                 if source not in seen:
                     seen.add(source)
                     ahead.append(source)
-        return sum(n.op == "call_module" and self.prefix + str(n.target) in self.owner.sites for n in seen)
+        return (n for n in seen if n.op == "call_module")
 
     def _linear(self, name: str, node: fx.Node, twin: fx.Node, module: ReducedLinear) -> None:
         original, ridge = self.owner.sites[name].module, self.owner.settings.ridge

@@ -457,6 +457,30 @@ def test_a_residual_branch_repairs_what_its_shortcut_lost():
     assert errors[0] < errors[1]
 
 
+class TwoWays(nn.Module):
+    """A sum of two ways that have as many layers each."""
+
+    def __init__(self):
+        super().__init__()
+        self.stem = nn.Sequential(nn.Conv2d(3, 16, 3, padding=1), nn.ReLU(), nn.Conv2d(16, 16, 3, padding=1), nn.ReLU())
+        self.left, self.right = (nn.Conv2d(16, 16, 3, padding=1, bias=False) for _ in range(2))
+        self.bn1, self.bn2 = nn.BatchNorm2d(16), nn.BatchNorm2d(16)
+        self.head = nn.Linear(16, 10)
+
+    def forward(self, x):
+        x = self.stem(x)
+        return self.head(torch.relu(self.bn1(self.left(x)) + self.bn2(self.right(x))).mean((2, 3)))
+
+
+@pytest.mark.parametrize("method", ["least_squares", "block"])
+def test_two_dense_ways_to_a_sum_do_not_wait_for_each_other(method):
+    teacher = trained(TwoWays())
+    student = ghostify.convert(teacher, 2, ratios={"left": None, "right": None})
+    before = error(student, teacher, images(64, seed=2))
+    ghostify.calibrate(student, teacher, images(), method=method)
+    assert error(student, teacher, images(64, seed=2)) < before
+
+
 def test_filters_keep_the_original_length_under_a_norm():
     teacher = trained(Residual())
     student = ghostify.convert(teacher, 2)
