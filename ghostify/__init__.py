@@ -8,6 +8,7 @@ from .convert import convert
 from .distill import distill
 from .errors import ArgumentError, ArgumentTypeError, DivergedError, GhostifyError, UnsupportedModelError
 from .evaluation import Evaluation, evaluate
+from .hub import HubStudent
 from .modules import GhostModule, ReducedLinear
 from .norms import reestimate_norms
 from .patterns import register_pattern
@@ -15,6 +16,7 @@ from .recovery_report import RecoveryReport
 from .report import Report, report
 from .sensitivity import sensitivity
 from .sensitivity_result import Sensitivity
+from .serialization import load, save
 from .sweep import sweep
 from .sweep_result import SweepResult
 from .training_recipe import Recipe
@@ -28,6 +30,7 @@ __all__ = [
     "Evaluation",
     "GhostModule",
     "GhostifyError",
+    "HubStudent",
     "Recipe",
     "RecoveryReport",
     "ReducedLinear",
@@ -41,9 +44,11 @@ __all__ = [
     "distill",
     "evaluate",
     "list_models",
+    "load",
     "reestimate_norms",
     "register_pattern",
     "report",
+    "save",
     "sensitivity",
     "sweep",
 ]

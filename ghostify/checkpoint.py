@@ -1,7 +1,6 @@
 """The state of a training in one file: tensors as safetensors, everything else as JSON in the header."""
 
 import json
-import zlib
 from pathlib import Path
 from typing import Any
 
@@ -9,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from .errors import ArgumentError, GhostifyError
-from .serialization import write_tensors
+from .serialization import checksum, write_tensors
 
 FORMAT = 1
 _KEY = "ghostify_recovery"
@@ -22,7 +21,7 @@ def write_checkpoint(path: Path, groups: dict[str, dict[str, Tensor]], facts: di
         GhostifyError: the disk is full, or the folder can't be written; the earlier file is whole.
     """
     tensors = {f"{group}/{name}": _own(tensor) for group, named in groups.items() for name, tensor in named.items()}
-    told = json.dumps({"format": FORMAT, "crc": _checksum(tensors), **facts})
+    told = json.dumps({"format": FORMAT, "crc": checksum(tensors), **facts})
     try:
         write_tensors(tensors, {"format": "pt", _KEY: told}, path)
     except Exception as error:  # safetensors has its own kind for a full disk
@@ -44,7 +43,7 @@ def read_checkpoint(path: Path) -> tuple[dict[str, dict[str, Tensor]], dict[str,
         facts = json.loads(metadata[_KEY])
     except (SafetensorError, OSError, KeyError, ValueError) as error:
         raise ArgumentError(f"checkpoint {str(path)!r} can't be read ({error}): delete it to start anew") from error
-    if facts.get("format") != FORMAT or facts.pop("crc") != _checksum(tensors):
+    if facts.get("format") != FORMAT or facts.pop("crc") != checksum(tensors):
         raise ArgumentError(f"checkpoint {str(path)!r} is corrupt: its checksum does not fit; delete it to start anew")
     groups: dict[str, dict[str, Tensor]] = {}
     for name, tensor in tensors.items():
@@ -84,11 +83,3 @@ def load_state(model: nn.Module, state: dict[str, Tensor], path: Path) -> None:
 def _own(tensor: Tensor) -> Tensor:
     """On the CPU, contiguous and in memory of its own, as safetensors asks for."""
     return tensor.detach().cpu().clone(memory_format=torch.contiguous_format)
-
-
-def _checksum(tensors: dict[str, Tensor]) -> int:
-    crc = 0
-    for name in sorted(tensors):
-        data = tensors[name].reshape(-1).view(torch.uint8).numpy().tobytes()
-        crc = zlib.crc32(data, zlib.crc32(name.encode(), crc))
-    return crc

@@ -130,12 +130,12 @@ def convert(
         ghostify convert --factory mypackage.nets:build --weights net.safetensors --out student.safetensors
     """
     from .report import report as make_report
-    from .serialization import write_weights
+    from .serialization import save
 
     network = trained_network(out, model, factory, weights, pretrained)
     student = make_student(network, ratio, dw_size, cheap, set_, linear_ratio, target, sensitivity, input_, inplace=True)
     told = make_report(student, parse_shape(input_))
-    write_weights(student, out)
+    save(student, out)
     _print_report(told, as_json)
     if not as_json:
         print(f"written: {out}")
@@ -176,7 +176,7 @@ def calibrate(
         ghostify calibrate --factory mypackage.nets:build --weights net.pth --images few.npy --out student.safetensors
     """
     from .calibrate import calibrate as make_calibrated
-    from .serialization import write_weights
+    from .serialization import save
 
     network = trained_network(out, model, factory, weights, pretrained)
     if plot is not None:
@@ -188,7 +188,7 @@ def calibrate(
             student, network.eval(), images,
             method=method, max_images=max_images, copies=copies, progress=sys.stderr.isatty(),
         )  # fmt: skip
-    write_weights(student, out)
+    save(student, out)
     if plot is not None:
         save_figure(told.plot, plot)
     _print_report(told, as_json)
@@ -277,7 +277,7 @@ def recover(
 
     from .calibrate import calibrate as make_calibrated
     from .distill import distill
-    from .serialization import read_student, write_weights
+    from .serialization import load, save
 
     settings = _recipe(recipe, epochs, steps, minutes)
     network = trained_network(out / "student.safetensors", model, factory, weights, pretrained).eval()
@@ -287,7 +287,7 @@ def recover(
     if student is None and resume and made.exists():
         student = made
     if student is not None:
-        small = read_student(network, student)
+        small = load(student, factory=network)
     else:
         if not Path(train).exists():
             raise ArgumentError(f"--train {train!r} is no folder and no file to calibrate on: give --student")
@@ -296,7 +296,7 @@ def recover(
             warnings.filterwarnings("ignore", message="images may lack")
             make_calibrated(small, network, train, max_images=256, progress=bar)
         if main_process:
-            write_weights(small, made)
+            save(small, made)
     told = distill(small, network, train, val=val, recipe=settings, out=out, resume=resume, workers=workers, progress=bar)
     if main_process:
         _print_report(told, as_json)

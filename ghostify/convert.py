@@ -11,8 +11,8 @@ from torch.nn.parameter import is_lazy
 from .budget import Target, plan_budget
 from .errors import ArgumentError, ArgumentTypeError, UnsupportedModelError
 from .modules import GhostModule, ReducedLinear
-from .plan import SKIPS, GhostConfig, PlannedSite, make_plan
-from .recipe import ConversionRecipe, attach_recipe, make_recipe, recipe_of
+from .plan import SKIPS, GhostConfig, make_plan
+from .recipe import attach_recipe, make_recipe, recipe_of
 from .rewrite import make_swaps, swap
 from .sensitivity_result import Sensitivity
 from .sites import find_sites
@@ -118,28 +118,6 @@ def convert(
     with torch.inference_mode(False), torch.device("cpu"):
         student = swap(network, make_swaps(plan, config), inplace or not given)
     attach_recipe(student, make_recipe(plan, config, recipe_of(network), budget))
-    return student
-
-
-def convert_again(model: M, recipe: ConversionRecipe) -> M:
-    """A copy of ``model`` converted as a recipe says, with weights that are yet to be loaded.
-
-    Raises:
-        ArgumentError: the model lacks a layer of the recipe.
-    """
-    check_model(model)
-    sites = {site.name: site for site in find_sites(model)}
-    plan = []
-    for record in recipe.sites:
-        if record.converted:
-            if record.name not in sites:
-                raise ArgumentError(f"the student was made of another network: this one has no layer {record.name!r}")
-            cheap: Any = record.cheap or "depthwise"
-            planned = PlannedSite(sites[record.name], record.ratio, record.intrinsic, cheap, record.dw_size or 3)
-            plan.append(planned)
-    with torch.inference_mode(False), torch.device("cpu"):
-        student = swap(model, make_swaps(plan, GhostConfig(init="random")), inplace=False)
-    attach_recipe(student, recipe)
     return student
 
 

@@ -23,7 +23,7 @@ def copy_swapped(model: M, swaps: Mapping[nn.Module, nn.Module]) -> M:
     for module in model.modules():
         if id(module) not in gone:
             # a derived tensor (the weight of an old-style weight_norm) has a graph behind it and refuses deepcopy
-            memo.update((id(t), t.detach().clone()) for t in _plain_tensors(module) if not t.is_leaf)
+            memo.update((id(t), t.detach().clone()) for t in plain_tensors(module).values() if not t.is_leaf)
     return _deepcopy(model, memo)
 
 
@@ -80,10 +80,10 @@ def _deepcopy(model: M, memo: dict[int, object]) -> M:
 def _tensors(model: nn.Module) -> list[Tensor]:
     found = [*model.parameters(), *model.buffers()]
     for module in model.modules():
-        found += _plain_tensors(module)
+        found += plain_tensors(module).values()
     return found
 
 
-def _plain_tensors(module: nn.Module) -> list[Tensor]:
+def plain_tensors(module: nn.Module) -> dict[str, Tensor]:
     """Tensors kept as ordinary attributes, neither parameter nor buffer."""
-    return [value for value in vars(module).values() if isinstance(value, Tensor)]
+    return {name: value for name, value in vars(module).items() if isinstance(value, Tensor)}

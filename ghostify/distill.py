@@ -16,7 +16,7 @@ from .errors import ArgumentError, ArgumentTypeError, DivergedError, GhostifyErr
 from .losses import main_output
 from .random_state import undisturbed
 from .recovery_report import EpochResult, RecoveryReport, history_csv
-from .serialization import write_weights
+from .serialization import save
 from .trainer import OnStep, Trainer
 from .training_recipe import Recipe
 
@@ -157,7 +157,7 @@ class _Folder:
     def finish(self, student: nn.Module, report: RecoveryReport) -> None:
         from matplotlib.figure import Figure
 
-        write_weights(student, self.path / "student.safetensors")
+        save(student, self.path / "student.safetensors")
         figure = Figure(figsize=(7, 4), layout="constrained")
         report.plot(figure.subplots())
         figure.savefig(self.path / "curve.png", dpi=120)

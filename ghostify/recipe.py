@@ -7,7 +7,9 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import fx, nn
 
+from .errors import ArgumentError
 from .plan import GhostConfig, PlannedSite
+from .sites import describe_function
 
 if TYPE_CHECKING:
     from .budget import Budget
@@ -30,6 +32,8 @@ class SiteRecord:
     dense_params: int  # of the convolution and what was taken in with it
     norm: str | None = None  # qualified names of what was taken in
     act: str | None = None
+    shared_act: str | None = None  # an activation that stayed where it is, and of which a copy feeds the cheap operation
+    function: dict[str, Any] | None = None  # the same where it is a function: {"class": "ReLU", "inplace": False}
     ratio: float | None = None
     intrinsic: int = 0
     cheap: str = ""
@@ -67,9 +71,28 @@ class ConversionRecipe:
         return asdict(self)
 
     @classmethod
-    def from_dict(cls, data: dict[str, Any]) -> "ConversionRecipe":
-        records = (SiteRecord(**{**r, "kernel_size": tuple(r["kernel_size"])}) for r in data["sites"])
-        return cls(data["config"], tuple(records), data["versions"], data["format"])
+    def from_dict(cls, data: Any) -> "ConversionRecipe":
+        """What :meth:`to_dict` gave.
+
+        Raises:
+            ArgumentError: a newer format, or something else than a recipe.
+        """
+        from . import __version__
+
+        try:
+            if data["format"] > FORMAT:
+                raise ArgumentError(
+                    f"the recipe has format {data['format']}, and ghostify {__version__} reads formats up to {FORMAT}: "
+                    "install a newer version"
+                )
+            records = tuple(SiteRecord(**{**r, "kernel_size": tuple(r["kernel_size"])}) for r in data["sites"])
+            if len({record.name for record in records}) < len(records):
+                raise ValueError("a site stands there twice")
+            return cls(dict(data["config"]), records, dict(data["versions"]), data["format"])
+        except (KeyError, TypeError, ValueError, AttributeError) as error:
+            if isinstance(error, ArgumentError):
+                raise
+            raise ArgumentError(f"the recipe is damaged: {error}") from error
 
 
 def make_recipe(
@@ -118,6 +141,8 @@ def _record(planned: PlannedSite) -> SiteRecord:
         record,
         norm=site.norm_name,
         act=site.act_name,
+        shared_act=site.shared_act,
+        function=describe_function(site.act) if site.act and not site.act_name and not site.shared_act else None,
         ratio=planned.ratio,
         intrinsic=planned.intrinsic,
         cheap=planned.cheap if site.kind == "conv" else "",

@@ -1,16 +1,214 @@
-"""Weights from and to files. Nothing is ever unpickled beyond plain tensors."""
+"""Weights and students from and to files. Nothing is ever unpickled beyond plain tensors."""
 
 import json
 import os
+import zlib
+from collections import defaultdict
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
-from .errors import ArgumentError
-from .files import replacing
+from .architecture import Architecture, find_architecture
+from .convert import check_model
+from .copying import copy_to_meta, plain_tensors
+from .errors import ArgumentError, ArgumentTypeError
+from .files import replacing, write_text
+from .modules import GhostModule
 from .recipe import ConversionRecipe, recipe_of
+from .replay import replay
+
+KEY = "ghostify"  # of the JSON in the header
+FOLDER_WEIGHTS, FOLDER_CONFIG = "model.safetensors", "config.json"
+
+
+def save(student: nn.Module, path: str | os.PathLike[str]) -> None:
+    """Write a student: its tensors as safetensors, and in the header what is needed to build it anew.
+
+    The header has the recipe (each site with its ratio, cheap operation and layers), a checksum, and the name of the
+    architecture where a network of timm or torchvision, converted by the recipe, is just this student.
+
+    Args:
+        student: what :func:`ghostify.convert` gave, in whatever state of calibration or training.
+        path: file to write, which is replaced only once the new one is complete. Without a suffix a folder: with
+            ``model.safetensors`` and ``config.json``, as the Hugging Face hub has them.
+
+    Raises:
+        ArgumentError: the model is no student, or the file can't be written; one that was there before is whole.
+
+    Example:
+        >>> ghostify.save(student, "resnet50_ghost.safetensors")
+        >>> student = ghostify.load("resnet50_ghost.safetensors")
+    """
+    if not isinstance(student, nn.Module):
+        raise ArgumentTypeError(f"student must be a torch.nn.Module, not {type(student).__name__}")
+    check_model(student)
+    recipe = recipe_of(student)
+    if recipe is None:
+        raise ArgumentError(f"student {type(student).__name__} was not made by ghostify.convert, so there is no recipe to save")
+    architecture = find_architecture(student, recipe)
+    state = {name: value.detach().cpu().contiguous() for name, value in student.state_dict().items()}
+    told = {
+        "recipe": recipe.to_dict(),
+        "architecture": None if architecture is None else {"name": architecture.name, "settings": architecture.settings},
+        "class": f"{type(student).__module__}.{type(student).__qualname__}",
+    }
+    path = Path(path)
+    folder = path.is_dir() or not path.suffix
+    header = {"format": "pt", KEY: json.dumps({**told, "checksum": checksum(state, told)})}
+    try:
+        write_tensors(state, header, path / FOLDER_WEIGHTS if folder else path)
+    except (OSError, SafetensorError) as error:
+        reason = getattr(error, "strerror", None) or str(error)
+        raise ArgumentError(f"{str(path)!r} can't be written: {reason}; what stood there before is whole") from error
+    if folder:
+        write_text(path / FOLDER_CONFIG, json.dumps({"library_name": "ghostify", **told}, indent=1))
+
+
+def load(path: str | os.PathLike[str], factory: Callable[[], nn.Module] | nn.Module | None = None) -> nn.Module:
+    """The student in a file or folder that :func:`ghostify.save` wrote, in evaluation mode, on the CPU.
+
+    The recipe is replayed on the original network without tracing it, and the weights are loaded strictly. Nothing in the file
+    is executed, and nothing is allocated before its header is known to fit the file and the network.
+
+    Args:
+        path: file or folder.
+        factory: builds the original network, or is one, which is not changed; needed for students of networks that are
+            neither timm's nor torchvision's.
+
+    Raises:
+        ArgumentError: the file is missing, damaged, of a newer format, holds no student, or that of another architecture; or
+            a ``factory`` is needed.
+    """
+    path = Path(path)
+    file = path / FOLDER_WEIGHTS if path.is_dir() else path
+    told, shapes = _header(file)
+    recipe = ConversionRecipe.from_dict(told["recipe"])
+    original: Callable[[], nn.Module]
+    if factory is None:
+        architecture = _architecture(told, file)
+        bare, original = architecture.build("meta"), architecture.build
+    else:
+        network = _made(factory)
+        bare, original = copy_to_meta(network), (lambda: network)
+    student = replay(bare, recipe)
+    _check_shapes(student, shapes, file)
+    tensors = _read_safetensors(file)
+    if told["checksum"] != checksum(tensors, {key: value for key, value in told.items() if key != "checksum"}):
+        raise ArgumentError(f"student {str(file)!r} is damaged: its checksum does not fit; fetch or write it again")
+    _fill(student, tensors, original)
+    _check_indices(student)
+    return student.eval()
+
+
+def _header(path: Path) -> tuple[dict[str, Any], dict[str, tuple[int, ...]]]:
+    """What the header tells of the student, and the shapes of the tensors."""
+    if not path.is_file():
+        raise ArgumentError(f"student {str(path)!r} does not exist")
+    try:
+        with safe_open(path, "pt") as file:
+            text = (file.metadata() or {}).get(KEY)
+            shapes = {name: tuple(file.get_slice(name).get_shape()) for name in file.keys()}  # noqa: SIM118
+        told = None if text is None else json.loads(text)
+    except (SafetensorError, OSError, ValueError) as error:
+        raise ArgumentError(f"student {str(path)!r} is damaged, or no safetensors file: {error}") from error
+    if told is None:
+        raise ArgumentError(f"student {str(path)!r} holds no recipe: weights alone go into a model by its load_state_dict")
+    if not isinstance(told, dict) or not {"recipe", "architecture", "class", "checksum"} <= told.keys():
+        raise ArgumentError(f"student {str(path)!r} is damaged: its header lacks a part")
+    return told, shapes
+
+
+def _architecture(told: Mapping[str, Any], path: Path) -> Architecture:
+    found = told["architecture"]
+    if found is None:
+        raise ArgumentError(
+            f"student {str(path)!r} is a {told['class']}, which no name in timm or torchvision builds: pass factory=, a "
+            "function that builds the original network"
+        )
+    try:
+        name, settings = found["name"], dict(found["settings"])
+    except (KeyError, TypeError, ValueError) as error:
+        raise ArgumentError(f"student {str(path)!r} is damaged: {found!r} is no architecture") from error
+    # these two alone: others could make a library read or fetch files
+    if not settings.keys() <= {"num_classes", "in_chans"} or not all(type(value) is int for value in settings.values()):
+        raise ArgumentError(f"student {str(path)!r} is damaged: {settings!r} are no settings of an architecture")
+    return Architecture(name, settings)
+
+
+def _made(factory: Any) -> nn.Module:
+    if isinstance(factory, nn.Module):
+        return factory
+    if not callable(factory):
+        raise ArgumentTypeError(f"factory must build the original network, or be one, not {factory!r}")
+    model = factory()
+    if not isinstance(model, nn.Module):
+        raise ArgumentTypeError(f"factory() must return a torch.nn.Module, not {type(model).__name__}")
+    return model
+
+
+def _check_shapes(student: nn.Module, shapes: Mapping[str, tuple[int, ...]], path: Path) -> None:
+    """Before anything is read: the names and shapes in the file are those of the student."""
+    own = {name: tuple(value.shape) for name, value in student.state_dict().items() if not _is_index(name)}
+    for name, module in student.named_modules():
+        if isinstance(module, GhostModule):
+            prefix, ghosts = f"{name}." if name else "", module.out_channels - module.intrinsic_channels
+            sizes = {f"{prefix}channel_order": (module.out_channels,), f"{prefix}ghost_source": (ghosts,)}
+            own |= {index: shape for index, shape in sizes.items() if index in shapes}  # absent where it changes nothing
+    for name in sorted(own.keys() | shapes.keys()):
+        if own.get(name) != shapes.get(name):
+            raise ArgumentError(
+                f"student {str(path)!r} was made of another network: {name!r} has shape {shapes.get(name, 'none')} in the "
+                f"file, and {own.get(name, 'none')} in this network"
+            )
+
+
+def _check_indices(student: nn.Module) -> None:
+    """What a depthwise kernel reads, and where each map goes, lies within the maps."""
+    for name, module in student.named_modules():
+        if isinstance(module, GhostModule):
+            order, source = module.channel_order, module.ghost_source
+            if order is not None and not torch.equal(order.sort().values, torch.arange(module.out_channels)):
+                raise ArgumentError(f"the student is damaged: the channel order of {name!r} is no permutation")
+            if source is not None and not bool(((source >= 0) & (source < module.intrinsic_channels)).all()):
+                raise ArgumentError(f"the student is damaged: the ghost sources of {name!r} are no intrinsic maps")
+
+
+def _is_index(name: str) -> bool:
+    return name.rpartition(".")[2] in ("channel_order", "ghost_source")
+
+
+def _fill(student: nn.Module, tensors: dict[str, Tensor], original: Callable[[], nn.Module]) -> None:
+    """Give a student on the meta device its values; what no state dict has comes from the network as it is built."""
+    tied: dict[int, list[str]] = defaultdict(list)
+    for name, parameter in student.named_parameters(remove_duplicate=False):
+        tied[id(parameter)].append(name)
+    try:
+        student.load_state_dict(tensors, assign=True)
+    except (RuntimeError, ValueError, IndexError) as error:
+        raise ArgumentError(f"the weights do not fit the recipe: {str(error).splitlines()[-1].strip()}") from error
+    for names in tied.values():
+        for name in names[1:]:
+            _set(student, name, student.get_parameter(names[0]))
+    missing = [
+        (path, name)
+        for path, module in student.named_modules()
+        for name, value in [*module._buffers.items(), *plain_tensors(module).items()]
+        if value is not None and value.is_meta
+    ]
+    if missing:
+        network = original()
+        for path, name in missing:
+            setattr(student.get_submodule(path), name, getattr(network.get_submodule(path), name).detach().clone())
+
+
+def _set(model: nn.Module, name: str, value: nn.Parameter) -> None:
+    parent, _, child = name.rpartition(".")
+    setattr(model.get_submodule(parent), child, value)
 
 
 def load_weights(model: nn.Module, path: str | os.PathLike[str]) -> None:
@@ -37,43 +235,12 @@ def load_weights(model: nn.Module, path: str | os.PathLike[str]) -> None:
     model.load_state_dict(state)
 
 
-def read_student(model: nn.Module, path: str | os.PathLike[str]) -> nn.Module:
-    """The student in a file that :func:`write_weights` wrote.
-
-    Args:
-        model: its original network, which is not changed.
-
-    Raises:
-        ArgumentError: the file is missing or broken, holds no student, or that of another network.
-    """
-    from safetensors import SafetensorError, safe_open
-
-    from .convert import convert_again
-
-    try:
-        with safe_open(path, "pt") as file:
-            told = (file.metadata() or {}).get("ghostify")
-    except (SafetensorError, OSError) as error:
-        raise ArgumentError(f"student {str(path)!r} can't be read: {error}") from error
-    if told is None:
-        raise ArgumentError(f"student {str(path)!r} holds no record of a conversion: ghostify convert and calibrate write one")
-    student = convert_again(model, ConversionRecipe.from_dict(json.loads(told)))
-    try:
-        student.load_state_dict(_read(Path(path)))
-    except RuntimeError as error:
-        reason = str(error).splitlines()[-1].strip()
-        raise ArgumentError(f"student {str(path)!r} was made of another network: {reason}") from error
-    return student
-
-
 def _read(path: Path) -> dict[str, Tensor]:
     if not path.is_file():
         raise ArgumentError(f"weights file {str(path)!r} does not exist")
     try:
         if path.suffix == ".safetensors":
-            from safetensors.torch import load_file
-
-            return load_file(path)
+            return _read_safetensors(path)
         state: Any = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # either library raises several kinds, all of which mean this
         raise ArgumentError(f"weights file {str(path)!r} can't be read: {str(error).splitlines()[0][:200]}") from error
@@ -85,26 +252,27 @@ def _read(path: Path) -> dict[str, Tensor]:
     return state
 
 
-def write_weights(student: nn.Module, path: str | os.PathLike[str]) -> None:
-    """Write the tensors of a student as safetensors, with its recipe as JSON under ``ghostify`` in the header.
-
-    The file appears under its name only once it is complete.
-    """
-    state: dict[str, Tensor] = {}
-    seen: dict[tuple[int, int, tuple[int, ...]], str] = {}
-    for name, value in student.state_dict().items():
-        key = (value.untyped_storage().data_ptr(), value.storage_offset(), tuple(value.shape))
-        # safetensors refuses tensors that share memory; tied ones are written once under each name
-        state[name] = value.detach().cpu().contiguous() if key not in seen else value.detach().cpu().clone()
-        seen[key] = name
-    recipe = recipe_of(student)
-    metadata = {"format": "pt"} | ({"ghostify": json.dumps(recipe.to_dict())} if recipe else {})
-    write_tensors(state, metadata, path)
+def _read_safetensors(path: Path) -> dict[str, Tensor]:
+    """Tensors in memory of their own: those that safetensors gives are of the file, which may change."""
+    return {name: tensor.clone() for name, tensor in load_file(path).items()}
 
 
 def write_tensors(tensors: dict[str, Tensor], metadata: dict[str, str], path: str | os.PathLike[str]) -> None:
     """Write safetensors; the file appears under its name only once it is complete."""
-    from safetensors.torch import save_file
-
+    own: dict[str, Tensor] = {}
+    seen: set[int] = set()
+    for name, value in tensors.items():
+        # safetensors refuses tensors that share memory; tied ones are written once under each name
+        own[name] = value.clone() if value.untyped_storage().data_ptr() in seen else value
+        seen.add(value.untyped_storage().data_ptr())
     with replacing(Path(path)) as temporary:
-        save_file(tensors, temporary, metadata)
+        save_file(own, temporary, metadata)
+
+
+def checksum(tensors: Mapping[str, Tensor], told: Any = None) -> int:
+    """Of names, types, shapes and values, and of plain data beside them."""
+    value = zlib.crc32(json.dumps(told, sort_keys=True).encode())
+    for name, tensor in sorted(tensors.items()):
+        value = zlib.crc32(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode(), value)
+        value = zlib.crc32(tensor.detach().reshape(-1).view(torch.uint8).numpy().data, value)
+    return value

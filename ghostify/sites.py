@@ -1,7 +1,7 @@
 """Sites: the places in a model where a Ghost module can stand, found in traced graphs."""
 
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
@@ -33,6 +33,7 @@ class Site:
     norm: nn.Module | None = None
     act_name: str | None = None
     act: nn.Module | None = None
+    shared_act: str | None = None  # where ``act`` is a copy of a module: that module's name
     roles: frozenset[str] = frozenset()
     reason: str | None = None  # why the site can't be converted at all
 
@@ -157,7 +158,8 @@ class _Search:
                 follower = _only_user(follower, part, self.modules) if follower else None
                 name, module = self._called(follower, part)
         if module is not None and is_kind(module, "activation"):
-            return replace(site, act=module, act_name=name if self._owned(name, module) else None)
+            owned = self._owned(name, module)
+            return replace(site, act=module, act_name=name if owned else None, shared_act=None if owned else name)
         return replace(site, act=activation_of_function(follower)) if follower is not None else site
 
     def _called(self, node: fx.Node | None, part: Part) -> tuple[str, nn.Module | None]:
@@ -210,6 +212,23 @@ def activation_of_function(node: fx.Node) -> nn.Module | None:
     if any(isinstance(value, fx.Node) for value in arguments.values()):
         return None  # computed by the network itself: no module can stand for it
     return cls(**arguments)
+
+
+def describe_function(act: nn.Module) -> dict[str, Any]:
+    """The module that :func:`activation_of_function` made, as plain data."""
+    settings = {name: getattr(act, name) for name in getattr(act, "__constants__", ()) if hasattr(act, name)}
+    return {"class": type(act).__name__, **settings}
+
+
+def function_described(told: Mapping[str, Any]) -> nn.Module:
+    """The module that :func:`describe_function` described.
+
+    Raises:
+        KeyError, TypeError: it describes none that there is.
+    """
+    classes = {cls.__name__: cls for cls in _FUNCTIONS.values()}
+    settings = {name: value for name, value in told.items() if name != "class"}
+    return classes[told["class"]](**settings)
 
 
 _POOLS = (nn.AdaptiveAvgPool1d, nn.AdaptiveAvgPool2d, nn.AdaptiveAvgPool3d, nn.AdaptiveMaxPool2d)

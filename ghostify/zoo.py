@@ -25,50 +25,51 @@ def list_models(library: str | None = None) -> list[str]:
     return [f"{lib}/{name}" for lib in LIBRARIES if library in (None, lib) for name in names[lib]()]
 
 
-def create_model(name: str, pretrained: bool = False, device: torch.device | str | None = None) -> nn.Module:
+def create_model(name: str, pretrained: bool = False, device: torch.device | str | None = None, **settings: Any) -> nn.Module:
     """Build a model of timm or torchvision.
 
     Args:
         name: ``"timm/resnet50"`` or ``"torchvision/resnet50"``; without a library, timm's is taken if there is one.
         pretrained: load the library's own default weights (needs a network connection the first time).
         device: where to build it; ``"meta"`` for structure without weights.
+        settings: of the library's own function, such as ``num_classes=10``.
 
     Raises:
         ArgumentError: an unknown name; the message lists names close to it. Pretrained weights that can't be fetched.
     """
-    build = {"timm": _build_timm, "torchvision": _build_torchvision}
+    build: dict[str, Callable[..., nn.Module]] = {"timm": _build_timm, "torchvision": _build_torchvision}
     if not isinstance(name, str):
         raise ArgumentTypeError(f"name must be a string such as 'timm/resnet50', not {name!r}")
     library, bare = _resolve(name)
     target = torch.device(device or "cpu")
     if pretrained and target.type != "meta":
-        return _build_pretrained(build[library], library, bare, target)
+        return _build_pretrained(lambda: build[library](bare, True, **settings), library, bare, target)
     try:
         with target:
-            return build[library](bare, pretrained)
+            return build[library](bare, pretrained, **settings)
     except (NotImplementedError, RuntimeError) as error:
         if target.type != "meta":
             raise
         log.debug("%s can't be built on the meta device: %s", name, error)  # its constructor computes with values
-        return build[library](bare, False).to("meta")
+        return build[library](bare, False, **settings).to("meta")
 
 
-def _build_pretrained(build: Callable[[str, bool], nn.Module], library: str, name: str, device: torch.device) -> nn.Module:
+def _build_pretrained(build: Callable[[], nn.Module], library: str, name: str, device: torch.device) -> nn.Module:
     try:
         with device:
-            return build(name, True)
+            return build()
     except Exception as error:  # no network, no such weights, a broken download: each library has its own kinds
         reason = (str(error).strip() or type(error).__name__).splitlines()[0]
         raise ArgumentError(f"the pretrained weights of {library}/{name} can't be had: {reason}") from error
 
 
-def _build_timm(name: str, pretrained: bool) -> nn.Module:
+def _build_timm(name: str, pretrained: bool, **settings: Any) -> nn.Module:
     import timm
 
-    return timm.create_model(name, pretrained=pretrained)
+    return timm.create_model(name, pretrained=pretrained, **settings)
 
 
-def _build_torchvision(name: str, pretrained: bool) -> nn.Module:
+def _build_torchvision(name: str, pretrained: bool, **settings: Any) -> nn.Module:
     import torchvision
 
     parameters = inspect.signature(torchvision.models.get_model_builder(name)).parameters
@@ -77,7 +78,7 @@ def _build_torchvision(name: str, pretrained: bool) -> nn.Module:
         options["weights_backbone"] = None
     if name in ("googlenet", "inception_v3") and not pretrained:
         options["init_weights"] = False  # their own initialisation is slow, and deprecated
-    return torchvision.models.get_model(name, **options)
+    return torchvision.models.get_model(name, **(options | settings))
 
 
 def _resolve(name: str) -> tuple[str, str]:

@@ -126,10 +126,10 @@ def test_the_report_tells_the_range(resnet):
 
 
 def test_a_student_of_a_budget_can_be_made_again(resnet):
-    from ghostify.convert import convert_again
+    from ghostify.replay import replay
 
     student = ghostify.convert(resnet, target={"flops": 0.5}, example_input=INPUT)
-    again = convert_again(resnet, recipe_of(student))
+    again = replay(resnet, recipe_of(student))
     again.load_state_dict(student.state_dict())
     x = torch.randn(2, 3, 64, 64)
     assert torch.equal(again.eval()(x), student.eval()(x))
