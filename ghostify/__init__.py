@@ -8,6 +8,7 @@ from .convert import convert
 from .distill import distill
 from .errors import ArgumentError, ArgumentTypeError, DivergedError, GhostifyError, UnsupportedModelError
 from .evaluation import Evaluation, evaluate
+from .fold import FoldReport, fold
 from .hub import HubStudent
 from .modules import GhostModule, ReducedLinear
 from .norms import reestimate_norms
@@ -28,6 +29,7 @@ __all__ = [
     "CalibrationReport",
     "DivergedError",
     "Evaluation",
+    "FoldReport",
     "GhostModule",
     "GhostifyError",
     "HubStudent",
@@ -43,6 +45,7 @@ __all__ = [
     "create_model",
     "distill",
     "evaluate",
+    "fold",
     "list_models",
     "load",
     "reestimate_norms",

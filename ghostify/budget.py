@@ -14,9 +14,9 @@ from torch import nn
 from .allocate import Option, allocate
 from .checks import check_choice
 from .costs import count_params, measure
-from .errors import ArgumentError, ArgumentTypeError
+from .errors import ArgumentError, ArgumentTypeError, UnsupportedModelError
 from .latency import LatencyCosts
-from .plan import GhostConfig, PlannedSite, make_plan
+from .plan import GhostConfig, PlannedSite, make_plan, nothing_to_convert
 from .sensitivity_result import Sensitivity
 from .site_losses import MeasuredLosses, WeightProxy
 from .sites import Site
@@ -64,11 +64,13 @@ class Target:
         if isinstance(number, bool) or not isinstance(number, (int, float)) or not 0 < number < math.inf:
             forms = "0.5, '12ms'" if metric == "latency" else "0.5, 2e9, '2G'"
             raise ArgumentError(f"target[{metric!r}] must be of a form such as {forms}, not {value!r}")
-        if metric == "latency" and number >= 1:
-            raise ArgumentError(f"target['latency'] must be a share below 1, or a time such as '12ms', not {value!r}")
-        return cls(metric, float(number), share=number <= 1)
+        if 1 <= number < _LEAST_COUNT or (metric == "latency" and number >= 1):
+            other = "a time such as '12ms'" if metric == "latency" else f"a number of {metric} such as 2e9 or '2G'"
+            raise ArgumentError(f"target[{metric!r}] must be a share below 1, or {other}, not {value!r}")
+        return cls(metric, float(number), share=number < 1)
 
 
+_LEAST_COUNT = 100  # what is smaller was meant to be a share
 _COUNTS = {"": 1.0, "k": 1e3, "K": 1e3, "M": 1e6, "G": 1e9, "B": 1e9, "T": 1e12}
 _TIMES = {"": 1.0, "us": 1e-6, "ms": 1e-3, "s": 1.0}
 
@@ -130,10 +132,16 @@ def plan_budget(
         ArgumentError: a target out of reach, with the range that is feasible; no input known; a sensitivity that was measured
             on another model or with other settings.
     """
-    losses = WeightProxy() if sensitivity is None else MeasuredLosses(sensitivity, config)
+    if all(site.reason for site in sites if site.kind == "conv") and config.linear_ratio is None:
+        raise UnsupportedModelError(nothing_to_convert(model, [site.reason for site in sites if site.kind == "conv"]))
+    if sensitivity is None or target.metric == "latency":
+        _check_has_values(model, target)
+    losses = WeightProxy() if sensitivity is None else MeasuredLosses(sensitivity, config, model)
     ratios = np.geomspace(LEAST, losses.most, LEVELS).tolist()
     plans = [make_plan(sites, replace(config, ratio=ratio)) for ratio in ratios]
     arguments = _arguments(model, example) if target.metric != "params" else ()
+    fixed_sites = [planned for planned in plans[0] if planned.site.reason]
+    plans = [[planned for planned in plan if not planned.site.reason] for plan in plans]
     convs = [planned.site for planned in plans[0]]
     costs = COSTS[target.metric](model, convs, arguments)
     choices: list[dict[Option, PlannedSite]] = []
@@ -152,10 +160,18 @@ def plan_budget(
         raise ArgumentError(_out_of_reach(target, limit, least, costs.total, losses.most))
     picked = allocate([list(options) for options in choices], limit - fixed)
     assert picked is not None
-    plan = [options[option] for options, option in zip(choices, picked, strict=True)]
+    plan = [options[option] for options, option in zip(choices, picked, strict=True)] + fixed_sites
+    order = {site.name: position for position, site in enumerate(sites)}
+    plan.sort(key=lambda planned: order[planned.site.name])
     budget = Budget(target.metric, limit, costs.total, least, fixed + sum(option.cost for option in picked))
     log.info("%s", budget)
     return plan, budget
+
+
+def _check_has_values(model: nn.Module, target: Target) -> None:
+    if any(tensor.is_meta for tensor in model.state_dict().values()):
+        what = "weights to run with" if target.metric == "latency" else "weights to go by: give a sensitivity, or weights"
+        raise ArgumentError(f"target={{{target.metric!r}: ...}} needs a model that has {what}; this one is on the meta device")
 
 
 def _arguments(model: nn.Module, example: Any) -> tuple[Any, ...]:

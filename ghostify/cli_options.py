@@ -108,11 +108,14 @@ def make_network(model: str | None, factory: str | None, pretrained: bool = Fals
 def trained_network(out: Path, model: str | None, factory: str | None, weights: Path | None, pretrained: bool) -> Any:
     """The network with its weights, for a command that writes ``out``."""
     from .serialization import load_weights
+    from .zoo import check_name
 
     if out.is_dir() or (out.parent.exists() and not out.parent.is_dir()):
         raise ArgumentError(f"--out {str(out)!r} can't be written: it is a folder, or lies in a file")
     if weights is not None and pretrained:
         raise ArgumentError("give either --weights or --pretrained, not both")
+    if model is not None:
+        check_name(model)
     if weights is None and not pretrained and factory is None:
         raise ArgumentError("give --weights FILE or --pretrained: converting random weights is of no use")
     if pretrained and factory is not None:

@@ -10,7 +10,7 @@ from typing import Annotated, Any
 import typer
 
 from .cli_options import Json, check_figure, make_network, save_figure
-from .errors import ArgumentError
+from .errors import ArgumentError, GhostifyError
 from .files import read_settings
 
 SETTINGS = (
@@ -40,6 +40,7 @@ def sweep(
         resources=settings.get("resources"), address=settings.get("address"), retry=retry, progress=sys.stderr.isatty(),
     )  # fmt: skip
     _tell(found, as_json)
+    _check_any(found)
 
 
 def pareto(
@@ -71,8 +72,9 @@ def pareto(
     if as_json:
         print(front.to_json(orient="records"))
     else:
-        print(front.drop(columns="error").to_string(index=False) if len(front) else "no trial has succeeded")
+        print(front.drop(columns="error").to_string(index=False) if len(front) else "")
         print(f"\n{found.summary()}")
+    _check_any(found)
 
 
 def _read(file: Path) -> dict[str, Any]:
@@ -80,7 +82,8 @@ def _read(file: Path) -> dict[str, Any]:
     for key in settings:
         if key not in SETTINGS:
             close = difflib.get_close_matches(str(key), SETTINGS, n=1)
-            raise ArgumentError(f"sweep {str(file)!r} has the unknown setting {key!r}" + (f": {close[0]!r}?" if close else ""))
+            hint = f"; did you mean {close[0]!r}?" if close else ""
+            raise ArgumentError(f"sweep {str(file)!r} has the unknown setting {key!r}{hint}")
     for key in ("images", "val", "out", "grid"):
         if key not in settings:
             raise ArgumentError(f"sweep {str(file)!r} lacks {key!r}")
@@ -98,10 +101,21 @@ def _model(settings: Mapping[str, Any]) -> Any:
         if not isinstance(model, str):
             raise ArgumentError("give a model by name, several in a list, or a factory")
         return model
+    if model is not None and factory is not None:
+        raise ArgumentError("give either model or factory, not both")
     network = make_network(model, factory)
     if weights is not None:
         load_weights(network, weights)
     return network
+
+
+def _check_any(found: Any) -> None:
+    """A command that came to nothing must not look like one that went well."""
+    from .trial import Trial
+
+    students = [result for result in found.results if not Trial(result.settings).is_original]
+    if students and all(result.error for result in students):
+        raise GhostifyError(f"no trial has succeeded: {students[0].error}")
 
 
 def _tell(found: Any, as_json: bool) -> None:

@@ -11,7 +11,7 @@ from torch.nn.parameter import is_lazy
 from .budget import Target, plan_budget
 from .errors import ArgumentError, ArgumentTypeError, UnsupportedModelError
 from .modules import GhostModule, ReducedLinear
-from .plan import SKIPS, GhostConfig, make_plan
+from .plan import SKIPS, GhostConfig, make_plan, nothing_to_convert
 from .recipe import attach_recipe, make_recipe, recipe_of
 from .rewrite import make_swaps, swap
 from .sensitivity_result import Sensitivity
@@ -109,7 +109,7 @@ def convert(
         plan, budget = plan_budget(network, find_sites(network), config, wanted, _found(sensitivity), example_input)
     already = any(isinstance(m, (GhostModule, ReducedLinear)) for m in network.modules())
     if not already and not any(p.ratio for p in plan):
-        raise UnsupportedModelError(_nothing_to_convert(network, [p.reason for p in plan]))
+        raise UnsupportedModelError(nothing_to_convert(network, [p.reason for p in plan]))
     if inplace and any(p.ratio and not p.site.name for p in plan):
         raise UnsupportedModelError(
             f"model is itself a {type(network).__name__}, which can't be replaced in place: leave inplace"
@@ -159,10 +159,3 @@ def _build(model: Any) -> nn.Module:
     if not isinstance(built, nn.Module):
         raise ArgumentTypeError(f"model() must return a torch.nn.Module, not {type(built).__name__}")
     return built
-
-
-def _nothing_to_convert(model: nn.Module, reasons: Sequence[str | None]) -> str:
-    found = f"none of its {len(reasons)} convolutions can be" if reasons else "it has no convolutions"
-    other = [reason for reason in reasons if reason != SKIPS["first"]] or list(reasons)
-    first = f" ({other[0]})" if other else ""
-    return f"model {type(model).__name__} has nothing to convert: {found}{' converted' if reasons else ''}{first}"

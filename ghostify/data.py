@@ -188,7 +188,8 @@ def _pictures(
         raise ArgumentError(f"{name} {path!r} is neither a folder nor the name of a data set ({', '.join(TIMM_SETS)}...)")
     if not (getattr(model, "pretrained_cfg", None) or type(model).__module__.startswith("torchvision.models")):
         raise ArgumentError(
-            f"{name} is a folder, and only models of timm and torchvision say how pictures become input: give a loader"
+            f"{name} is a folder, and only models of timm and torchvision say how pictures become input: "
+            "give a loader, an array or a .npy file"
         )
     split = "train" if training else "validation"
     try:

@@ -136,3 +136,11 @@ def _plan_conv(site: Site, ratio: float, config: GhostConfig) -> PlannedSite:
             site, reason=f"too few channels to save anything: a ghost map costs {costs[cheap]}, a dense one {per_map}"
         )
     return PlannedSite(site, ratio, m, cheap, config.dw_size)
+
+
+def nothing_to_convert(model: object, reasons: Sequence[str | None]) -> str:
+    """The error's sentence."""
+    found = f"none of its {len(reasons)} convolutions can be" if reasons else "it has no convolutions"
+    other = [reason for reason in reasons if reason != SKIPS["first"]] or list(reasons)
+    first = f" ({other[0]})" if other else ""
+    return f"model {type(model).__name__} has nothing to convert: {found}{' converted' if reasons else ''}{first}"

@@ -2,6 +2,7 @@
 
 from typing import TYPE_CHECKING, Any
 
+from .checks import whole_number
 from .errors import ArgumentError, ArgumentTypeError
 
 if TYPE_CHECKING:
@@ -30,7 +31,7 @@ def plot_report(report: "Report", metric: str = "flops", ax: "Axes | None" = Non
         ArgumentError: another metric, or FLOPs of a report that has none.
     """
     import matplotlib.pyplot as plt
-    from matplotlib.ticker import EngFormatter
+    from matplotlib.ticker import EngFormatter, MaxNLocator
 
     if metric not in ("flops", "params"):
         raise ArgumentError(f"metric must be 'flops' or 'params', not {metric!r}")
@@ -50,6 +51,7 @@ def plot_report(report: "Report", metric: str = "flops", ax: "Axes | None" = Non
         ylabel="FLOPs (multiply-adds)" if metric == "flops" else "params",
     )
     ax.set_title(f"{report.model}: {len(report.converted)} of {len(report.rows)} sites converted", loc="left")
+    ax.xaxis.set_major_locator(MaxNLocator(integer=True))
     ax.margins(x=0.01)
     ax.spines[["top", "right"]].set_visible(False)
     ax.legend(frameon=False, loc="lower right", bbox_to_anchor=(1, 1), ncols=2)
@@ -145,7 +147,7 @@ def plot_sensitivity(found: "Sensitivity", metric: str | None = None, ax: "Axes 
     step = max(1, len(sites) // 60)
     ax.set_xticks(range(0, len(sites), step), sites[::step], rotation=90, fontsize=7)
     ax.set_yticks(range(len(ratios)), [f"{ratio:g}" for ratio in ratios])
-    ax.set(ylabel="ratio")
+    ax.set(xlabel="site", ylabel="ratio")
     ax.set_title(f"{found.header.model}: {METRICS[metric]}, one site at a time", loc="left")
     return ax
 
@@ -215,6 +217,9 @@ def plot_maps(student: "nn.Module", site: str, image: "Tensor", columns: int = 8
     from .norms import evaluation, run_checked
 
     ghosts = {name: module for name, module in student.named_modules() if isinstance(module, GhostModule)}
+    whole_number("columns", columns, 1)
+    if not ghosts:
+        raise ArgumentError(f"student {type(student).__name__} has no Ghost modules: convert it first")
     if site not in ghosts:
         raise ArgumentError(f"site {site!r} is no Ghost module of this network; it has {', '.join(list(ghosts)[:5])}, ...")
     if not isinstance(image, torch.Tensor) or image.dim() not in (3, 4):

@@ -1,7 +1,7 @@
 """sensitivity(): what each site costs at each ratio, measured one site at a time while all others are as they were."""
 
-import zlib
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -15,11 +15,11 @@ from .errors import ArgumentError, ArgumentTypeError, UnsupportedModelError
 from .images import as_calls, peek
 from .losses import main_output
 from .pair_checks import check_range
-from .plan import GhostConfig, PlannedSite, make_plan
+from .plan import GhostConfig, PlannedSite, make_plan, nothing_to_convert
 from .progress import site_bar
 from .random_state import as_usual
 from .scan import Scan
-from .sensitivity_result import Header, Sensitivity, SiteSensitivity, check_header
+from .sensitivity_result import Header, Sensitivity, SiteSensitivity, check_header, checksum_of, checksum_of_weights
 from .sites import find_sites
 from .stream import Arguments
 
@@ -59,7 +59,8 @@ def sensitivity(
         max_images: images beyond this many are not read.
         batch_size: images at a time.
         outputs: from what the model returns to its class scores, in a list; see :func:`ghostify.losses.main_output`.
-        out: a JSON file that is written after each site. If it is there already, only what it lacks is measured.
+        out: a JSON file that is written after each site. If it is there already, only what it lacks is measured: sites after an
+            interruption, or further ratios.
         workers: processes, each with its share of the sites and of the machine's threads.
         engine: ``"local"``, or ``"ray"`` for tasks on a Ray cluster, as many at a time as it has room for with ``workers=1``.
         address: of the Ray cluster; None for the one this machine belongs to.
@@ -98,16 +99,23 @@ def sensitivity(
         scan = Scan(original, held, plans, cheap == "auto", outputs, classes, seed)
         header = Header(
             type(model).__name__, scan.images, tried, cheap, dw_size, seed,
-            _checksum(original.state_dict().values()), _checksum([args[0] for args, _ in held]), _checksum(classes or []),
+            checksum_of_weights(original), checksum_of([args[0] for args, _ in held]), checksum_of(classes or []),
         )  # fmt: skip
         found = Sensitivity(header, (), scan.top1())
         path = None if out is None else Path(out)
         if path is not None and path.exists():
             found = Sensitivity.load(path)
             check_header(found, header, path)
-        left = [name for name in plans if name not in found.sites]
+            known = {(row.name, row.ratio) for row in found.rows}
+            scan.plans = {
+                name: left
+                for name, ways in plans.items()
+                if (left := {ratio: planned for ratio, planned in ways.items() if (name, ratio) not in known})
+            }
+            found = replace(found, header=replace(header, ratios=tuple(sorted({*found.header.ratios, *tried}))))
+        left = list(scan.plans)
         with site_bar("measuring", len(plans), progress) as advance:
-            for name in found.sites:
+            for name in plans.keys() - scan.plans.keys():
                 advance(name)
             for rows in _measured(scan, left, workers, engine, address):
                 found = found.with_rows(rows, list(plans))
@@ -136,6 +144,9 @@ def _plans(model: nn.Module, ratios: Sequence[float], cheap: str, dw_size: int) 
         for planned in make_plan(sites, GhostConfig(ratio, dw_size, cheap)):
             if planned.ratio is not None:
                 plans.setdefault(planned.site.name, {})[ratio] = planned
+    convs = [site for site in sites if site.kind == "conv"]
+    if all(site.reason for site in convs):
+        raise UnsupportedModelError(nothing_to_convert(model, [site.reason for site in convs]))
     if not plans:
         raise UnsupportedModelError(f"model {type(model).__name__} has no site that can be converted at these ratios")
     return {site.name: plans[site.name] for site in sites if site.name in plans}
@@ -146,18 +157,13 @@ def _classes(labels: Any, calls: Sequence[Arguments]) -> list[Tensor] | None:
     if labels is None:
         return None
     sizes = [len(args[0]) for args, _ in calls]
-    made = torch.as_tensor(labels).cpu()
+    try:
+        made = torch.as_tensor(labels).cpu()
+    except (TypeError, ValueError, RuntimeError) as error:
+        raise ArgumentTypeError(f"labels must be whole numbers, a class for each image: {error}") from error
     if made.dim() != 1 or len(made) < sum(sizes) or made.is_floating_point():
         raise ArgumentError(f"labels must be a class for each of the {sum(sizes)} images, not of shape {tuple(made.shape)}")
     return list(made[: sum(sizes)].split(sizes))
-
-
-def _checksum(tensors: Any) -> int:
-    crc = 0
-    for tensor in tensors:
-        for part in tensor if isinstance(tensor, list) else [tensor]:
-            crc = zlib.crc32(part.detach().cpu().contiguous().view(-1).view(torch.uint8).numpy(), crc)
-    return crc
 
 
 def _measured(scan: Scan, names: list[str], workers: int, engine: str, address: str | None) -> Iterator[list[SiteSensitivity]]:

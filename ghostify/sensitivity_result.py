@@ -1,9 +1,14 @@
 """What sensitivity() found: rows, a table, a heat map, a JSON file."""
 
 import json
+import zlib
+from collections.abc import Iterable
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor, nn
 
 from .errors import ArgumentError
 from .files import write_text
@@ -110,7 +115,8 @@ class Sensitivity:
         except OSError as error:
             raise ArgumentError(f"sensitivity {str(path)!r} can't be read: {error.strerror}") from error
         except (ValueError, TypeError, KeyError, AttributeError) as error:
-            raise ArgumentError(f"sensitivity {str(path)!r} is no file of ghostify.sensitivity: {error}") from error
+            reason = f"it lacks {error}" if isinstance(error, KeyError) else error
+            raise ArgumentError(f"sensitivity {str(path)!r} is no file of ghostify.sensitivity: {reason}") from error
 
     def summary(self) -> str:
         """The totals in a few lines."""
@@ -152,12 +158,26 @@ class Sensitivity:
 
 
 def check_header(found: Sensitivity, wanted: Header, path: Any) -> None:
-    """
+    """Ratios aside, which may be added.
+
     Raises:
         ArgumentError: the file holds another measurement; the message says what differs.
     """
     for name, value in asdict(wanted).items():
         there = getattr(found.header, name)
-        if there != value:
-            told = "" if name in ("weights", "pixels", "labels") else f" ({there!r}, not {value!r})"
-            raise ArgumentError(f"out {str(path)!r} holds another measurement: its {name} differ{told}; choose another file")
+        if there != value and name != "ratios":
+            told = "other " + name if name in ("weights", "pixels", "labels") else f"{name}={there!r}, not {value!r}"
+            raise ArgumentError(f"out {str(path)!r} holds another measurement, with {told}: choose another file")
+
+
+def checksum_of_weights(model: nn.Module) -> int:
+    """Of all values in a state dict."""
+    return checksum_of(model.state_dict().values())
+
+
+def checksum_of(tensors: "Iterable[Tensor | list[Tensor]]") -> int:
+    crc = 0
+    for tensor in tensors:
+        for part in tensor if isinstance(tensor, list) else [tensor]:
+            crc = zlib.crc32(part.detach().cpu().contiguous().view(-1).view(torch.uint8).numpy(), crc)  # type: ignore[arg-type]
+    return crc

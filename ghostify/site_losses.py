@@ -1,11 +1,12 @@
 """What each site loses at each number of intrinsic channels: measured, or guessed from its weights."""
 
 import numpy as np
+from torch import nn
 
 from .errors import ArgumentError
 from .initialize import unexplained
 from .plan import GhostConfig, PlannedSite
-from .sensitivity_result import Sensitivity
+from .sensitivity_result import Sensitivity, checksum_of_weights
 
 MOST = 4.0  # the highest ratio where no measurement says how a site bears more
 
@@ -16,8 +17,14 @@ class MeasuredLosses:
     A loss never falls as channels go, which noise in a measurement could make it seem.
     """
 
-    def __init__(self, found: Sensitivity, config: GhostConfig):
+    def __init__(self, found: Sensitivity, config: GhostConfig, model: nn.Module):
         header = found.header
+        planned = any(tensor.is_meta for tensor in model.state_dict().values())  # its weights are not known
+        if not planned and checksum_of_weights(model) != header.weights:
+            raise ArgumentError(
+                f"sensitivity was measured on other weights ({header.model}), not on those of this {type(model).__name__}: "
+                "measure it anew"
+            )
         for name in ("cheap", "dw_size"):
             there, wanted = getattr(header, name), getattr(config, name)
             if there != wanted:

@@ -202,6 +202,11 @@ def _includes_activation(norm: nn.Module) -> bool:
     return isinstance(act, nn.Module) and not isinstance(act, nn.Identity)
 
 
+def is_activation_function(node: fx.Node) -> bool:
+    """Whether the node calls an activation, as a function or a method."""
+    return node.op in ("call_function", "call_method") and node.target in _FUNCTIONS
+
+
 def activation_of_function(node: fx.Node) -> nn.Module | None:
     cls = _FUNCTIONS.get(node.target) if node.op in ("call_function", "call_method") else None
     if cls is None:

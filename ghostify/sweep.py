@@ -3,6 +3,7 @@
 import difflib
 import itertools
 import json
+import shutil
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -70,13 +71,22 @@ def sweep(
     """
     check_choice("engine", engine, ENGINES)
     workers = whole_number("workers", workers, 1)
+    if engine == "local" and (resources is not None or address is not None):
+        raise ArgumentError(f"{'resources' if resources is not None else 'address'} goes with engine='ray'")
     models = dict(model) if isinstance(model, Mapping) else {_name(model): model}
+    if not models:
+        raise ArgumentError("model is an empty mapping: give at least one")
     for name, data in (("images", images), ("val", val), ("train", train)):
         if isinstance(data, Iterator):
             raise ArgumentTypeError(f"{name} must be data that can be read again and again, not a {type(data).__name__}")
     trials = make_trials(grid, list(models))
-    folder = _open(Path(out), models, images, val)
+    path = Path(out)
+    new = not (path / "sweep.json").exists()
+    folder = _open(path, models, images, val)
     task = Task(models, images, val, images if train is None else train, folder)
+    if new:
+        originals = [Trial({"model": name}) for name in models]
+        _check_originals(task, list(_run(task, originals, engine, workers, resources, address)))
     done = SweepResult.load(folder).named(include_failed=not retry)
     missing = [trial for trial in trials if trial.name not in done]
     if missing:
@@ -89,6 +99,17 @@ def sweep(
     return SweepResult.load(folder)
 
 
+def _check_originals(task: Task, originals: Sequence[Result]) -> None:
+    """
+    Raises:
+        ArgumentError: none could be measured, so that no trial can be; the folder is left as if nothing had been.
+    """
+    if all(result.error for result in originals):
+        shutil.rmtree(task.out / "trials")
+        (task.out / "sweep.json").unlink()
+        raise ArgumentError(f"no trial could be measured, since the original can't be: {originals[0].error}")
+
+
 def make_trials(grid: Any, models: Sequence[str]) -> list[Trial]:
     """Every combination, and the originals before them.
 
@@ -96,7 +117,9 @@ def make_trials(grid: Any, models: Sequence[str]) -> list[Trial]:
         ArgumentError, ArgumentTypeError: a key that there is not, no value, or a value that can't be.
     """
     grids = [grid] if isinstance(grid, Mapping) else grid
-    if not isinstance(grids, Sequence) or not grids or not all(isinstance(one, Mapping) for one in grids):
+    if isinstance(grids, Sequence) and not grids:
+        raise ArgumentError("grid is empty")
+    if not isinstance(grids, Sequence) or isinstance(grids, str) or not all(isinstance(one, Mapping) for one in grids):
         raise ArgumentTypeError(f"grid must map settings to lists of values, not {grid!r}")
     trials = {trial.name: trial for trial in (Trial({"model": name}) for name in models)}
     for one in grids:
@@ -157,7 +180,7 @@ def _open(out: Path, models: Mapping[str, Any], images: Any, val: Any) -> Path:
             raise ArgumentError(f"out {str(out)!r} can't be read ({error}): choose another folder") from error
         for key, value in wanted.items():
             if there.get(key) != value:
-                raise ArgumentError(f"out {str(out)!r} holds another sweep: its {key} differ; choose another folder")
+                raise ArgumentError(f"out {str(out)!r} holds another sweep, with other {key}: choose another folder")
     else:
         write_text(path, json.dumps(wanted, indent=1) + "\n")
     return out

@@ -6,8 +6,9 @@ from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from .budget import Target
 from .checks import check_choice
-from .errors import ArgumentError
+from .errors import ArgumentError, ArgumentTypeError
 from .files import write_text
 from .trial import Result, Trial
 
@@ -84,22 +85,23 @@ class SweepResult:
         frame = frame.sort_values([cost, self.metric], ascending=[True, False], kind="stable")
         return frame[frame[self.metric] > frame[self.metric].cummax().shift(fill_value=float("-inf"))]
 
-    def best(self, **limits: float) -> Result:
-        """The best trial within limits, such as ``best(flops_share=0.5)`` or ``best(params=5e6, latency=0.01)``; of equals
-        the one with fewest FLOPs.
+    def best(self, **limits: float | str) -> Result:
+        """The best trial within limits, such as ``best(flops_share=0.5)`` or ``best(params="5M", latency="10ms")``; of equals
+        the one with fewest FLOPs. Where the original keeps to them, it may be that.
 
         Raises:
             ArgumentError: a limit on something that there is not, or no trial within them.
         """
-        for name in limits:
-            check_choice("limit", name, (*COSTS, "flops_share", "params_share"))
+        most_of = {name: _limit(name, value) for name, value in limits.items()}
         fitting = [
             result
             for result in self.results
-            if getattr(result, self.metric) is not None and all(getattr(result, name) <= most for name, most in limits.items())
+            if getattr(result, self.metric) is not None and all(getattr(result, name) <= most for name, most in most_of.items())
         ]
+        if not fitting and all(result.error for result in self.results):
+            raise ArgumentError("no trial has succeeded")
         if not fitting:
-            raise ArgumentError(f"no trial keeps to {', '.join(f'{k} <= {v:g}' for k, v in limits.items()) or 'anything'}")
+            raise ArgumentError(f"no trial keeps to {', '.join(f'{name} <= {most:g}' for name, most in most_of.items())}")
         return max(fitting, key=lambda result: (getattr(result, self.metric), -(result.flops or 0)))
 
     def plot(self, cost: str = "flops", by: str | None = None, ax: "Axes | None" = None) -> "Axes":
@@ -143,6 +145,16 @@ def _order(result: Result) -> list[tuple[str, bool, Any]]:
         (key, isinstance(settings[key], str), settings[key] if isinstance(settings[key], str) else _number(settings[key]))
         for key in keys
     ]
+
+
+def _limit(name: str, value: Any) -> float:
+    """A number, or ``"5M"`` and ``"10ms"`` of counts and times."""
+    check_choice("limit", name, (*COSTS, "flops_share", "params_share"))
+    if isinstance(value, str) and name in COSTS:
+        return Target.parse({name: value}).value
+    if isinstance(value, bool) or not isinstance(value, (int, float)):
+        raise ArgumentTypeError(f"limit {name} must be a number, not {value!r}")
+    return float(value)
 
 
 def _number(value: Any) -> Any:

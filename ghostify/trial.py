@@ -34,6 +34,7 @@ from .zoo import create_model
 log = logging.getLogger(__name__)
 
 FORMAT = 1
+MOST_IMAGES = 1024  # that calibration reads
 CONVERT = ("ratio", "target", "dw_size", "cheap", "ratios", "linear_ratio", "min_channels", "round_to")
 KEYS = ("model", *CONVERT, "method", "recover", "seed")
 
@@ -163,6 +164,15 @@ class Task:
         found = self.models[name]
         return create_model(found, pretrained=True) if isinstance(found, str) else found
 
+    def check_images(self, model: nn.Module) -> None:
+        """Read what calibration reads.
+
+        Raises:
+            ArgumentError, ArgumentTypeError: images that can't be used.
+        """
+        for _ in as_calls(self.images, model, MOST_IMAGES, 32):
+            pass
+
     def example(self, model: nn.Module) -> tuple[Any, ...]:
         """One image, as a forward takes it."""
         (batch,), _ = next(as_calls(self.images, model, 1, 1))
@@ -193,7 +203,9 @@ def _measured(task: Task, trial: Trial, told: list[str]) -> Result:
     teacher = copy_shared(task.model(settings["model"])).eval()
     example = task.example(teacher)
     student = teacher
-    if not trial.is_original:
+    if trial.is_original:
+        task.check_images(teacher)
+    else:
         student = _student(task, trial, teacher, example, told)
         write_text(task.folder(trial) / "recipe.json", json.dumps(recipe_of(student).to_dict(), indent=1))  # type: ignore[union-attr]
     dense, costs = (measure(net, example) for net in (teacher, student))
@@ -217,7 +229,7 @@ def _student(task: Task, trial: Trial, teacher: nn.Module, example: tuple[Any, .
     student = convert(teacher, **options)
     seed, method = settings.get("seed", 0), settings.get("method", "block")
     if method != "none":
-        told.append(calibrate(student, teacher, task.images, method=method, seed=seed).summary())
+        told.append(calibrate(student, teacher, task.images, method=method, seed=seed, max_images=MOST_IMAGES).summary())
     recipe = trial.recipe()
     if recipe is not None:
         told.append(str(distill(student, teacher, task.train, recipe=recipe)))

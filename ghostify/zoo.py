@@ -81,6 +81,14 @@ def _build_torchvision(name: str, pretrained: bool, **settings: Any) -> nn.Modul
     return torchvision.models.get_model(name, **(options | settings))
 
 
+def check_name(name: str) -> None:
+    """
+    Raises:
+        ArgumentError: an unknown name; the message lists names close to it.
+    """
+    _resolve(name)
+
+
 def _resolve(name: str) -> tuple[str, str]:
     library, _, bare = name.rpartition("/")
     if library not in ("", *LIBRARIES):
@@ -153,7 +161,7 @@ def as_arguments(model: nn.Module, example: Any) -> tuple[Any, ...]:
     """Forward arguments from what a user gives: a tensor, a shape such as (1, 3, 224, 224), or a tuple of arguments.
 
     Raises:
-        ArgumentError: a shape with a size below 1.
+        ArgumentError, ArgumentTypeError: a shape with a size below 1; a word.
     """
     if isinstance(example, Tensor):
         return (example,)
@@ -161,4 +169,8 @@ def as_arguments(model: nn.Module, example: Any) -> tuple[Any, ...]:
         if min(example) < 1:
             raise ArgumentError(f"example_input has a size below 1: {tuple(example)}")
         return (_zeros(model, tuple(example)),)
+    if isinstance(example, str):
+        raise ArgumentTypeError(
+            f"example_input must be a tensor, a shape such as (1, 3, 224, 224) or arguments, not {example!r}"
+        )
     return tuple(example) if isinstance(example, tuple) else (example,)

@@ -9,9 +9,10 @@ from conftest import Residual, randomize
 from torch import nn
 
 import ghostify
+from ghostify.copying import copy_to_meta
 from ghostify.costs import count_params, measure
 from ghostify.recipe import recipe_of
-from ghostify.sensitivity_result import Header, Sensitivity, SiteSensitivity
+from ghostify.sensitivity_result import Header, Sensitivity, SiteSensitivity, checksum_of_weights
 
 INPUT = torch.zeros(1, 3, 64, 64)
 
@@ -93,7 +94,7 @@ def test_measured_losses_decide(resnet):
         for name in names
         for ratio in (2, 4)
     ]
-    found = Sensitivity(Header("ResNet", 1, (2.0, 4.0), "depthwise", 3, 0, 0, 0), tuple(rows))
+    found = Sensitivity(Header("ResNet", 1, (2.0, 4.0), "depthwise", 3, 0, checksum_of_weights(resnet), 0), tuple(rows))
     student = ghostify.convert(resnet, target={"flops": 0.5}, sensitivity=found, example_input=INPUT)
     kept = {r.name for r in recipe_of(student).sites if r.reason == "kept dense by the target"}
     assert names[5] in kept
@@ -151,10 +152,13 @@ BAD = {
     "NaN": (bad(target={"flops": float("nan")}), r"must be of a form such as"),
     "bool": (bad(target={"flops": True}), r"must be of a form such as"),
     "seconds or share": (bad(target={"latency": 12}), r"target\['latency'\] must be a share below 1, or a time such as '12ms'"),
-    "all of it": (
-        bad(target={"params": 1.0}),
+    "all of it": (bad(target={"params": 1.0}), r"target\['params'\] must be a share below 1, or a number of params such as"),
+    "more than all": (bad(target={"flops": 1.5}), r"target\['flops'\] must be a share below 1, or a number of flops such as"),
+    "nearly all": (
+        bad(target={"params": 0.9999999}),
         r"target params .* is out of reach: with ratios up to 4 .* between .* \(0\.\d+\)",
     ),
+    "a word for the input": (bad(target={"flops": 0.5}, example_input="1x3x8x8"), r"example_input must be a tensor, a shape"),
     "too little": (bad(target={"params": 0.1}), r"target params .* \(0.1 of the original's\) is out of reach"),
     "more than there is": (bad(target={"params": "2G"}), r"target params 2G is out of reach"),
     "ratio as well": (bad(ratio=2, target={"params": 0.5}), r"give either ratio=2 or target="),
@@ -182,5 +186,27 @@ def test_a_sensitivity_of_other_settings_or_of_another_model(resnet):
     found = ghostify.sensitivity(model, torch.randn(4, 3, 16, 16), (2,), cheap="auto")
     with pytest.raises(ghostify.ArgumentError, match="sensitivity was measured with cheap='auto', not 'depthwise'"):
         ghostify.convert(model, target={"params": 0.9}, sensitivity=found)
-    with pytest.raises(ghostify.ArgumentError, match=r"sensitivity has no site 'layer1.0.conv1': it was measured on another"):
-        ghostify.convert(resnet, target={"params": 0.5}, cheap="auto", sensitivity=found)
+    for other in (resnet, Mine()):
+        with pytest.raises(ghostify.ArgumentError, match=r"sensitivity was measured on other weights \(Mine\)"):
+            ghostify.convert(other, target={"params": 0.5}, cheap="auto", sensitivity=found)
+
+
+def test_a_plan_on_the_meta_device_goes_by_a_sensitivity(resnet):
+    meta = copy_to_meta(resnet)
+    for target, message in (({"flops": 0.5}, "weights to go by"), ({"latency": 0.8}, "weights to run with")):
+        with pytest.raises(ghostify.ArgumentError, match=f"{message}.*meta device"):
+            ghostify.convert(meta, target=target, example_input=INPUT)
+    found = ghostify.sensitivity(resnet, torch.randn(4, 3, 64, 64), (2, 4), cheap="depthwise")
+    given = {"target": {"flops": 0.5}, "sensitivity": found}
+    student = ghostify.convert(meta, example_input=torch.zeros(INPUT, device="meta"), **given)
+    assert recipe_of(student).sites == recipe_of(ghostify.convert(resnet, example_input=INPUT, **given)).sites
+
+
+def test_a_student_can_be_shrunk_further_and_what_has_no_site_says_so(resnet):
+    half = ghostify.convert(resnet, 2, ratios={"layer1.*": None})
+    less = ghostify.convert(half, target={"flops": 0.95}, example_input=INPUT)
+    assert 0.94 * flops(half) < flops(less) <= 0.95 * flops(half)
+    whole = ghostify.convert(resnet, 2)
+    for nothing in (whole, nn.Sequential(nn.Linear(3, 4))):
+        with pytest.raises(ghostify.UnsupportedModelError, match="nothing to convert"):
+            ghostify.convert(nothing, target={"params": 0.5})

@@ -148,12 +148,25 @@ def test_an_interrupted_measurement_goes_on(model, images, tmp_path, monkeypatch
     found = ghostify.sensitivity(model, images, (2, 3), out=path)
     assert measured == ["conv1", "conv2"]
     assert found == whole == Sensitivity.load(path)
-    with pytest.raises(ghostify.ArgumentError, match=r"another measurement: its ratios differ \(\(2.0, 3.0\), not \(2.0,\)\)"):
-        ghostify.sensitivity(model, images, (2,), out=path)
-    with pytest.raises(ghostify.ArgumentError, match="another measurement: its labels differ"):
-        ghostify.sensitivity(model, images, (2, 3), out=path, labels=torch.arange(24) % 10)
-    with pytest.raises(ghostify.ArgumentError, match="another measurement: its pixels differ"):
-        ghostify.sensitivity(model, images + 0.1, (2, 3), out=path)
+    assert ghostify.sensitivity(model, images, (2,), out=path) == whole
+    assert measured == ["conv1", "conv2"]
+    for options, told in (
+        ({"labels": torch.arange(24) % 10}, "other labels"),
+        ({"seed": 3}, "seed=0, not 3"),
+        ({"images": images + 0.1}, "other pixels"),
+    ):
+        with pytest.raises(ghostify.ArgumentError, match=f"another measurement, with {told}"):
+            ghostify.sensitivity(model, **{"images": images, "ratios": (2, 3), "out": path, **options})
+
+
+def test_ratios_can_be_added(model, images, tmp_path, monkeypatch):
+    wanted = ghostify.sensitivity(model, images, (2, 3, 4))
+    ghostify.sensitivity(model, images, (2, 4), out=tmp_path / "s.json")
+    fitted = []
+    solve = scan.SiteProblem.solve_next
+    monkeypatch.setattr(scan.SiteProblem, "solve_next", lambda self, ghost: fitted.append(ghost) or solve(self, ghost))
+    assert ghostify.sensitivity(model, images, (3,), out=tmp_path / "s.json") == wanted == Sensitivity.load(tmp_path / "s.json")
+    assert len(fitted) == len(wanted.sites)
 
 
 def test_the_heat_map_shows_every_site(model, images):
@@ -178,9 +191,10 @@ CASES = {
     "words": (lambda m, x: ghostify.sensitivity(m, x, ("a", "b")), "ratios must be numbers above 1 in a list"),
     "cheap": (lambda m, x: ghostify.sensitivity(m, x, cheap="free"), "cheap must be one of"),
     "workers": (lambda m, x: ghostify.sensitivity(m, x, workers=0), "workers must be at least 1"),
+    "labels in words": (lambda m, x: ghostify.sensitivity(m, x, labels=["cat"] * 24), "labels must be whole numbers"),
     "few labels": (lambda m, x: ghostify.sensitivity(m, x, labels=[1, 2]), "labels must be a class for each of the 24"),
-    "a student": (lambda m, x: ghostify.sensitivity(ghostify.convert(m), x), "no site that can be converted"),
-    "nothing to convert": (lambda m, x: ghostify.sensitivity(nn.Linear(3, 3), x), "no site that can be converted"),
+    "a student": (lambda m, x: ghostify.sensitivity(ghostify.convert(m), x), "nothing to convert"),
+    "nothing to convert": (lambda m, x: ghostify.sensitivity(nn.Linear(3, 3), x), "nothing to convert"),
     "size": (lambda m, x: ghostify.sensitivity(m, x[:, :1]), "channels"),
 }
 

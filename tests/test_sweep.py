@@ -206,8 +206,13 @@ def test_the_best_within_limits():
     assert found.best(flops_share=0.5, latency=0.004).top1 == max(r.top1 for r in fitting)
     with pytest.raises(ghostify.ArgumentError, match=r"no trial keeps to flops <= 1"):
         found.best(flops=1)
+    assert found.best(latency="4ms") == found.best(latency=0.004)
     with pytest.raises(ghostify.ArgumentError, match="limit must be one of"):
         found.best(size=1)
+    with pytest.raises(ghostify.ArgumentTypeError, match="limit flops_share must be a number, not None"):
+        found.best(flops_share=None)
+    with pytest.raises(ghostify.ArgumentError, match="no trial has succeeded"):
+        SweepResult((Result({"model": "net"}, error="broken"),), {}).best()
 
 
 def test_plots_tables_and_the_page(done, tmp_path):
@@ -264,6 +269,7 @@ GRIDS = {
     "object": ({"ratio": [torch.nn.ReLU()]}, "grid must hold numbers, words and mappings"),
     "model": ({"model": ["other"], "ratio": [2]}, r"grid\['model'\] must be one of 'Residual', not 'other'"),
     "string": ("ratio", "grid must map settings"),
+    "no grids": ([], "grid is empty"),
 }
 
 
@@ -281,7 +287,7 @@ def test_bad_folders_and_data(parts, done, tmp_path):
         with pytest.raises(ghostify.ArgumentError, match="is not a folder of a sweep"):
             run(parts, out)
     for change, what in (({"images": parts["images"] + 1}, "images"), ({"model": Residual(16)}, "models")):
-        with pytest.raises(ghostify.ArgumentError, match=f"holds another sweep: its {what} differ"):
+        with pytest.raises(ghostify.ArgumentError, match=f"holds another sweep, with other {what}"):
             run({**parts, **change}, done[0])
     with pytest.raises(ghostify.ArgumentError, match=r"is no folder of a sweep: it has no sweep.json"):
         SweepResult.load(tmp_path)
@@ -291,10 +297,30 @@ def test_bad_folders_and_data(parts, done, tmp_path):
         run({**parts, "model": 3}, tmp_path / "new")
     with pytest.raises(ghostify.ArgumentError, match="engine must be one of"):
         run(parts, tmp_path / "new", engine="spark")
+    with pytest.raises(ghostify.ArgumentError, match="resources goes with engine='ray'"):
+        run(parts, tmp_path / "new", resources={"num_gpus": 1})
+    with pytest.raises(ghostify.ArgumentError, match="model is an empty mapping"):
+        run({**parts, "model": {}}, tmp_path / "new")
     with pytest.raises(ghostify.ArgumentError, match=r"no Ray cluster answers at 127.0.0.1:9 within 5 s"):
         run(parts, tmp_path / "new", engine="ray", address="127.0.0.1:9")
     with pytest.raises(ghostify.ArgumentError, match="not of the form host:port"):
         run(parts, tmp_path / "new", engine="ray", address="somewhere")
+
+
+@pytest.mark.parametrize(
+    ("change", "told"),
+    [
+        ({"val": None}, "val"),
+        ({"images": torch.full((4, 3, 8, 8), torch.nan)}, "NaN"),
+        ({"images": torch.zeros(0, 3, 8, 8)}, "no image"),
+        ({"model": "no_such_net"}, "unknown model 'no_such_net'"),
+    ],
+)
+def test_data_that_can_not_be_used_leave_no_folder_that_is_spoilt(parts, tmp_path, change, told):
+    with pytest.raises(ghostify.ArgumentError, match=f"the original can't be: .*{told}"):
+        run({**parts, **change}, tmp_path / "out", {"ratio": [2], "method": ["none"]})
+    assert not list((tmp_path / "out").iterdir())
+    assert len(run(parts, tmp_path / "out", {"ratio": [2], "method": ["none"]}).results) == 2
 
 
 class Deadly(nn.Module):

@@ -1,0 +1,108 @@
+"""FoldedGhost: a Ghost module for inference, its norms folded into its convolutions."""
+
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from .affine import affine_of
+from .modules import GhostModule, take_channels
+
+
+class FoldedGhost(nn.Module):
+    """What a Ghost module computes in evaluation mode, with no norm left where it is a scale and a shift.
+
+    Args:
+        ghost: it is not changed.
+
+    Attributes:
+        primary, cheap: convolutions, and what is left of the norm and the activation after each.
+        order: where each output channel stands among intrinsic maps and ghosts; None where they stay as they are made.
+    """
+
+    def __init__(self, ghost: GhostModule):
+        super().__init__()
+        self.out_channels, self.intrinsic_channels = ghost.out_channels, ghost.intrinsic_channels
+        self.primary, self.cheap = folded_chain(ghost.primary_conv), folded_chain(ghost.cheap_operation)
+        self.intrinsic_act = ghost.intrinsic_act
+        self.used = ghost.cheap_operation[0].in_channels
+        self.channel_dim = ghost._channel_dim
+        self.made = torch.cat(ghost.original_channels())  # the original channel that each map becomes, as they are made
+        self.register_buffer("source", ghost.ghost_source)
+        self.register_buffer("order", ghost.channel_order)
+
+    order: Tensor | None
+    source: Tensor | None
+
+    def set_order(self, wanted: Tensor) -> None:
+        """Give the channels in another order: ``wanted[i]`` is the original channel at place i."""
+        index = torch.argsort(self.made)[wanted]
+        device = self.primary[0].weight.device
+        self.order = None if torch.equal(index, torch.arange(len(index))) else index.to(device)
+
+    def permute_inputs(self, order: Tensor) -> None:
+        """Take inputs whose channel i is the channel ``order[i]`` of before."""
+        permute_inputs(self.primary[0], order)
+
+    def forward(self, x: Tensor) -> Tensor:
+        intrinsic = self.primary(x)
+        sources = intrinsic if self.intrinsic_act is None else self.intrinsic_act(intrinsic)
+        if self.source is not None:
+            sources = take_channels(sources, self.source, self.channel_dim)
+        elif self.used < self.intrinsic_channels:
+            sources = sources.narrow(self.channel_dim, 0, self.used)
+        out = torch.cat([intrinsic, self.cheap(sources)], dim=self.channel_dim)
+        return out if self.order is None else take_channels(out, self.order, self.channel_dim)
+
+    def extra_repr(self) -> str:
+        return f"{self.primary[0].in_channels}, {self.out_channels}, intrinsic={self.intrinsic_channels}"
+
+
+def folded_chain(chain: nn.Sequential) -> nn.Sequential:
+    """Convolution, norm and activation of a part of a Ghost module, the norm folded into the convolution."""
+    conv, *rest = chain
+    if rest and (folded := fold_norm(conv, rest[0])) is not None:
+        conv, act = folded
+        rest = [*([act] if act is not None else []), *rest[1:]]
+    return nn.Sequential(conv, *(layer for layer in rest if not isinstance(layer, nn.Identity)))
+
+
+def fold_norm(layer: Any, norm: Any) -> tuple[nn.Module, nn.Module | None] | None:
+    """A layer that computes what ``norm(layer(x))`` is, and the activation that the norm ends with; None where it can't be.
+
+    Args:
+        layer: a convolution or a fully connected layer.
+        norm: in evaluation mode.
+    """
+    channels = getattr(layer, "out_channels", getattr(layer, "out_features", 0))
+    if not is_plain(layer) or not hasattr(norm, "running_mean"):
+        return None
+    affine = affine_of(norm, channels, torch.empty(0, dtype=torch.float64, device=layer.weight.device))
+    if affine is None or isinstance(norm, nn.modules.instancenorm._InstanceNorm):
+        return None
+    folded = copy_layer(layer)
+    weight = layer.weight.detach().double() * affine.scale.view(-1, *[1] * (layer.weight.dim() - 1))
+    bias = affine.shift if layer.bias is None else layer.bias.detach().double() * affine.scale + affine.shift
+    folded.weight = nn.Parameter(weight.to(layer.weight), requires_grad=False)
+    folded.bias = nn.Parameter(bias.to(layer.weight), requires_grad=False)
+    act = getattr(norm, "act", None)
+    return folded, act if isinstance(act, nn.Module) and not isinstance(act, nn.Identity) else None
+
+
+def is_plain(layer: nn.Module) -> bool:
+    """Whether the layer is its weight and bias, and nothing else acts on them."""
+    plain = (nn.Conv1d, nn.Conv2d, nn.Conv3d, nn.Linear)
+    same = type(layer).__module__ == "timm.layers.conv2d_same" and type(layer).__name__ == "Conv2dSame"
+    return (type(layer) in plain or same) and "weight" in layer._parameters
+
+
+def copy_layer(layer: nn.Module) -> Any:
+    """A copy that shares the tensors, to be given others."""
+    copied = layer.__class__.__new__(layer.__class__)
+    copied.__dict__.update(layer.__dict__)
+    copied._parameters, copied._buffers = dict(layer._parameters), dict(layer._buffers)
+    return copied
+
+
+def permute_inputs(layer: Any, order: Tensor) -> None:
+    layer.weight = nn.Parameter(layer.weight.detach().index_select(1, order.to(layer.weight.device)), requires_grad=False)
