@@ -178,8 +178,58 @@ def cost() -> str:
     )
 
 
+def budget() -> str:
+    """Ratios chosen by a budget beside one for all, at equal FLOPs: mean over seeds, and range."""
+    groups: dict[tuple[str, str, float], dict[str, list[Any]]] = {}
+    for row in map(json.loads, (RESULTS / "budget.jsonl").read_text().splitlines()):
+        groups.setdefault((row["network"], row["method"], row["share"]), {}).setdefault(row["arm"], []).append(row)
+    lines = []
+    for (network, method, share), arms in sorted(groups.items(), key=lambda g: (NETWORKS.index(g[0][0]), g[0][1:])):
+        if not {"uniform", "sensitivity"} <= arms.keys():
+            continue
+        seeds = {row["seed"] for row in arms["uniform"]} & {row["seed"] for row in arms["sensitivity"]}
+        tops = {arm: [row["top1"] for row in rows if row["seed"] in seeds] for arm, rows in arms.items()}
+        gain = sum(tops["sensitivity"]) / len(seeds) - sum(tops["uniform"]) / len(seeds)
+        flops = sum(row["planned_share"] for row in arms["uniform"]) / len(arms["uniform"])
+        cells = [_spread(tops[arm]) if tops.get(arm) else "" for arm in ("uniform", "weights", "sensitivity")]
+        base = _spread([row["base"] for row in arms["uniform"] if row["seed"] in seeds])
+        lines.append([network, method, f"{share:g}", f"{flops:.1%}", base, *cells, f"{gain:+.2f}", str(len(seeds))])
+    header = [
+        "network", "calibration", "budget", "FLOPs", "original, %", "one ratio for all, %", "by the weights, %",
+        "by sensitivities, %", "gain, points", "seeds",
+    ]  # fmt: skip
+    return table(header, lines)
+
+
+def budget_costs() -> str:
+    """The solver, the cost of sensitivities, and of reading a large sweep."""
+    found = load("budget_costs.json")
+    solver, cost, sweep = (found[name] for name in ("solver", "cost", "sweep"))
+    seconds = cost["seconds"]
+    return "\n".join(
+        [
+            f"- Allocation beside an integer program, {solver['instances']:,} random instances: at most "
+            f"{solver['largest_excess']:.4%} above its loss, {solver['longest_s']:.2f} s at most; for "
+            f"{solver['most_sites_in_zoo']} sites of 25 options, the most of any model, {solver['longest_s_at_that']:.2f} s.",
+            f"- Sensitivities of ResNet-50, {cost['sites']} sites at {cost['ratios']} ratios, {cost['images']} images of "
+            f"224x224 on two cores: {seconds['one_worker'] / 60:.1f} minutes in one process with two threads, "
+            f"{seconds['two_workers'] / 60:.1f} in two with one each ({cost['two_workers_times_faster']:.2f} times faster).",
+            f"- A sweep of {sweep['trials']:,} recorded trials is read in {sweep['read_s']:.1f} s, read and plotted in "
+            f"{sweep['read_and_plot_s']:.1f} s.",
+        ]
+    )
+
+
 SECTIONS: dict[str, dict[str, Callable[[], str]]] = {
-    "README.md": {"paper": paper, "zoo": zoo, "warm_start": warm_start, "calibration": calibration, "speed": speed},
+    "README.md": {
+        "paper": paper,
+        "zoo": zoo,
+        "warm_start": warm_start,
+        "calibration": calibration,
+        "budget": budget,
+        "speed": speed,
+    },
+    "docs/budgets.md": {"budget_costs": budget_costs},
     "docs/calibration.md": {"cost": cost, "images": by_images, "ablation": ablation},
 }
 

@@ -8,8 +8,10 @@ from .convert import convert
 from .distill import distill
 from .errors import ArgumentError, ArgumentTypeError, DivergedError, GhostifyError, UnsupportedModelError
 from .evaluation import Evaluation, evaluate
+from .export import export
 from .fold import FoldReport, fold
 from .hub import HubStudent
+from .latency import LatencyReport, latency
 from .modules import GhostModule, ReducedLinear
 from .norms import reestimate_norms
 from .patterns import register_pattern
@@ -33,6 +35,7 @@ __all__ = [
     "GhostModule",
     "GhostifyError",
     "HubStudent",
+    "LatencyReport",
     "Recipe",
     "RecoveryReport",
     "ReducedLinear",
@@ -45,7 +48,9 @@ __all__ = [
     "create_model",
     "distill",
     "evaluate",
+    "export",
     "fold",
+    "latency",
     "list_models",
     "load",
     "reestimate_norms",

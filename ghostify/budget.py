@@ -15,9 +15,9 @@ from .allocate import Option, allocate
 from .checks import check_choice
 from .costs import count_params, measure
 from .errors import ArgumentError, ArgumentTypeError, UnsupportedModelError
-from .latency import LatencyCosts
 from .plan import GhostConfig, PlannedSite, make_plan, nothing_to_convert
 from .sensitivity_result import Sensitivity
+from .site_latency import LatencyCosts
 from .site_losses import MeasuredLosses, WeightProxy
 from .sites import Site
 from .zoo import as_arguments, example_input

@@ -180,14 +180,13 @@ class ChannelOrders:
             changed = False
             for stream in self.streams:
                 for cat in stream.cats:
-                    parts = [self.of[source] for source in cat.args[0]]
+                    parts = [self.of[source] for source in _parts(cat)]
                     makers = len(stream.cats) + len(stream.ghosts) + len(stream.free)
-                    unknown = any(part.channels is None and not part.cats for part in parts)
-                    if (stream.fixed or makers > 1 or unknown) and not all(part.fixed for part in parts):
-                        for part in parts:
-                            part.fixed = part.fixed or f"{_told(cat)} joins it to channels whose order is fixed"
-                        stream.fixed = stream.fixed or f"{_told(cat)} joins channels of a fixed order"
-                        changed = True
+                    unknown = any(self._count(part) is None for part in parts)
+                    if stream.fixed or makers > 1 or unknown:
+                        for one in (stream, *parts):
+                            changed = changed or not one.fixed
+                            one.fixed = one.fixed or f"{_told(cat)} joins channels whose order is fixed"
         for node in self.nodes:
             stream = self.of[node]
             if not stream.settled and not stream.fixed:
@@ -196,11 +195,12 @@ class ChannelOrders:
     def _choose(self, stream: Stream) -> None:
         stream.settled = True
         if stream.cats:
-            stream.order, stream.channels = self._joined(stream.cats[0])
+            stream.order = self._joined(stream.cats[0])
             return
         if not stream.ghosts:
             return
-        made = [self.modules[str(node.target)].made for node in stream.ghosts]
+        ghosts: list[Any] = [self.modules[str(node.target)] for node in stream.ghosts]
+        made: list[Tensor] = [ghost.made for ghost in ghosts]
         best, same = Counter(tuple(order.tolist()) for order in made).most_common(1)[0]
         restores = len({value for value, _ in stream.needs})
         if restores > same or (restores == same and not stream.pooled):
@@ -209,17 +209,32 @@ class ChannelOrders:
         order = torch.tensor(best)
         stream.order = None if torch.equal(order, torch.arange(len(order))) else order
 
-    def _joined(self, cat: fx.Node) -> tuple[Tensor | None, int]:
+    def _count(self, stream: Stream) -> int | None:
+        """Channels of a stream, where known."""
+        if stream.channels is None and stream.cats:
+            counts = [self._count(self.of[source]) for source in _parts(stream.cats[0])]
+            stream.channels = None if None in counts else sum(map(int, counts))  # type: ignore[arg-type]
+        return stream.channels
+
+    def _joined(self, cat: fx.Node) -> Tensor | None:
+        """The order of what a concatenation joins."""
         offset, orders, moved = 0, [], False
-        for source in cat.args[0]:  # type: ignore[union-attr]
-            part = self.of[source]  # type: ignore[index]
+        for source in _parts(cat):
+            part = self.of[source]
             if not part.settled and not part.fixed:
                 self._choose(part)
-            assert part.channels is not None
+            channels = self._count(part)
+            assert channels is not None
             moved = moved or part.order is not None
-            orders.append(offset + (torch.arange(part.channels) if part.order is None else part.order))
-            offset += part.channels
-        return (torch.cat(orders) if moved else None), offset
+            orders.append(offset + (torch.arange(channels) if part.order is None else part.order))
+            offset += channels
+        return torch.cat(orders) if moved else None
+
+
+def _parts(cat: fx.Node) -> list[fx.Node]:
+    """What a concatenation joins."""
+    joined: Any = cat.args[0]
+    return list(joined)
 
 
 def _keeps_places(node: fx.Node) -> bool:

@@ -6,7 +6,7 @@ what it swaps and what it never allocates: the dense weights of a converted conv
 
 import copy
 from collections.abc import Callable, Mapping
-from typing import TypeVar
+from typing import Any, TypeVar, cast
 
 import torch
 from torch import Tensor, nn
@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from .errors import UnsupportedModelError
 
 M = TypeVar("M", bound=nn.Module)
+T = TypeVar("T")
 
 
 def copy_swapped(model: M, swaps: Mapping[nn.Module, nn.Module]) -> M:
@@ -61,6 +62,15 @@ def copy_to_meta(model: M) -> M:
         empty = torch.empty_like(t, device="meta")
         memo[id(t)] = nn.Parameter(empty, t.requires_grad) if isinstance(t, nn.Parameter) else empty
     return _deepcopy(model, memo)
+
+
+def channels_last(value: T) -> T:
+    """A module, or maps (N, C, H, W), in the layout that processors run convolutions in fastest; in place on a module."""
+    if isinstance(value, nn.Module):
+        cast(Any, value).to(memory_format=torch.channels_last)
+    elif isinstance(value, Tensor) and value.dim() == 4:
+        return value.contiguous(memory_format=torch.channels_last)  # type: ignore[return-value]
+    return value
 
 
 def _clear_hooks(module: nn.Module) -> None:

@@ -1,100 +1,273 @@
-"""Latency of the layers at a site, on this machine and as they would run in eager mode."""
+"""latency(): networks timed side by side, on what they may run on."""
 
+import platform
 import statistics
 import time
-from collections.abc import Callable, Sequence
-from dataclasses import replace
-from typing import Any
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from typing import TYPE_CHECKING, Any
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 
+from .checks import whole_number
+from .convert import check_model
 from .copying import copy_without_hooks
-from .initialize import make_ghost
-from .modules import ReducedLinear
-from .plan import PlannedSite
-from .sites import Site
+from .costs import measure
+from .errors import ArgumentError, ArgumentTypeError
+from .fold import FoldReport
+from .fold import fold as fold_model
+from .progress import site_bar
+from .runtimes import RUNTIMES, Run, Runtime, runtime_named
+from .text import plain
+from .zoo import as_arguments, example_input
 
-REPEATS = 7
-LEAST_SECONDS = 0.02  # that one repeat takes, so that the clock's grain and a hiccup count little
-TIMED = (0.25, 0.4, 0.55, 0.7, 0.85)  # shares of intrinsic channels that are timed; what lies between is interpolated
+if TYPE_CHECKING:
+    import pandas as pd
+    from rich.console import Console, ConsoleOptions, RenderResult
+
+WARM_UP = 3
+LEAST_SECONDS = 0.02  # of one repeat: as many calls as that takes
 
 
-class LatencyCosts:
-    """Seconds of each site in one forward pass, and of the whole model.
+@dataclass(frozen=True)
+class Timing:
+    """One network on one runtime at one batch size.
 
-    Args:
-        model: the original.
-        sites: places that are to be timed.
-        arguments: of its forward; batch size and device are what latency is wanted for.
+    Attributes:
+        seconds, low, high: of one batch: median, and quartiles, over repeats.
+        flops: multiply-adds for one input.
+        flops_ratio, latency_ratio: the first network's over this one's: how many times fewer, how many times faster.
+        problem: why there are no seconds.
     """
 
-    def __init__(self, model: nn.Module, sites: Sequence[Site], arguments: tuple[Any, ...]):
-        quiet = copy_without_hooks(model).eval()
-        self.inputs: dict[str, Tensor] = {}
-        handles = []
-        for site in sites:
-            handles.append(quiet.get_submodule(site.name).register_forward_pre_hook(self._note(site.name)))
+    model: str
+    runtime: str
+    batch_size: int
+    flops: int
+    flops_ratio: float
+    seconds: float | None = None
+    low: float | None = None
+    high: float | None = None
+    latency_ratio: float | None = None
+    problem: str | None = None
+
+
+@dataclass(frozen=True)
+class LatencyReport:
+    """What :func:`ghostify.latency` measured.
+
+    Attributes:
+        timings: for each runtime, batch size and network.
+        threads: that each runtime was given.
+        machine: processor and versions.
+    """
+
+    timings: tuple[Timing, ...]
+    threads: int
+    machine: str
+
+    def to_frame(self) -> "pd.DataFrame":
+        """A DataFrame with a row for each timing."""
+        import pandas as pd
+
+        return pd.DataFrame([asdict(timing) for timing in self.timings])
+
+    def summary(self) -> str:
+        """Threads and machine."""
+        return f"{self.threads} threads, {self.machine}. Median of a batch (quartiles); FLOPs are multiply-adds for one input."
+
+    def __str__(self) -> str:
+        return plain(self, 140)
+
+    def __rich_console__(self, console: "Console", options: "ConsoleOptions") -> "RenderResult":
+        from rich.table import Table
+
+        table = Table(box=None, pad_edge=False)
+        for title in ("runtime", "batch", "model"):
+            table.add_column(title)
+        for title in ("latency", "times faster", "times fewer FLOPs"):
+            table.add_column(title, justify="right")
+        for t in self.timings:
+            if t.seconds is None or t.low is None or t.high is None:
+                told, faster = str(t.problem), ""
+            else:
+                told = f"{_told(t.seconds)} ({_told(t.low)} to {_told(t.high)})"
+                faster = f"{t.latency_ratio:.2f}"
+            table.add_row(t.runtime, str(t.batch_size), t.model, told, faster, f"{t.flops_ratio:.2f}")
+        yield table
+        yield ""
+        yield self.summary()
+
+
+def latency(
+    models: Mapping[str, nn.Module] | Sequence[nn.Module] | nn.Module,
+    input_size: Any = None,
+    *,
+    runtimes: Sequence[str] | None = None,
+    batch_sizes: Sequence[int] = (1, 8),
+    threads: int | None = None,
+    repeats: int = 20,
+    fold: bool = True,
+    progress: bool = False,
+) -> LatencyReport:
+    """Time networks side by side in one process, taking turns.
+
+    Args:
+        models: networks by name, the one that all are compared with first; or in a list; or one alone.
+        input_size: shape of one input, such as ``(3, 224, 224)``; None where the first model is one of timm or torchvision.
+        runtimes: of ``"eager"``, ``"channels_last"``, ``"compile"``, ``"onnxruntime"``, ``"openvino"``, ``"cuda"`` and
+            ``"cuda_compile"``; None for all. One that can't be used here is listed with the reason.
+        batch_sizes: of the inputs.
+        threads: of each runtime; None for torch's number.
+        repeats: rounds in which each network runs once, or so many times that it takes 20 ms.
+        fold: fold all of the networks first (:func:`ghostify.fold`), as one would for use.
+        progress: show a progress bar.
+
+    Returns:
+        Median and quartiles, and the ratios of latency and of FLOPs beside each other.
+
+    Raises:
+        ArgumentError, ArgumentTypeError: a setting that can't be used.
+
+    Example:
+        >>> print(ghostify.latency({"dense": resnet50, "student": student}, runtimes=["eager", "openvino"]))
+    """
+    named = _named(models)
+    chosen = [runtime_named(name) for name in (RUNTIMES if runtimes is None else runtimes)]
+    sizes = [whole_number("batch_sizes", size, 1) for size in batch_sizes]
+    repeats = whole_number("repeats", repeats, 1)
+    threads = torch.get_num_threads() if threads is None else whole_number("threads", threads, 1)
+    example = _example(next(iter(named.values())), input_size)
+    flops = {name: measure(model, (example,)).flops for name, model in named.items()}
+    ready = {name: _ready(model, fold) for name, model in named.items()}
+    timings: list[Timing] = []
+    with _threads(threads), site_bar("timing", len(chosen) * len(sizes), progress) as advance:
+        for runtime in chosen:
+            for size in sizes:
+                timings += _timed(runtime, size, ready, flops, example, threads, repeats)
+                advance(f"{runtime.name}, batch {size}")
+    return LatencyReport(tuple(timings), threads, _machine())
+
+
+def _named(models: Any) -> dict[str, nn.Module]:
+    if isinstance(models, nn.Module):
+        models = [models]
+    if not isinstance(models, Mapping):
+        if not isinstance(models, Sequence) or isinstance(models, str):
+            raise ArgumentTypeError(f"models must be networks by name, or in a list, not {type(models).__name__}")
+        lone = len(models) == 1
+        models = {f"{'' if lone else f'{i}: '}{type(model).__name__}": model for i, model in enumerate(models)}
+    if not models:
+        raise ArgumentError("models is empty: give at least one network")
+    for name, model in models.items():
+        if not isinstance(model, nn.Module):
+            raise ArgumentTypeError(f"models[{name!r}] must be a torch.nn.Module, not {type(model).__name__}")
+        check_model(model)
+    return dict(models)
+
+
+def _example(model: nn.Module, input_size: Any) -> Tensor:
+    arguments = example_input(model) if input_size is None else as_arguments(model, (1, *_sizes(input_size)))
+    if arguments is None or len(arguments) != 1 or not isinstance(arguments[0], Tensor):
+        raise ArgumentError(
+            f"latency needs an input_size such as (3, 224, 224): {type(model).__name__} does not say what it takes"
+        )
+    return arguments[0]
+
+
+def _sizes(given: Any) -> tuple[int, ...]:
+    if not isinstance(given, (tuple, list)) or not all(type(size) is int for size in given):
+        raise ArgumentTypeError(f"input_size must be the shape of one input, such as (3, 224, 224), not {given!r}")
+    return tuple(given)
+
+
+def _ready(model: nn.Module, fold: bool) -> nn.Module:
+    if fold and not isinstance(getattr(model, "folding", None), FoldReport):
+        return fold_model(model)
+    return copy_without_hooks(model).eval()
+
+
+def _timed(
+    runtime: Runtime,
+    size: int,
+    models: Mapping[str, nn.Module],
+    flops: Mapping[str, int],
+    example: Tensor,
+    threads: int,
+    repeats: int,
+) -> Iterator[Timing]:
+    first = next(iter(models))
+    x = torch.randn(size, *example.shape[1:], generator=torch.Generator().manual_seed(0)).to(example.dtype)
+    problems: dict[str, str] = {}
+    runs: dict[str, Run] = {}
+    missing = runtime.missing()
+    for name, model in models.items():
+        if missing:
+            problems[name] = missing
+            continue
         try:
-            with torch.no_grad():
-                quiet(*arguments)
-        finally:
-            for handle in handles:
-                handle.remove()
-        self.known: dict[tuple[Any, ...], float] = {}
-        self.total = seconds_of(lambda: quiet(*arguments))
-
-    def _note(self, name: str) -> Any:
-        def hook(module: nn.Module, inputs: tuple[Tensor, ...]) -> None:
-            self.inputs[name] = torch.randn_like(inputs[0])
-
-        return hook
-
-    def dense(self, site: Site) -> float:
-        layers = [site.module, site.norm if site.norm_name else None, site.act if site.act_name else None]
-        return self._seconds(site, "dense", lambda: nn.Sequential(*(layer for layer in layers if layer is not None)))
-
-    def ghost(self, planned: PlannedSite) -> float:
-        conv: Any = planned.site.module
-        if planned.site.kind == "linear":
-            return self._seconds(
-                planned.site, f"rank {planned.intrinsic}", lambda: ReducedLinear.from_linear(conv, planned.intrinsic)
-            )
-        timed = sorted({max(1, round(share * conv.out_channels / conv.groups)) * conv.groups for share in TIMED})
-        seconds = [self._ghost(replace(planned, intrinsic=m)) for m in timed if m < conv.out_channels]
-        return float(np.interp(planned.intrinsic, timed[: len(seconds)], seconds))
-
-    def _ghost(self, planned: PlannedSite) -> float:
-        kind = f"{planned.intrinsic} {planned.cheap} {planned.dw_size}"
-        return self._seconds(planned.site, kind, lambda: make_ghost(planned, init="random"))
-
-    def _seconds(self, site: Site, kind: str, build: Any) -> float:
-        """Sites of the same shape take the same time."""
-        if site.name not in self.inputs:
-            return 0.0  # never runs in evaluation mode
-        x = self.inputs[site.name]
-        module: Any = site.module
-        key = (kind, site.layers, tuple(x.shape), x.dtype, tuple(module.weight.shape), getattr(module, "stride", 1))
-        if key not in self.known:
-            layers = copy_without_hooks(build()).eval()
-            with torch.no_grad():
-                self.known[key] = seconds_of(lambda: layers(x))
-        return self.known[key]
+            runs[name] = runtime.prepare(model, x, threads)
+            runs[name](x)
+        except Exception as error:  # whatever a runtime says of a network that it can't take
+            problems[name] = (str(error).strip() or type(error).__name__).splitlines()[0][:200]
+            runs.pop(name, None)
+    seconds = _in_turns(runs, x, repeats)
+    for name in models:
+        told = (name, runtime.name, size, flops[name], flops[first] / max(1, flops[name]))
+        if name in problems:
+            yield Timing(*told, problem=problems[name])
+            continue
+        low, median, high = _quartiles(seconds[name])
+        ratio = None if first not in seconds else statistics.median(seconds[first]) / median
+        yield Timing(*told, median, low, high, ratio)
 
 
-@torch.no_grad()
-def seconds_of(run: Callable[[], Any]) -> float:
-    """Median time of one call, each repeat long enough to be timed."""
+def _in_turns(runs: Mapping[str, Run], x: Tensor, repeats: int) -> dict[str, list[float]]:
+    """Seconds of one call, for each repeat."""
+    calls = {}
+    for name, run in runs.items():
+        for _ in range(WARM_UP):
+            run(x)
+        calls[name] = max(1, round(LEAST_SECONDS / max(_seconds(run, x, 1), 1e-7)))
+    found: dict[str, list[float]] = {name: [] for name in runs}
+    for _ in range(repeats):
+        for name, run in runs.items():
+            found[name].append(_seconds(run, x, calls[name]))
+    return found
 
-    def timed(calls: int) -> float:
-        start = time.perf_counter()
-        for _ in range(calls):
-            run()
-        if torch.cuda.is_available():
-            torch.cuda.synchronize()
-        return (time.perf_counter() - start) / calls
 
-    timed(1)
-    calls = max(1, round(LEAST_SECONDS / max(timed(1), 1e-7)))
-    return statistics.median(timed(calls) for _ in range(REPEATS))
+def _seconds(run: Run, x: Tensor, calls: int) -> float:
+    start = time.perf_counter()
+    for _ in range(calls):
+        run(x)
+    if torch.cuda.is_available():
+        torch.cuda.synchronize()
+    return (time.perf_counter() - start) / calls
+
+
+def _quartiles(values: Sequence[float]) -> tuple[float, float, float]:
+    if len(values) == 1:
+        return values[0], values[0], values[0]
+    low, median, high = statistics.quantiles(values, n=4, method="inclusive")
+    return low, median, high
+
+
+@contextmanager
+def _threads(count: int) -> Iterator[None]:
+    before = torch.get_num_threads()
+    torch.set_num_threads(count)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
+
+
+def _machine() -> str:
+    gpu = f", {torch.cuda.get_device_name()}" if torch.cuda.is_available() else ""
+    return f"{platform.processor() or platform.machine()}{gpu}, torch {torch.__version__}"
+
+
+def _told(seconds: float) -> str:
+    return f"{seconds * 1e3:.3g} ms"

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from .checks import check_choice, whole_number
 from .convert import check_model
-from .copying import copy_shared
+from .copying import channels_last, copy_swapped
 from .errors import ArgumentError, ArgumentTypeError, UnsupportedModelError
 from .images import as_calls, peek
 from .losses import main_output
@@ -91,10 +91,10 @@ def sensitivity(
     tried = _numbers(ratios)
     plans = _plans(model, tried, cheap, dw_size)
     with as_usual(next(model.parameters()).device), torch.no_grad():
-        original = copy_shared(model).eval()
+        original = channels_last(copy_swapped(model, {})).eval()
         first, calls = peek(as_calls(images, original, max_images, batch_size))
         check_range(original, first, stacklevel=4)
-        held = list(calls)
+        held = [(tuple(map(channels_last, args)), kwargs) for args, kwargs in calls]
         classes = _classes(labels, held)
         scan = Scan(original, held, plans, cheap == "auto", outputs, classes, seed)
         header = Header(
@@ -108,9 +108,9 @@ def sensitivity(
             check_header(found, header, path)
             known = {(row.name, row.ratio) for row in found.rows}
             scan.plans = {
-                name: left
+                name: new
                 for name, ways in plans.items()
-                if (left := {ratio: planned for ratio, planned in ways.items() if (name, ratio) not in known})
+                if (new := {ratio: planned for ratio, planned in ways.items() if (name, ratio) not in known})
             }
             found = replace(found, header=replace(header, ratios=tuple(sorted({*found.header.ratios, *tried}))))
         left = list(scan.plans)

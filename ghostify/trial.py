@@ -24,10 +24,10 @@ from .errors import ArgumentError
 from .evaluation import evaluate
 from .files import write_text
 from .images import as_calls
-from .latency import seconds_of
 from .plan import GhostConfig
 from .recipe import recipe_of
 from .sensitivity_result import Sensitivity
+from .site_latency import seconds_of
 from .training_recipe import Recipe
 from .zoo import create_model
 

@@ -1,0 +1,235 @@
+"""export(): a network in the format of a runtime, compared with PyTorch before it is handed over."""
+
+import importlib.util
+import os
+import shutil
+import tempfile
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from .checks import check_choice, whole_number
+from .convert import check_model
+from .copying import copy_without_hooks
+from .errors import ArgumentError, ArgumentTypeError, GhostifyError
+from .fold import FoldReport
+from .fold import fold as fold_student
+from .images import as_calls
+from .runtimes import Run, onnx_session, openvino_request, tensors_of
+from .zoo import as_arguments
+from .zoo import example_input as known_input
+
+FORMATS = {"onnx": ".onnx", "torch": ".pt2", "openvino": ".xml"}
+NEEDS = {"onnx": ("onnx", "onnxscript", "onnxruntime"), "torch": (), "openvino": ("openvino",)}
+TOLERANCE = 1e-3  # of the largest output: runtimes sum in another order
+INT8_TOLERANCE = 0.3  # of the outputs' length
+
+
+def export(
+    student: nn.Module,
+    path: str | os.PathLike[str],
+    format: str | None = None,
+    *,
+    example_input: Any = None,
+    fold: bool = True,
+    dynamic_batch: bool = True,
+    int8: Any = None,
+    max_images: int = 256,
+) -> Path:
+    """Write a network for a runtime, read it back there, and compare.
+
+    Args:
+        student: a converted network, or any other, in whatever mode; it is exported in evaluation mode.
+        path: file to write, which appears only once the comparison went well. OpenVINO writes a ``.bin`` beside it.
+        format: ``"onnx"``, ``"torch"`` (``torch.export``) or ``"openvino"``; None to tell by the suffix ``.onnx``, ``.pt2`` or
+            ``.xml``.
+        example_input: a tensor (N, C, H, W), or a shape such as ``(1, 3, 224, 224)``. Not needed for models of timm and
+            torchvision.
+        fold: fold norms and channel orders first (:func:`ghostify.fold`).
+        dynamic_batch: let the batch size be whatever it is at run time.
+        int8: images, as for :func:`ghostify.calibrate`, to quantize weights and maps to 8 bits by, with the runtime's own tool:
+            ONNX Runtime's, or NNCF for OpenVINO.
+        max_images: of ``int8`` that are read.
+
+    Returns:
+        The path.
+
+    Raises:
+        ArgumentError, ArgumentTypeError: a format, path or input that can't be used; a package that is not installed.
+        GhostifyError: the network can't be exported, or gives other outputs there; nothing is written then.
+
+    Example:
+        >>> ghostify.export(student, "resnet50_ghost.onnx")
+    """
+    if not isinstance(student, nn.Module):
+        raise ArgumentTypeError(f"student must be a torch.nn.Module, not {type(student).__name__}")
+    check_model(student)
+    path = Path(path)
+    kind = _format(path, format, int8 is not None)
+    max_images = whole_number("max_images", max_images, 1)
+    example = _example(student, example_input)
+    model = student if isinstance(getattr(student, "folding", None), FoldReport) else copy_without_hooks(student).eval()
+    if fold:
+        model = model if hasattr(model, "folding") else fold_student(model)
+    images = None if int8 is None else [args[0] for args, _ in as_calls(int8, student, max_images, 16)]
+    with _written(path) as temporary:
+        run = _write(model, temporary, kind, example, dynamic_batch, images)
+        _compare(model, run, example, dynamic_batch, kind, images)
+    return path
+
+
+def _format(path: Path, format: str | None, int8: bool) -> str:
+    by_suffix = {suffix: kind for kind, suffix in FORMATS.items()}
+    kind = by_suffix.get(path.suffix) if format is None else format
+    if kind is None:
+        raise ArgumentError(f"path {str(path)!r} ends in none of {', '.join(by_suffix)}: name it so, or give format=")
+    check_choice("format", kind, tuple(FORMATS))
+    if path.suffix != FORMATS[kind]:
+        raise ArgumentError(f"path {str(path)!r} must end in {FORMATS[kind]!r} for format={kind!r}")
+    if int8 and kind == "torch":
+        raise ArgumentError("int8 goes with format='onnx' or 'openvino', whose tools do it")
+    needs = [*NEEDS[kind], *(["nncf"] if int8 and kind == "openvino" else [])]
+    absent = [package for package in needs if importlib.util.find_spec(package) is None]
+    if absent:
+        raise ArgumentError(f"format={kind!r} needs {' and '.join(absent)}: pip install 'ghostify[deploy]'")
+    return kind
+
+
+def _example(model: nn.Module, given: Any) -> Tensor:
+    arguments = known_input(model) if given is None else as_arguments(model, given)
+    if arguments is None:
+        raise ArgumentError(f"export needs an example_input: {type(model).__name__} does not say what it takes")
+    if len(arguments) != 1 or not isinstance(arguments[0], Tensor) or arguments[0].dim() < 2:
+        raise ArgumentError("export takes networks of one input, a tensor (N, C, ...)")
+    first = next(model.parameters(), None)
+    shape = (2, *arguments[0].shape[1:])  # 1 would be taken for a constant
+    generator = torch.Generator().manual_seed(0)
+    return torch.randn(shape, generator=generator).to(torch.float32 if first is None else first.dtype)
+
+
+@contextmanager
+def _written(path: Path) -> Iterator[Path]:
+    """A file of the same name in a folder beside, which is moved here, with what lies beside it, if all goes well."""
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        folder = Path(tempfile.mkdtemp(dir=path.parent, prefix=f".{path.name}"))
+    except OSError as error:
+        raise ArgumentError(f"{str(path)!r} can't be written: {error.strerror}") from error
+    try:
+        yield folder / path.name
+        for file in sorted(folder.iterdir(), key=lambda file: file.name == path.name):  # the file itself last
+            os.replace(file, path.parent / file.name)
+    except OSError as error:
+        raise ArgumentError(f"{str(path)!r} can't be written: {error.strerror or error}") from error
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def _write(model: nn.Module, path: Path, kind: str, example: Tensor, dynamic: bool, images: list[Tensor] | None) -> Run:
+    """Write the file, and read it back into its runtime."""
+    threads = torch.get_num_threads()
+    try:
+        if kind == "torch":
+            torch.export.save(_exported(model, example, dynamic), path)
+            loaded = torch.export.load(path).module()
+            return lambda x: tensors_of(loaded(x))
+        if kind == "onnx":
+            if images is None:
+                write_onnx(model, path, example, dynamic)
+            else:
+                _write_onnx_int8(model, path, example, dynamic, images)
+            return onnx_session(path, threads)
+        import openvino
+
+        made = to_openvino(model, example, dynamic)
+        if images is not None:
+            made = _openvino_int8(made, images)
+        openvino.save_model(made, path, compress_to_fp16=False)
+        return openvino_request(str(path), threads)
+    except (GhostifyError, OSError):
+        raise
+    except Exception as error:  # each exporter has its own kinds
+        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+        raise GhostifyError(f"{type(model).__name__} can't be exported as {kind}: {reason}") from error
+
+
+def _exported(model: nn.Module, example: Tensor, dynamic: bool) -> Any:
+    shapes = ({0: torch.export.Dim.AUTO},) if dynamic else None
+    return torch.export.export(model, (example,), dynamic_shapes=shapes)
+
+
+def write_onnx(model: nn.Module, path: Path, example: Tensor, dynamic: bool) -> None:
+    """Write an ONNX file by way of ``torch.export``."""
+    shapes = ({0: torch.export.Dim.AUTO},) if dynamic else None
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        torch.onnx.export(model, (example,), path, dynamo=True, dynamic_shapes=shapes, external_data=False, verbose=False)
+
+
+def to_openvino(model: nn.Module, example: Tensor, dynamic: bool) -> Any:
+    """A model of OpenVINO."""
+    import openvino
+
+    shape = [-1 if dynamic else len(example), *example.shape[1:]]
+    return openvino.convert_model(model, example_input=example, input=[shape])
+
+
+def _write_onnx_int8(model: nn.Module, path: Path, example: Tensor, dynamic: bool, images: list[Tensor]) -> None:
+    from onnxruntime.quantization import CalibrationDataReader, QuantFormat, quantize_static
+    from onnxruntime.quantization.shape_inference import quant_pre_process
+
+    class Reader(CalibrationDataReader):
+        def __init__(self, name: str):
+            self.batches = iter([{name: batch.cpu().numpy()} for batch in images])
+
+        def get_next(self) -> Any:
+            return next(self.batches, None)
+
+    whole, prepared = path.with_suffix(".whole"), path.with_suffix(".prepared")
+    write_onnx(model, whole, example, dynamic)
+    quant_pre_process(str(whole), str(prepared))
+    import onnxruntime
+
+    name = onnxruntime.InferenceSession(str(prepared), providers=["CPUExecutionProvider"]).get_inputs()[0].name
+    quantize_static(str(prepared), str(path), Reader(name), quant_format=QuantFormat.QDQ, per_channel=True)
+    whole.unlink()
+    prepared.unlink()
+
+
+def _openvino_int8(model: Any, images: list[Tensor]) -> Any:
+    import nncf
+
+    return nncf.quantize(model, nncf.Dataset([batch.cpu().numpy() for batch in images]))
+
+
+def _compare(model: nn.Module, run: Run, example: Tensor, dynamic: bool, kind: str, images: list[Tensor] | None) -> None:
+    """
+    Raises:
+        GhostifyError: the file gives other outputs.
+    """
+    generator = torch.Generator().manual_seed(1)
+    sizes = (1, 3) if dynamic else (len(example),)
+    inputs = [torch.randn(size, *example.shape[1:], generator=generator).to(example) for size in sizes]
+    if images is not None:
+        inputs = [batch.cpu() for batch in images]
+    for x in inputs:
+        with torch.no_grad():
+            wanted = tensors_of(model(x))
+        given = run(x)
+        if [tuple(t.shape) for t in wanted] != [tuple(t.shape) for t in given]:
+            raise GhostifyError(f"the {kind} file gives outputs of other shapes than PyTorch for a batch of {len(x)}")
+        for one, other in zip(wanted, given, strict=True):
+            difference = (one.float() - other.float()).abs()
+            if images is None:
+                off, most = float(difference.max() / one.float().abs().max().clamp_min(1e-12)), TOLERANCE
+            else:
+                off, most = float(difference.norm() / one.float().norm().clamp_min(1e-12)), INT8_TOLERANCE
+            if not off <= most:
+                raise GhostifyError(
+                    f"the {kind} file gives other outputs than PyTorch: {off:.2g} of their size, at most {most:g}"
+                )

@@ -1,0 +1,143 @@
+"""What a network can run on: PyTorch in several ways, ONNX Runtime, OpenVINO."""
+
+import copy
+import importlib.util
+import tempfile
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.utils._pytree import tree_flatten
+
+from .errors import ArgumentError
+
+Run = Callable[[Tensor], list[Tensor]]
+
+
+@dataclass(frozen=True)
+class Runtime:
+    """One way to run a network.
+
+    Attributes:
+        name: as :func:`ghostify.latency` takes it.
+        needs: packages to be installed.
+        prepare: ``prepare(model, example, threads)`` gives a function from an input of the example's shape to the outputs.
+        cuda: runs on a GPU.
+    """
+
+    name: str
+    needs: tuple[str, ...]
+    prepare: Callable[[nn.Module, Tensor, int], Run]
+    cuda: bool = False
+
+    def missing(self) -> str | None:
+        """Why it can't be used here; None if it can."""
+        absent = [package for package in self.needs if importlib.util.find_spec(package) is None]
+        if absent:
+            return f"not installed: pip install {' '.join(absent)}"
+        return "no GPU" if self.cuda and not torch.cuda.is_available() else None
+
+
+def _eager(model: nn.Module, example: Tensor, threads: int) -> Run:
+    return _torch(model)
+
+
+def _channels_last(model: nn.Module, example: Tensor, threads: int) -> Run:
+    layout = {4: torch.channels_last, 5: torch.channels_last_3d}.get(example.dim(), torch.contiguous_format)
+    run = _torch(copy.deepcopy(model).to(memory_format=layout))
+    return lambda x: run(x.contiguous(memory_format=layout))
+
+
+def _compile(model: nn.Module, example: Tensor, threads: int) -> Run:
+    compiled: Any = torch.compile(copy.deepcopy(model), options={"freezing": True} if example.device.type == "cpu" else None)
+    return _torch(compiled)
+
+
+def _cuda(model: nn.Module, example: Tensor, threads: int) -> Run:
+    layout = torch.channels_last if example.dim() == 4 else torch.contiguous_format
+    moved: Any = copy.deepcopy(model)
+    run = _torch(moved.to("cuda", memory_format=layout))
+    return lambda x: run(x.to("cuda").contiguous(memory_format=layout))
+
+
+def _cuda_compile(model: nn.Module, example: Tensor, threads: int) -> Run:
+    layout = torch.channels_last if example.dim() == 4 else torch.contiguous_format
+    moved: Any = copy.deepcopy(model)
+    run = _torch(torch.compile(moved.to("cuda", memory_format=layout), mode="max-autotune"))  # CUDA graphs included
+    return lambda x: run(x.to("cuda").contiguous(memory_format=layout))
+
+
+def _torch(model: Any) -> Run:
+    def run(x: Tensor) -> list[Tensor]:
+        with torch.no_grad():
+            return tensors_of(model(x))
+
+    return run
+
+
+def _onnxruntime(model: nn.Module, example: Tensor, threads: int) -> Run:
+    from .export import write_onnx
+
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "model.onnx"
+        write_onnx(model, path, example, dynamic=False)
+        return onnx_session(path, threads)
+
+
+def onnx_session(path: Path, threads: int) -> Run:
+    """An ONNX file in ONNX Runtime."""
+    import onnxruntime
+
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = threads
+    options.inter_op_num_threads = 1
+    session = onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
+    name = session.get_inputs()[0].name
+    return lambda x: [torch.from_numpy(value) for value in session.run(None, {name: x.numpy()})]
+
+
+def _openvino(model: nn.Module, example: Tensor, threads: int) -> Run:
+    from .export import to_openvino
+
+    return openvino_request(to_openvino(model, example, dynamic=False), threads)
+
+
+def openvino_request(model: Any, threads: int) -> Run:
+    """A model of OpenVINO, or the path of one, on the CPU in float32."""
+    import openvino
+
+    settings = {"INFERENCE_NUM_THREADS": threads, "PERFORMANCE_HINT": "LATENCY", "INFERENCE_PRECISION_HINT": "f32"}
+    request = openvino.compile_model(model, "CPU", settings).create_infer_request()
+    return lambda x: [torch.from_numpy(value) for value in request.infer({0: x.numpy()}, share_inputs=True).values()]
+
+
+RUNTIMES = {
+    runtime.name: runtime
+    for runtime in (
+        Runtime("eager", (), _eager),
+        Runtime("channels_last", (), _channels_last),
+        Runtime("compile", (), _compile),
+        Runtime("onnxruntime", ("onnx", "onnxscript", "onnxruntime"), _onnxruntime),
+        Runtime("openvino", ("openvino",), _openvino),
+        Runtime("cuda", (), _cuda, cuda=True),
+        Runtime("cuda_compile", (), _cuda_compile, cuda=True),
+    )
+}
+
+
+def runtime_named(name: Any) -> Runtime:
+    """
+    Raises:
+        ArgumentError: there is none of this name.
+    """
+    if name not in RUNTIMES:
+        raise ArgumentError(f"runtime must be one of {', '.join(map(repr, RUNTIMES))}, not {name!r}")
+    return RUNTIMES[name]
+
+
+def tensors_of(output: Any) -> list[Tensor]:
+    """The tensors in what a model returned, in order."""
+    return [leaf for leaf in tree_flatten(output)[0] if isinstance(leaf, Tensor)]
