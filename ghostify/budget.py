@@ -132,13 +132,13 @@ def plan_budget(
         ArgumentError: a target out of reach, with the range that is feasible; no input known; a sensitivity that was measured
             on another model or with other settings.
     """
-    if all(site.reason for site in sites if site.kind == "conv") and config.linear_ratio is None:
-        raise UnsupportedModelError(nothing_to_convert(model, [site.reason for site in sites if site.kind == "conv"]))
     if sensitivity is None or target.metric == "latency":
         _check_has_values(model, target)
     losses = WeightProxy() if sensitivity is None else MeasuredLosses(sensitivity, config, model)
     ratios = np.geomspace(LEAST, losses.most, LEVELS).tolist()
     plans = [make_plan(sites, replace(config, ratio=ratio)) for ratio in ratios]
+    if not any(planned.ratio for plan in plans for planned in plan):
+        raise UnsupportedModelError(nothing_to_convert(model, [planned.reason for planned in plans[-1]]))
     arguments = _arguments(model, example) if target.metric != "params" else ()
     fixed_sites = [planned for planned in plans[0] if planned.site.reason]
     plans = [[planned for planned in plan if not planned.site.reason] for plan in plans]

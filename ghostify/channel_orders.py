@@ -121,7 +121,8 @@ class ChannelOrders:
 
     def _module(self, node: fx.Node, module: Any) -> None:
         source = node.all_input_nodes[0] if len(node.all_input_nodes) == 1 else None
-        if source is None or str(node.target) in self.shared:
+        alone = str(node.target) not in self.shared or not any(True for _ in module.parameters())
+        if source is None or not alone:
             self._bar(node)
         elif isinstance(module, FoldedGhost):
             self._take(node, source, module.primary[0])
@@ -171,7 +172,8 @@ class ChannelOrders:
 
     def _along_channels(self, node: fx.Node) -> bool:
         dim = node.args[1] if len(node.args) > 1 else node.kwargs.get("dim", 0)
-        return dim == 1 and isinstance(node.args[0], (list, tuple)) and all(isinstance(n, fx.Node) for n in node.args[0])
+        joined = node.args[0] if isinstance(node.args[0], (list, tuple)) else [None]
+        return bool(dim == 1) and all(isinstance(one, fx.Node) for one in joined)
 
     def _settle(self) -> None:
         """An order for each stream, or the reason why it keeps the original one."""

@@ -8,7 +8,7 @@ from typing import Annotated, Any
 
 import typer
 
-from . import __version__, cli_sweep
+from . import __version__, cli_deploy, cli_sweep
 from .cli_options import (
     Cheap,
     DwSize,
@@ -28,6 +28,7 @@ from .cli_options import (
     make_student,
     parse_numbers,
     parse_shape,
+    print_report,
     save_figure,
     trained_network,
 )
@@ -99,7 +100,7 @@ def report(
     told = make_report(student, parse_shape(input_))
     if plot is not None:
         _save_plot(told, plot)
-    _print_report(told, as_json)
+    print_report(told, as_json)
 
 
 @app.command()
@@ -136,7 +137,7 @@ def convert(
     student = make_student(network, ratio, dw_size, cheap, set_, linear_ratio, target, sensitivity, input_, inplace=True)
     told = make_report(student, parse_shape(input_))
     save(student, out)
-    _print_report(told, as_json)
+    print_report(told, as_json)
     if not as_json:
         print(f"written: {out}")
 
@@ -191,7 +192,7 @@ def calibrate(
     save(student, out)
     if plot is not None:
         save_figure(told.plot, plot)
-    _print_report(told, as_json)
+    print_report(told, as_json)
     if not as_json:
         print(f"written: {out}")
 
@@ -231,7 +232,7 @@ def sensitivity(
     )  # fmt: skip
     if plot is not None:
         save_figure(found.plot, plot)
-    _print_report(found, as_json)
+    print_report(found, as_json)
     if not as_json:
         print(f"written: {out}")
 
@@ -299,13 +300,13 @@ def recover(
             save(small, made)
     told = distill(small, network, train, val=val, recipe=settings, out=out, resume=resume, workers=workers, progress=bar)
     if main_process:
-        _print_report(told, as_json)
+        print_report(told, as_json)
         if not as_json:
             print(f"written: {out / 'student.safetensors'}")
 
 
-app.command()(cli_sweep.sweep)
-app.command()(cli_sweep.pareto)
+for command in (cli_sweep.sweep, cli_sweep.pareto, cli_deploy.export, cli_deploy.bench):
+    app.command()(command)
 
 
 @app.command()
@@ -389,17 +390,6 @@ def _recipe(name: str, epochs: int | None, steps: int | None, minutes: float | N
     if (epochs, steps, minutes) == (None, None, None):
         return found
     return replace(found, epochs=epochs, steps=steps, minutes=minutes)
-
-
-def _print_report(told: Any, as_json: bool) -> None:
-    from rich.console import Console
-
-    if as_json:
-        print(told.to_json())
-    elif sys.stdout.isatty():
-        Console().print(told)
-    else:
-        print(told)
 
 
 def _save_plot(told: Any, path: Path) -> None:

@@ -172,3 +172,14 @@ def save_figure(draw: Any, path: Path) -> None:
         draw().figure.savefig(path, dpi=150)
     except (OSError, ValueError) as error:
         raise ArgumentError(f"--plot {str(path)!r} can't be written: {error}") from error
+
+
+def print_report(told: Any, as_json: bool) -> None:
+    from rich.console import Console
+
+    if as_json:
+        print(told.to_json())
+    elif sys.stdout.isatty():
+        Console().print(told)
+    else:
+        print(told)

@@ -1,6 +1,6 @@
 """FoldedGhost: a Ghost module for inference, its norms folded into its convolutions."""
 
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
@@ -25,7 +25,7 @@ class FoldedGhost(nn.Module):
         self.out_channels, self.intrinsic_channels = ghost.out_channels, ghost.intrinsic_channels
         self.primary, self.cheap = folded_chain(ghost.primary_conv), folded_chain(ghost.cheap_operation)
         self.intrinsic_act = ghost.intrinsic_act
-        self.used = ghost.cheap_operation[0].in_channels
+        self.used: int = cast(Any, ghost.cheap_operation[0]).in_channels
         self.channel_dim = ghost._channel_dim
         self.made = torch.cat(ghost.original_channels())  # the original channel that each map becomes, as they are made
         self.register_buffer("source", ghost.ghost_source)
@@ -37,8 +37,8 @@ class FoldedGhost(nn.Module):
     def set_order(self, wanted: Tensor) -> None:
         """Give the channels in another order: ``wanted[i]`` is the original channel at place i."""
         index = torch.argsort(self.made)[wanted]
-        device = self.primary[0].weight.device
-        self.order = None if torch.equal(index, torch.arange(len(index))) else index.to(device)
+        conv: Any = self.primary[0]
+        self.order = None if torch.equal(index, torch.arange(len(index))) else index.to(conv.weight.device)
 
     def permute_inputs(self, order: Tensor) -> None:
         """Take inputs whose channel i is the channel ``order[i]`` of before."""

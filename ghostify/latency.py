@@ -1,5 +1,6 @@
 """latency(): networks timed side by side, on what they may run on."""
 
+import json
 import platform
 import statistics
 import time
@@ -27,8 +28,7 @@ if TYPE_CHECKING:
     import pandas as pd
     from rich.console import Console, ConsoleOptions, RenderResult
 
-WARM_UP = 3
-LEAST_SECONDS = 0.02  # of one repeat: as many calls as that takes
+TURN = 0.1  # seconds at least that a network runs before the next has its turn; the first call of a turn is not counted
 
 
 @dataclass(frozen=True)
@@ -73,6 +73,10 @@ class LatencyReport:
         import pandas as pd
 
         return pd.DataFrame([asdict(timing) for timing in self.timings])
+
+    def to_json(self) -> str:
+        """All of it."""
+        return json.dumps(asdict(self), indent=1)
 
     def summary(self) -> str:
         """Threads and machine."""
@@ -121,7 +125,8 @@ def latency(
             ``"cuda_compile"``; None for all. One that can't be used here is listed with the reason.
         batch_sizes: of the inputs.
         threads: of each runtime; None for torch's number.
-        repeats: rounds in which each network runs once, or so many times that it takes 20 ms.
+        repeats: turns of each network. A turn is a tenth of a second or two calls, after one that finds the caches cold and is
+            not counted.
         fold: fold all of the networks first (:func:`ghostify.fold`), as one would for use.
         progress: show a progress bar.
 
@@ -226,15 +231,12 @@ def _timed(
 
 def _in_turns(runs: Mapping[str, Run], x: Tensor, repeats: int) -> dict[str, list[float]]:
     """Seconds of one call, for each repeat."""
-    calls = {}
-    for name, run in runs.items():
-        for _ in range(WARM_UP):
-            run(x)
-        calls[name] = max(1, round(LEAST_SECONDS / max(_seconds(run, x, 1), 1e-7)))
     found: dict[str, list[float]] = {name: [] for name in runs}
     for _ in range(repeats):
         for name, run in runs.items():
-            found[name].append(_seconds(run, x, calls[name]))
+            run(x)
+            calls = max(2, round(TURN / max(_seconds(run, x, 1), 1e-7)))
+            found[name].append(_seconds(run, x, calls))
     return found
 
 

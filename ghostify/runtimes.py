@@ -140,4 +140,4 @@ def runtime_named(name: Any) -> Runtime:
 
 def tensors_of(output: Any) -> list[Tensor]:
     """The tensors in what a model returned, in order."""
-    return [leaf for leaf in tree_flatten(output)[0] if isinstance(leaf, Tensor)]
+    return [leaf.detach() for leaf in tree_flatten(output)[0] if isinstance(leaf, Tensor)]

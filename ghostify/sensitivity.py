@@ -144,11 +144,9 @@ def _plans(model: nn.Module, ratios: Sequence[float], cheap: str, dw_size: int) 
         for planned in make_plan(sites, GhostConfig(ratio, dw_size, cheap)):
             if planned.ratio is not None:
                 plans.setdefault(planned.site.name, {})[ratio] = planned
-    convs = [site for site in sites if site.kind == "conv"]
-    if all(site.reason for site in convs):
-        raise UnsupportedModelError(nothing_to_convert(model, [site.reason for site in convs]))
     if not plans:
-        raise UnsupportedModelError(f"model {type(model).__name__} has no site that can be converted at these ratios")
+        reasons = [planned.reason for planned in make_plan(sites, GhostConfig(max(ratios), dw_size, cheap))]
+        raise UnsupportedModelError(nothing_to_convert(model, reasons))
     return {site.name: plans[site.name] for site in sites if site.name in plans}
 
 

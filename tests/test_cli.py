@@ -313,3 +313,20 @@ def test_factory_weights_mismatch(monkeypatch, capsys, folder):
     )
     assert code == 2
     assert "another architecture" in err.replace("\n", " ")
+
+
+def test_export_and_bench(monkeypatch, capsys, folder):
+    model = ["--factory", "mynets:build"]
+    assert run(monkeypatch, capsys, "convert", *model, "--out", "s.safetensors")[0] == 0
+    code, out, _ = run(monkeypatch, capsys, "export", "s.safetensors", *model, "--input", "1x3x16x16", "--out", "s.pt2")
+    assert code == 0
+    assert "same outputs" in out
+    assert torch.export.load(folder / "s.pt2").module()(torch.randn(3, 3, 16, 16)).shape[0] == 3
+    code, _, error = run(monkeypatch, capsys, "export", "s.safetensors", "--input", "1x3x16x16", "--out", "s.pt2")
+    assert (code, "factory" in error) == (2, True)
+    options = ["--input", "1x3x16x16", "--runtimes", "eager,channels_last", "--batch-sizes", "1,2", "--repeats", "1", "--json"]
+    code, out, _ = run(monkeypatch, capsys, "bench", *model, *options)
+    assert code == 0
+    assert len(json.loads(out)["timings"]) == 8
+    code, _, error = run(monkeypatch, capsys, "bench", *model, "--batch-sizes", "1.5")
+    assert (code, "whole numbers" in error) == (2, True)

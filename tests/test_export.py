@@ -1,0 +1,134 @@
+"""export(): the file gives what PyTorch gives, whatever the batch; errors leave no file."""
+
+import pytest
+import torch
+import torchvision
+from conftest import Residual, randomize
+from torch import nn
+
+import ghostify
+from ghostify.runtimes import RUNTIMES, onnx_session, openvino_request
+
+SHAPE = (1, 3, 16, 16)
+
+
+@pytest.fixture(scope="module")
+def student():
+    torch.manual_seed(0)
+    return ghostify.convert(randomize(Residual(32)), 2, cheap="auto").eval()
+
+
+def reloaded(path):
+    if path.suffix == ".onnx":
+        return onnx_session(path, 1)
+    if path.suffix == ".xml":
+        return openvino_request(str(path), 1)
+    module = torch.export.load(path).module()
+    return lambda x: [module(x)]
+
+
+def needs(name):
+    missing = RUNTIMES[name].missing()
+    return pytest.mark.skipif(missing is not None, reason=str(missing))
+
+
+FILES = [
+    pytest.param("s.onnx", marks=needs("onnxruntime")),
+    pytest.param("s.xml", marks=needs("openvino")),
+    "s.pt2",
+]
+
+
+@pytest.mark.parametrize("name", FILES)
+@pytest.mark.parametrize("fold", [True, False])
+def test_the_file_gives_what_the_student_gives(student, tmp_path, name, fold):
+    path = ghostify.export(student, tmp_path / name, example_input=SHAPE, fold=fold)
+    assert path == tmp_path / name
+    run = reloaded(path)
+    for size in (1, 5):
+        x = torch.randn(size, *SHAPE[1:])
+        with torch.no_grad():
+            torch.testing.assert_close(run(x)[0], student(x), rtol=1e-3, atol=1e-4)
+    assert not [file for file in tmp_path.iterdir() if file.name.startswith(".")]
+
+
+@pytest.mark.parametrize("name", FILES[:2])
+def test_networks_of_the_zoo(tmp_path, name):
+    torch.manual_seed(0)
+    model = ghostify.convert(randomize(torchvision.models.mobilenet_v3_small(num_classes=5)), 2).eval()
+    run = reloaded(ghostify.export(model, tmp_path / name))
+    x = torch.randn(2, 3, 224, 224)
+    with torch.no_grad():
+        torch.testing.assert_close(run(x)[0], model(x), rtol=1e-3, atol=1e-4)
+
+
+@pytest.mark.parametrize("name", FILES[:2])
+def test_eight_bits(tmp_path, name):
+    if name == "s.xml":
+        pytest.importorskip("nncf")
+    torch.manual_seed(0)
+    model = randomize(Residual(32)).eval()
+    images = torch.randn(32, *SHAPE[1:])
+    small = ghostify.convert(model, 2, cheap="auto").eval()
+    run = reloaded(ghostify.export(small, tmp_path / name, example_input=SHAPE, int8=images))
+    with torch.no_grad():
+        wanted = small(images)
+    given = run(images)[0]
+    assert not torch.equal(given, wanted)
+    assert float((given - wanted).norm() / wanted.norm()) < 0.3
+
+
+def test_a_file_that_differs_is_an_error_and_is_not_left(student, tmp_path, monkeypatch):
+    import sys
+
+    monkeypatch.setattr(sys.modules["ghostify.export"], "fold_student", lambda model: Residual(32).eval())
+    before = tmp_path / "s.pt2"
+    before.write_text("mine")
+    wrong = sys.modules["ghostify.export"]._write
+    monkeypatch.setattr(
+        sys.modules["ghostify.export"], "_write", lambda *args: (lambda run: lambda x: [run(x)[0] + 1])(wrong(*args))
+    )
+    with pytest.raises(ghostify.GhostifyError, match="gives other outputs than PyTorch"):
+        ghostify.export(student, before, example_input=SHAPE)
+    assert before.read_text() == "mine"
+    assert [file.name for file in tmp_path.iterdir()] == ["s.pt2"]
+
+
+class Odd(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.conv = nn.Conv2d(3, 8, 3)
+
+    def forward(self, x):
+        return self.conv(x) if bool(x.sum() > 1e9) else self.conv(x) + 1
+
+
+BAD = {
+    "no model": (lambda s, d: ghostify.export(3, d / "a.onnx"), "student must be"),
+    "suffix": (lambda s, d: ghostify.export(s, d / "a.tflite"), "ends in none of .onnx, .pt2, .xml"),
+    "format": (lambda s, d: ghostify.export(s, d / "a.onnx", "tflite"), "format must be one of"),
+    "both": (lambda s, d: ghostify.export(s, d / "a.onnx", "torch"), "must end in '.pt2'"),
+    "no input": (lambda s, d: ghostify.export(s, d / "a.pt2"), "needs an example_input: Residual"),
+    "int8": (lambda s, d: ghostify.export(s, d / "a.pt2", int8=torch.rand(2, 3, 16, 16)), "int8 goes with format"),
+    "shape": (lambda s, d: ghostify.export(s, d / "a.pt2", example_input=(1, 0, 3, 3)), "size below 1"),
+    "control flow": (lambda s, d: ghostify.export(Odd(), d / "a.pt2", example_input=SHAPE), "Odd can't be exported as torch"),
+    "folder": (lambda s, d: ghostify.export(s, d / "file" / "a.pt2", example_input=SHAPE), "can't be written"),
+}
+
+
+@pytest.mark.parametrize("name", BAD)
+def test_bad_input_writes_nothing(student, tmp_path, name):
+    (tmp_path / "file").write_text("a file")
+    call, message = BAD[name]
+    with pytest.raises(ghostify.GhostifyError, match=message):
+        call(student, tmp_path)
+    assert [file.name for file in tmp_path.iterdir()] == ["file"]
+
+
+def test_what_is_not_installed_is_said(student, tmp_path, monkeypatch):
+    import importlib.util
+
+    find = importlib.util.find_spec
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None if name == "onnxscript" else find(name))
+    with pytest.raises(ghostify.ArgumentError, match=r"needs onnxscript: pip install 'ghostify\[deploy\]'"):
+        ghostify.export(student, tmp_path / "a.onnx", example_input=SHAPE)
