@@ -39,6 +39,7 @@ def calibrate(
     steps: int = 400,
     lr: float = 2e-2,
     copies: int | None = None,
+    align: bool = False,
     seed: int = 0,
     progress: bool = False,
 ) -> CalibrationReport:
@@ -68,6 +69,8 @@ def calibrate(
         copies: how often each image is used once more, mirrored and shifted by up to an eighth; 0 for images that mean
             something else then. None: with ``"block"`` up to three, as long as that makes 1,024 images at most, with
             ``"least_squares"`` none. Only (N, C, H, W) tensors are copied.
+        align: give layers whose outputs are added to each other the same intrinsic channels, so that :func:`ghostify.fold` need
+            not restore the order of channels after any of them. For students that are to be fast.
         seed: of the positions that wide layers sample and of the order of batches.
         progress: show a progress bar.
 
@@ -92,7 +95,7 @@ def calibrate(
         raise ArgumentError(f"ridge must be a number above 0, not {ridge!r}")
     if not (isinstance(lr, (int, float)) and 0 < lr < float("inf")):
         raise ArgumentError(f"lr must be a number above 0, not {lr!r}")
-    settings = Settings(ridge=float(ridge), seed=seed)
+    settings = Settings(ridge=float(ridge), align=bool(align), seed=seed)
     blocks = BlockSettings(steps, float(lr), seed=seed) if method == "block" else None
     return calibrate_with(student, teacher, images, settings, blocks, max_images, batch_size, progress, copies)
 

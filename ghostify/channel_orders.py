@@ -6,7 +6,6 @@ take them so: convolutions and fully connected layers do, by permuting their wei
 """
 
 import operator
-from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -202,8 +201,8 @@ class ChannelOrders:
         if not stream.ghosts:
             return
         ghosts: list[Any] = [self.modules[str(node.target)] for node in stream.ghosts]
-        made: list[Tensor] = [ghost.made for ghost in ghosts]
-        best, same = Counter(tuple(order.tolist()) for order in made).most_common(1)[0]
+        able = {tuple(ghost.made.tolist()): sum(one.can_make(ghost.made) for one in ghosts) for ghost in ghosts}
+        best, same = max(able.items(), key=lambda pair: pair[1])
         restores = len({value for value, _ in stream.needs})
         if restores > same or (restores == same and not stream.pooled):
             stream.fixed = f"{_told(stream.needs[0][1])} needs the original order"

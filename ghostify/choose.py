@@ -1,9 +1,51 @@
 """Choose intrinsic channels and the source of each ghost from second moments of the teacher's own maps."""
 
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
 import torch
 from torch import Tensor
 
 from .initialize import choose_sources
+
+if TYPE_CHECKING:
+    from .modules import GhostModule
+
+
+@dataclass
+class Partition:
+    """Which channels are intrinsic in all layers whose outputs are added to each other, as the first that is fitted has them.
+
+    Their channels can then stand in one order, which no layer has to restore (:func:`ghostify.fold`).
+
+    Attributes:
+        intrinsic: in increasing order; None before the first is fitted.
+        sources: for each other channel, in increasing order, the position in ``intrinsic`` of the map it is made from, as the
+            first depthwise layer has them.
+    """
+
+    intrinsic: Tensor | None = None
+    sources: Tensor | None = None
+
+    def binds(self, m: int) -> bool:
+        """Whether a layer with m intrinsic channels is to keep to it."""
+        return self.intrinsic is not None and len(self.intrinsic) == m
+
+    def learn(self, module: "GhostModule") -> None:
+        """From a layer that was fitted."""
+        intrinsic, sources = by_channel(module)
+        if self.intrinsic is None:
+            self.intrinsic = intrinsic
+        if sources is not None and self.sources is None and torch.equal(intrinsic, self.intrinsic):
+            self.sources = sources
+
+
+def by_channel(module: "GhostModule") -> tuple[Tensor, Tensor | None]:
+    """Intrinsic channels in increasing order; the position there of each depthwise ghost's source, ghosts so, too."""
+    kept, made = module.original_channels()
+    order = kept.argsort()
+    sources = order.argsort()[module.source_positions()][made.argsort()] if module.cheap == "depthwise" else None
+    return kept[order], sources
 
 
 class MapMoments:
@@ -59,14 +101,48 @@ class MapMoments:
         return self.cross[self.taps // 2] / self.count - taps[:, None] * mean
 
 
-def choose_depthwise(maps: MapMoments, m: int, groups: int) -> tuple[Tensor, Tensor, float]:
+def choose_depthwise(maps: MapMoments, m: int, groups: int, partition: Partition | None = None) -> tuple[Tensor, Tensor, float]:
     """Intrinsic channels and sources such that little variance of the maps after their activation is left unexplained, and
     how much is."""
     cost = maps.unexplained().float().cpu()
-    intrinsic, sources = choose_sources(cost.clone(), m, groups)
+    if partition is None or partition.intrinsic is None:
+        intrinsic, sources = choose_sources(cost.clone(), m, groups)
+    else:
+        intrinsic = partition.intrinsic
+        sources = assign_sources(cost, intrinsic) if partition.sources is None else partition.sources
     ghost = torch.ones(len(cost), dtype=torch.bool)
     ghost[intrinsic] = False
     return intrinsic, sources, float(cost[ghost, intrinsic[sources]].sum())
+
+
+def assign_sources(cost: Tensor, intrinsic: Tensor) -> Tensor:
+    """(n - m,) for each other channel, in increasing order, a position in ``intrinsic``; the cheapest pair first, and as many
+    ghosts for each intrinsic map as :func:`ghostify.initialize.choose_sources` gives it at most."""
+    others = torch.ones(len(cost), dtype=torch.bool)
+    others[intrinsic] = False
+    rest = cost[others][:, intrinsic].clone()
+    ghosts, m = rest.shape
+    room = torch.full((m,), -(-ghosts // m))
+    sources = torch.full((ghosts,), -1)
+    while bool((sources < 0).any()):
+        best, where = rest.min(1)
+        for j in best.argsort(stable=True).tolist():
+            if sources[j] < 0 and room[where[j]] > 0:
+                sources[j] = where[j]
+                room[where[j]] -= 1
+        rest[:, room == 0] = torch.inf
+        rest[sources >= 0] = torch.inf
+    return sources
+
+
+def left_by(covariance: Tensor, intrinsic: Tensor) -> float:
+    """The variance of the other maps that those of ``intrinsic`` leave unexplained."""
+    others = torch.ones(len(covariance), dtype=torch.bool)
+    others[intrinsic] = False
+    total = covariance.double().cpu()
+    own, cross = total[intrinsic][:, intrinsic], total[intrinsic][:, others]
+    own = own + (1e-6 * own.diagonal().mean().clamp_min(1e-30)) * torch.eye(len(own)).to(own)
+    return float((total.diagonal()[others] - (cross * torch.linalg.solve(own, cross)).sum(0)).clamp_min(0).sum())
 
 
 def choose_pointwise(covariance: Tensor, m: int, groups: int = 1) -> tuple[Tensor, float]:

@@ -7,6 +7,7 @@ from torch import Tensor, nn
 
 from .affine import affine_of
 from .modules import GhostModule, take_channels
+from .patterns import lookup
 
 
 class FoldedGhost(nn.Module):
@@ -34,11 +35,34 @@ class FoldedGhost(nn.Module):
     order: Tensor | None
     source: Tensor | None
 
+    def can_make(self, wanted: Tensor) -> bool:
+        """Whether the maps can be made in this order: those of a pointwise cheap operation can in any, intrinsic ones first."""
+        if torch.equal(wanted, self.made):
+            return True
+        m = self.intrinsic_channels
+        convs: Any = (self.primary[0], self.cheap[0])
+        flexible = self.used == m and self.source is None and all(conv.groups == 1 and is_plain(conv) for conv in convs)
+        return flexible and torch.equal(wanted[:m].sort().values, self.made[:m].sort().values)
+
     def set_order(self, wanted: Tensor) -> None:
         """Give the channels in another order: ``wanted[i]`` is the original channel at place i."""
+        if self.can_make(wanted):
+            self._remake(wanted)
         index = torch.argsort(self.made)[wanted]
         conv: Any = self.primary[0]
         self.order = None if torch.equal(index, torch.arange(len(index))) else index.to(conv.weight.device)
+
+    def _remake(self, wanted: Tensor) -> None:
+        if torch.equal(wanted, self.made):
+            return
+        m = self.intrinsic_channels
+        place = torch.argsort(self.made)[wanted]
+        self.primary = _permuted(self.primary, place[:m])
+        self.cheap = _permuted(self.cheap, place[m:] - m)
+        permute_inputs(self.cheap[0], place[:m])
+        if self.intrinsic_act is not None:
+            self.intrinsic_act = _narrowed(self.intrinsic_act, place[:m])
+        self.made = wanted
 
     def permute_inputs(self, order: Tensor) -> None:
         """Take inputs whose channel i is the channel ``order[i]`` of before."""
@@ -56,6 +80,16 @@ class FoldedGhost(nn.Module):
 
     def extra_repr(self) -> str:
         return f"{self.primary[0].in_channels}, {self.out_channels}, intrinsic={self.intrinsic_channels}"
+
+
+def _permuted(chain: nn.Sequential, order: Tensor) -> nn.Sequential:
+    return nn.Sequential(*(_narrowed(layer, order) for layer in chain))
+
+
+def _narrowed(layer: nn.Module, channels: Tensor) -> nn.Module:
+    pattern = lookup(layer)
+    assert pattern is not None
+    return pattern.narrow(layer, channels)
 
 
 def folded_chain(chain: nn.Sequential) -> nn.Sequential:

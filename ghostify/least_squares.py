@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from .affine import install_filters, set_norm
-from .choose import MapMoments, choose_depthwise, choose_pointwise
+from .choose import MapMoments, Partition, by_channel, choose_depthwise, choose_pointwise, left_by
 from .modules import Cheap, GhostModule
 from .moments import Moments
 from .patches import Taps, at_positions
@@ -39,6 +39,7 @@ class Settings:
     dense: bool = True  # layers that were not converted are refitted to what the teacher gives, too
     rounds: int = 2  # rounds that account for the activation
     auto: bool = False  # the cheap operation is decided by the data
+    align: bool = False  # layers that are added to each other have the same intrinsic channels
     seed: int = 0
 
 
@@ -58,6 +59,7 @@ class SiteProblem(SiteData):
     Args:
         ghost: the student's module, as it starts; for :meth:`solve_dense` the layer that was not converted.
         site, batches, images, after: as for :class:`SiteData`.
+        partition: what the layers that this one's output is added to have in common with it.
     """
 
     def __init__(
@@ -68,9 +70,10 @@ class SiteProblem(SiteData):
         images: int,
         settings: Settings,
         after: nn.Module | None = None,
+        partition: Partition | None = None,
     ):
         super().__init__(site, batches, images, settings.seed, after)
-        self.ghost, self.settings = ghost, settings
+        self.ghost, self.settings, self.partition = ghost, settings, partition
         self.taps = Taps(self.conv)
         self.notes: list[str] = []
         self.plain: bool | None = None
@@ -84,6 +87,12 @@ class SiteProblem(SiteData):
     @torch.no_grad()
     def solve(self) -> Fitted:
         """Fit the module in the order in which its parts depend on each other."""
+        fitted = self._solve()
+        if self.partition is not None:
+            self.partition.learn(fitted.module)
+        return fitted
+
+    def _solve(self) -> Fitted:
         system, maps = self._moments(self._kinds())
         before = self._error(self.ghost)
         best = Fitted(self.ghost, before, before, ("the warm start was better",))
@@ -95,32 +104,37 @@ class SiteProblem(SiteData):
                 self._rescale_primary(module)
             self._fit_cheap(module)
             after = self._error(module)
-            if after < best.after:
+            if after < best.after or self._bound() is not None:
                 return Fitted(module, before, after, tuple(self.notes))
         return best
 
     def _candidates(self, maps: dict[Cheap, MapMoments]) -> Iterator[tuple[Cheap, Tensor, Tensor]]:
         """Cheap operation, intrinsic channels and sources: what the data say; should that fail, those of the warm start."""
         m = self.ghost.intrinsic_channels
+        bound = self._bound()
         chosen: list[tuple[float, Cheap, Tensor, Tensor]] = []
         for kind, moments in maps.items():
             if kind == "pointwise":
                 covariance = moments.covariance().cpu()
-                intrinsic, left = choose_pointwise(covariance, m, self.groups)
+                if bound is None or bound.intrinsic is None:
+                    intrinsic, left = choose_pointwise(covariance, m, self.groups)
+                else:
+                    intrinsic, left = bound.intrinsic, left_by(covariance, bound.intrinsic)
                 if self._is_one_product(kind):
                     left = float(torch.linalg.eigvalsh(covariance)[: self.n - m].clamp_min(0).sum())
                 chosen.append((left, kind, intrinsic, torch.zeros(self.n - m, dtype=torch.long)))
             else:
-                intrinsic, sources, left = choose_depthwise(moments, m, self.groups)
+                intrinsic, sources, left = choose_depthwise(moments, m, self.groups, bound)
                 chosen.append((left, kind, intrinsic, sources))
         if chosen:
             yield min(chosen, key=lambda c: c[0])[1:]
-        kept, made = self.ghost.original_channels()
-        order = kept.argsort()
-        sources = torch.zeros(self.n - m, dtype=torch.long)
-        if self.ghost.cheap == "depthwise":
-            sources = order.argsort()[self.ghost.source_positions()][made.argsort()]
-        yield self.ghost.cheap, kept[order], sources
+        intrinsic, found = by_channel(self.ghost)
+        yield self.ghost.cheap, intrinsic, torch.zeros(self.n - m, dtype=torch.long) if found is None else found
+
+    def _bound(self) -> Partition | None:
+        """The partition that this layer is to keep to, once another has set it."""
+        bound = self.partition is not None and self.partition.binds(self.ghost.intrinsic_channels)
+        return self.partition if bound else None
 
     def _kinds(self) -> list[Cheap]:
         if not self.settings.auto:

@@ -9,6 +9,8 @@ from torch import Tensor, fx, nn
 from torch.utils._pytree import tree_leaves
 
 from .blocks import BlockSettings, End, train_block
+from .channel_orders import ChannelOrders
+from .choose import Partition
 from .least_squares import Fitted, Settings, SiteProblem
 from .modules import ReducedLinear
 from .patterns import lookup
@@ -120,6 +122,7 @@ class Pair:
         self.modules = [dict(root.named_modules(remove_duplicate=False)) for root in roots]
         self.prefix = part.name + "." if part.name else ""
         self.open: list[str] = []  # sites of the block that has begun
+        self.partitions = self._partitions() if walk.settings.align else {}
         self.ends = self._block_ends() if walk.blocks else {}
 
     def close(self) -> None:
@@ -210,7 +213,8 @@ class Pair:
                 if earlier.op == "call_module" and earlier is not node:
                     self._visit(earlier)
         batches = self._batches(node, twin, sums)
-        return SiteProblem(site, module, batches, self.images, settings, sums[0].act if sums else None)
+        partition = self.partitions.get(str(node.target))
+        return SiteProblem(site, module, batches, self.images, settings, sums[0].act if sums else None, partition)
 
     def _batches(self, node: fx.Node, twin: fx.Node, sums: tuple[Sum, Sum] | None = None) -> Callable[[], Iterator[Batch]]:
         """What a layer sees and should give, batch by batch, anew at each call."""
@@ -235,6 +239,15 @@ class Pair:
                 raise UnevenError
 
         return batches
+
+    def _partitions(self) -> dict[str, Partition]:
+        """One for all layers of a stream of channels, by the layers' names."""
+        found: dict[str, Partition] = {}
+        for stream in ChannelOrders(self.teacher.graph, self.modules[1], set()).streams:
+            shared = Partition()
+            if not stream.fixed and len(stream.free) > 1:
+                found.update({str(node.target): shared for node in stream.free})
+        return found
 
     def _release(self) -> None:
         if not self.owner.blocks:

@@ -86,6 +86,46 @@ def test_a_sum_has_one_order_and_the_head_restores_it_after_the_pool():
     assert restores[0].args[0].target == "pool"
 
 
+class Stream(nn.Module):
+    """Blocks that add to one another."""
+
+    def __init__(self):
+        super().__init__()
+        self.stem = nn.Sequential(nn.Conv2d(3, 32, 3, padding=1), nn.ReLU())
+        self.blocks = nn.ModuleList()
+        for kernel in (3, 1, 3, 1):
+            first = [nn.Conv2d(32, 32, 3, padding=1), nn.BatchNorm2d(32), nn.ReLU()]
+            self.blocks.append(nn.Sequential(*first, nn.Conv2d(32, 32, kernel, padding=kernel // 2), nn.BatchNorm2d(32)))
+        self.pool, self.head = nn.AdaptiveAvgPool2d(1), nn.Linear(32, 5)
+
+    def forward(self, x):
+        x = self.stem(x)
+        for block in self.blocks:
+            x = torch.relu(x + block(x))
+        return self.head(self.pool(x).flatten(1))
+
+
+@pytest.mark.parametrize("cheap", ["depthwise", "pointwise", "auto"])
+def test_an_aligned_student_restores_no_order_in_its_sums(cheap):
+    """Each block has another cheap operation with auto, and all have the same intrinsic channels."""
+    torch.manual_seed(0)
+    teacher, images = randomize(Stream()), torch.randn(32, 3, 16, 16)
+    ghostify.reestimate_norms(teacher, images)
+    teacher.eval()
+    counts = []
+    for align in (True, False):
+        student = ghostify.convert(teacher, 2, cheap=cheap, skip=()).eval()
+        ghostify.calibrate(student, teacher, images, method="least_squares", align=align)
+        folded = ghostify.fold(student)
+        assert_same(student, folded)
+        student.float()
+        ghosts = [module for module in folded.modules() if isinstance(module, FoldedGhost)]
+        assert len(ghosts) == 9
+        counts.append(sum(module.order is not None for module in ghosts))
+    assert counts[0] == 0
+    assert counts[1] >= 3
+
+
 def test_what_cannot_be_folded_says_why():
     class Net(nn.Module):
         def __init__(self):

@@ -1,0 +1,116 @@
+"""Latency of dense networks, their students and pruned networks of equal FLOPs, on every runtime, in turns.
+
+    python benchmarks/latency.py [--network NAME ...] [--threads 2] [--repeats 15]
+
+Students: all sites but the stem at ratio 2, calibrated on 8 images of noise with ``align=True``: latency does not depend on the
+weights. Pruned: torch-pruning, L2 norms, each layer at the same share of channels, at no more FLOPs than the
+student. All are folded first. Writes results/latency.json: each network's timings, peak memory of inference and file sizes; a
+network that stands there is not measured again.
+"""
+
+import argparse
+import json
+import platform
+import resource
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+from typing import Any
+
+import torch
+from pruning import Setting, prune
+from torch import nn
+
+import ghostify
+from ghostify.costs import count_params, measure
+from ghostify.runtimes import RUNTIMES
+
+RESULTS = Path(__file__).parent / "results" / "latency.json"
+NETWORKS = ("resnet18", "resnet50", "vgg16_bn", "densenet121", "regnet_y_1_6gf", "efficientnet_b0")
+INPUT = torch.zeros(1, 3, 224, 224)
+BATCHES = (1, 8)
+
+
+def networks(name: str) -> dict[str, nn.Module]:
+    torch.manual_seed(0)
+    dense = ghostify.create_model(f"torchvision/{name}").eval()
+    noise = torch.randn(8, *INPUT.shape[1:])
+    ghostify.reestimate_norms(dense, noise, batch_size=4)
+    found: dict[str, nn.Module] = {"dense": dense}
+    for cheap in ("depthwise", "auto"):
+        student = ghostify.convert(dense, 2, cheap=cheap).eval()
+        ghostify.calibrate(student, dense, noise, method="least_squares", batch_size=4, align=True)
+        found[cheap] = student
+    share = measure(found["depthwise"], (INPUT,)).flops / measure(dense, (INPUT,)).flops
+    smaller = prune(dense, INPUT, share, "l2", Setting(normalized=True, most=1.0, everywhere=False))
+    return found | ({"pruned": smaller} if smaller is not None else {})
+
+
+def memory(model: nn.Module, runtime: str, threads: int) -> float | None:
+    """MiB that preparing and running a network adds to a process at its peak; in a process of its own."""
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "model.pt"
+        torch.save(ghostify.fold(model), path)
+        told = subprocess.run(
+            [sys.executable, __file__, "--probe", str(path), runtime, "--threads", str(threads)], capture_output=True, text=True
+        )
+    return float(told.stdout.split()[-1]) if told.returncode == 0 else None
+
+
+def probe(path: str, runtime: str, threads: int) -> None:
+    torch.set_num_threads(threads)
+    model = torch.load(path, weights_only=False)
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    run = RUNTIMES[runtime].prepare(model, INPUT, threads)
+    for _ in range(3):
+        run(INPUT)
+    print((resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) / 1024)
+
+
+def sizes(model: nn.Module) -> dict[str, float]:
+    """MB of each file."""
+    found = {}
+    with tempfile.TemporaryDirectory() as folder:
+        for suffix in (".onnx", ".pt2", ".xml"):
+            path = ghostify.export(model, Path(folder) / f"model{suffix}", example_input=INPUT)
+            files = [path, path.with_suffix(".bin")] if suffix == ".xml" else [path]
+            found[suffix[1:]] = round(sum(file.stat().st_size for file in files) / 1e6, 1)
+    return found
+
+
+def measured(name: str, threads: int, repeats: int) -> dict[str, Any]:
+    models = networks(name)
+    report = ghostify.latency(models, (3, 224, 224), batch_sizes=BATCHES, threads=threads, repeats=repeats, progress=True)
+    print(report, flush=True)
+    rows = json.loads(report.to_json())["timings"]
+    usable = [runtime for runtime in RUNTIMES if RUNTIMES[runtime].missing() is None]
+    return {
+        "rows": rows, "machine": report.machine, "threads": threads, "python": platform.python_version(),
+        "params": {key: count_params(model) for key, model in models.items()},
+        "memory_mib": {key: {r: memory(model, r, threads) for r in usable} for key, model in models.items()},
+        "file_mb": {key: sizes(model) for key, model in models.items()},
+        "folding": {key: ghostify.fold(model).folding.summary() for key, model in models.items()},
+    }  # fmt: skip
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--network", nargs="*", choices=NETWORKS, default=NETWORKS)
+    parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--repeats", type=int, default=15)
+    parser.add_argument("--probe", nargs=2, help=argparse.SUPPRESS)
+    args = parser.parse_args()
+    if args.probe:
+        probe(*args.probe, args.threads)
+        return
+    torch.set_num_threads(args.threads)
+    found = json.loads(RESULTS.read_text()) if RESULTS.exists() else {}
+    for name in args.network:
+        if name not in found:
+            found[name] = measured(name, args.threads, args.repeats)
+            RESULTS.write_text(json.dumps(found, indent=1) + "\n")
+
+
+if __name__ == "__main__":
+    main()
