@@ -5,9 +5,9 @@
 DIR, FILE and the pictures are those of benchmarks/calibration.py. ``accuracy``: the largest uniform student within 0.4, 0.5
 and 0.6 of FLOPs, and students of exactly its FLOPs whose ratios are chosen by sensitivities measured on the calibration
 images, or by the weights alone; all calibrated in the same way on the same images. ``solver``: 1,000 random instances, and
-the site count of the largest model of the zoo. ``cost``: sensitivities of resnet50. ``sweep``: 10,000 recorded trials.
-Each accuracy is one line of results/budget.jsonl, and none that stands there is measured again; all else goes into
-results/budget_costs.json.
+the site count of the largest model of the zoo. ``cost``: sensitivities of resnet50; ``scaling``: one process and two.
+``sweep``: 10,000 recorded trials. Each accuracy is one line of results/budget.jsonl, and none that stands there is measured
+again; all else goes into results/budget_costs.json.
 """
 
 import argparse
@@ -172,6 +172,20 @@ def cost(bench: Budgets, threads: int) -> dict[str, Any]:
     }  # fmt: skip
 
 
+def scaling(bench: Budgets) -> dict[str, Any]:
+    """Sensitivities of resnet18 in one process and in two, each with one thread."""
+    model, images = bench.teacher("resnet18"), bench.pictures()[0][:64]
+    rows = {}
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    for workers in (1, 2):
+        start = time.perf_counter()
+        ghostify.sensitivity(model, images, workers=workers)
+        rows[workers] = round(time.perf_counter() - start, 1)
+    torch.set_num_threads(threads)
+    return {"network": "resnet18", "one_process_s": rows[1], "two_processes_s": rows[2], "times": round(rows[1] / rows[2], 2)}
+
+
 def sweep() -> dict[str, Any]:
     """10,000 recorded trials: read, front, plot."""
     generator = np.random.default_rng(0)
@@ -203,14 +217,15 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     for name in ("data", "models", "imagenet"):
         parser.add_argument(f"--{name}", type=Path, required=True)
-    parser.add_argument("--section", choices=("accuracy", "solver", "cost", "sweep"))
+    parser.add_argument("--section", choices=("accuracy", "solver", "cost", "scaling", "sweep"))
     parser.add_argument("--threads", type=int, default=2)
     args = parser.parse_args()
     torch.set_num_threads(args.threads)
     bench = Budgets(args.data, args.models, args.imagenet)
     path = RESULTS / "budget_costs.json"
     facts = json.loads(path.read_text()) if path.exists() else {}
-    for name, run in {"solver": solver, "sweep": sweep, "cost": lambda: cost(bench, args.threads)}.items():
+    sections = {"solver": solver, "sweep": sweep, "cost": lambda: cost(bench, args.threads), "scaling": lambda: scaling(bench)}
+    for name, run in sections.items():
         if args.section in (None, name):
             facts[name] = run()
             facts["about"] = f"torch {torch.__version__}, python {platform.python_version()}"

@@ -99,13 +99,14 @@ def ablation_trials() -> Iterator[Trial]:
         "ridge 1e-2": {"ridge": 1e-2},
         "ridge 1e-1": {"ridge": 1e-1},
         "two passes over the sites": {"passes": 2},
+        "the same channels intrinsic in all layers of a sum (align)": {"align": True},
         "and mirrored images": {"copies": 1},
         "and three copies, mirrored and shifted": {"copies": 3},
         "norms re-estimated alone at the end": {"plain_norms": True},
     }
     for arm in ("depthwise", "pointwise", "auto"):
         for variant, options in changes.items():
-            if arm != "auto" or not options:
+            if arm != "auto" or not options or "align" in options:
                 yield Trial("ablation", "resnet56", arm, variant=variant, options=options)
     blocks: dict[str, dict[str, Any]] = {
         "block": {},
@@ -116,6 +117,7 @@ def ablation_trials() -> Iterator[Trial]:
         "block, lr 0.05": {"lr": 0.05},
         "block, plain Adam": {"rotate": False},
         "block, norms re-estimated alone at the end": {"plain_norms": True},
+        "block, the same channels intrinsic in all layers of a sum (align)": {"align": True},
         "block, from the warm start": {"refit": False, "choose": False},
     }
     for variant, options in blocks.items():

@@ -204,7 +204,7 @@ def budget() -> str:
 def budget_costs() -> str:
     """The solver, the cost of sensitivities, and of reading a large sweep."""
     found = load("budget_costs.json")
-    solver, cost, sweep = (found[name] for name in ("solver", "cost", "sweep"))
+    solver, cost, sweep, scaling = (found[name] for name in ("solver", "cost", "sweep", "scaling"))
     seconds = cost["seconds"]
     return "\n".join(
         [
@@ -213,7 +213,9 @@ def budget_costs() -> str:
             f"{solver['most_sites_in_zoo']} sites of 25 options, the most of any model, {solver['longest_s_at_that']:.2f} s.",
             f"- Sensitivities of ResNet-50, {cost['sites']} sites at {cost['ratios']} ratios, {cost['images']} images of "
             f"224x224 on two cores: {seconds['one_worker'] / 60:.1f} minutes in one process with two threads, "
-            f"{seconds['two_workers'] / 60:.1f} in two with one each ({cost['two_workers_times_faster']:.2f} times faster).",
+            f"{seconds['two_workers'] / 60:.1f} in two with one each ({cost['two_workers_times_faster']:.2f} times faster: "
+            f"both use both cores). With one thread each, two processes are {scaling['times']:.2f} times faster than one "
+            f"({scaling['network']}: {scaling['one_process_s']:.0f} s and {scaling['two_processes_s']:.0f} s).",
             f"- A sweep of {sweep['trials']:,} recorded trials is read in {sweep['read_s']:.1f} s, read and plotted in "
             f"{sweep['read_and_plot_s']:.1f} s.",
         ]

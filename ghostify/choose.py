@@ -18,14 +18,13 @@ class Partition:
 
     Their channels can then stand in one order, which no layer has to restore (:func:`ghostify.fold`).
 
+    Each layer chooses the sources of its own ghosts: to share those, too, cost depthwise ghosts six points on ResNet-56.
+
     Attributes:
         intrinsic: in increasing order; None before the first is fitted.
-        sources: for each other channel, in increasing order, the position in ``intrinsic`` of the map it is made from, as the
-            first depthwise layer has them.
     """
 
     intrinsic: Tensor | None = None
-    sources: Tensor | None = None
 
     def binds(self, m: int) -> bool:
         """Whether a layer with m intrinsic channels is to keep to it."""
@@ -33,11 +32,8 @@ class Partition:
 
     def learn(self, module: "GhostModule") -> None:
         """From a layer that was fitted."""
-        intrinsic, sources = by_channel(module)
         if self.intrinsic is None:
-            self.intrinsic = intrinsic
-        if sources is not None and self.sources is None and torch.equal(intrinsic, self.intrinsic):
-            self.sources = sources
+            self.intrinsic = by_channel(module)[0]
 
 
 def by_channel(module: "GhostModule") -> tuple[Tensor, Tensor | None]:
@@ -109,7 +105,7 @@ def choose_depthwise(maps: MapMoments, m: int, groups: int, partition: Partition
         intrinsic, sources = choose_sources(cost.clone(), m, groups)
     else:
         intrinsic = partition.intrinsic
-        sources = assign_sources(cost, intrinsic) if partition.sources is None else partition.sources
+        sources = assign_sources(cost, intrinsic)
     ghost = torch.ones(len(cost), dtype=torch.bool)
     ghost[intrinsic] = False
     return intrinsic, sources, float(cost[ghost, intrinsic[sources]].sum())

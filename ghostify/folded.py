@@ -36,12 +36,12 @@ class FoldedGhost(nn.Module):
     source: Tensor | None
 
     def can_make(self, wanted: Tensor) -> bool:
-        """Whether the maps can be made in this order: those of a pointwise cheap operation can in any, intrinsic ones first."""
+        """Whether the maps can be made in this order: in any with the intrinsic ones first, whatever the cheap operation."""
         if torch.equal(wanted, self.made):
             return True
         m = self.intrinsic_channels
         convs: Any = (self.primary[0], self.cheap[0])
-        flexible = self.used == m and self.source is None and all(conv.groups == 1 and is_plain(conv) for conv in convs)
+        flexible = convs[0].groups == 1 and all(map(is_plain, convs))
         return flexible and torch.equal(wanted[:m].sort().values, self.made[:m].sort().values)
 
     def set_order(self, wanted: Tensor) -> None:
@@ -58,11 +58,28 @@ class FoldedGhost(nn.Module):
         m = self.intrinsic_channels
         place = torch.argsort(self.made)[wanted]
         self.primary = _permuted(self.primary, place[:m])
+        sources = self._sources(self.cheap[0])
         self.cheap = _permuted(self.cheap, place[m:] - m)
-        permute_inputs(self.cheap[0], place[:m])
+        conv: Any = self.cheap[0]
+        if conv.groups == 1:
+            permute_inputs(conv, place[:m])
+        else:
+            self._take_sources(conv, torch.argsort(place[:m])[sources[place[m:] - m]])
         if self.intrinsic_act is not None:
             self.intrinsic_act = _narrowed(self.intrinsic_act, place[:m])
         self.made = wanted
+
+    def _sources(self, conv: Any) -> Tensor:
+        """The intrinsic map that each ghost is made from, as they are made."""
+        if self.source is not None:
+            return self.source.cpu()
+        return torch.arange(conv.out_channels) // (conv.out_channels // conv.groups)
+
+    def _take_sources(self, conv: Any, sources: Tensor) -> None:
+        """Make each ghost of a map of its own."""
+        ghosts = len(sources)
+        conv.in_channels = conv.groups = self.used = ghosts
+        self.source = None if torch.equal(sources, torch.arange(ghosts)) else sources.to(conv.weight.device)
 
     def permute_inputs(self, order: Tensor) -> None:
         """Take inputs whose channel i is the channel ``order[i]`` of before."""
