@@ -172,6 +172,8 @@ def _check_indices(student: nn.Module) -> None:
     for name, module in student.named_modules():
         if isinstance(module, GhostModule):
             order, source = module.channel_order, module.ghost_source
+            if any(index is not None and index.dtype != torch.int64 for index in (order, source)):
+                raise ArgumentError(f"the student is damaged: the indices of {name!r} are no whole numbers")
             if order is not None and not torch.equal(order.sort().values, torch.arange(module.out_channels)):
                 raise ArgumentError(f"the student is damaged: the channel order of {name!r} is no permutation")
             if source is not None and not bool(((source >= 0) & (source < module.intrinsic_channels)).all()):

@@ -256,10 +256,10 @@ def test_indices_that_lead_out_of_the_maps_are_refused(file):
     del told["checksum"]
     names = [name for name in tensors if name.endswith("channel_order")]
     assert names
-    tensors[names[0]] = tensors[names[0]] + 5
-    told["checksum"] = checksum(tensors, told)
-    save_file(tensors, file, {"format": "pt", KEY: json.dumps(told)})
-    assert "no permutation" in refused(file)
+    for change, match in ((lambda index: index + 5, "no permutation"), (torch.Tensor.float, "no whole numbers")):
+        bad = {**tensors, names[0]: change(tensors[names[0]])}
+        save_file(bad, file, {"format": "pt", KEY: json.dumps({**told, "checksum": checksum(bad, told)})})
+        assert match in refused(file)
 
 
 def test_what_is_no_student_is_not_saved(teacher, tmp_path):
