@@ -18,7 +18,7 @@ class Partition:
 
     Their channels can then stand in one order, which no layer has to restore (:func:`ghostify.fold`).
 
-    Each layer chooses the sources of its own ghosts: to share those, too, gave 77.5 in place of 78.9 % on ResNet-56 (depthwise).
+    Each layer chooses the sources of its own ghosts: to share those, too, gave 77.5 % in place of 78.9 on ResNet-56.
 
     Attributes:
         intrinsic: in increasing order; None before the first is fitted.

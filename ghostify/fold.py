@@ -118,10 +118,11 @@ def fold(student: nn.Module) -> nn.Module:
     for name, module in [(n, m) for n, m in model.named_modules() if isinstance(m, GhostModule)]:
         model = _put(model, name, FoldedGhost(module))
         told += _inner_norms(name, module, model.get_submodule(name))
+    known: dict[str, Any] = dict(model.named_modules(remove_duplicate=False))
     for part in reversed(parts):  # what an opaque module holds before what calls it
         if part.entry == part.name:
-            folder = _Folder(model.get_submodule(part.name), part, _inside(shared, part.name))
-            made = folder.run()
+            folder = _Folder(known[part.name], part, {part.relative(name) for name in shared if part.holds(name)}, known)
+            made = known[part.name] = folder.run()
             told += folder.told
             model = _put(model, part.name, made)
     model.folding = FoldReport(tuple(told))  # type: ignore[assignment]
@@ -131,12 +132,13 @@ def fold(student: nn.Module) -> nn.Module:
 class _Folder:
     """Folds one part that traces."""
 
-    def __init__(self, root: nn.Module, part: Part, shared: set[str]):
+    def __init__(self, root: nn.Module, part: Part, shared: set[str], known: dict[str, Any]):
         self.root, self.part = root, part
         self.shared = shared
         self.graph = fx.Graph()
         self.graph.output(self.graph.graph_copy(part.graph, {}))
-        self.modules: dict[str, Any] = dict(root.named_modules(remove_duplicate=False))
+        # as they were before other parts were folded, or a part of which only some modules run would lack the others
+        self.modules = {part.relative(name): module for name, module in known.items() if part.holds(name)}
         self.told: list[FoldedPart] = []
 
     def run(self) -> fx.GraphModule:
@@ -270,11 +272,6 @@ def _inner_norms(name: str, ghost: GhostModule, folded: Any) -> Iterator[FoldedP
             if is_kind(layer, "norm"):
                 reason = f"{type(chain[0]).__name__} or {type(layer).__name__} is not a fixed scale and shift"
                 yield FoldedPart(f"{name}.{part}.{position}", "norm", reason if id(layer) in kept else None)
-
-
-def _inside(names: set[str], prefix: str) -> set[str]:
-    """Those below ``prefix``, relative to it."""
-    return {name.removeprefix(f"{prefix}.") for name in names if not prefix or name.startswith(f"{prefix}.")}
 
 
 def _names(model: nn.Module) -> Mapping[str, int]:

@@ -31,6 +31,14 @@ class Part:
     def qualified(self, target: str) -> str:
         return f"{self.name}.{target}" if self.name else target
 
+    def holds(self, name: str) -> bool:
+        """Whether the module of this qualified name lies in the part."""
+        return not self.name or name == self.name or name.startswith(f"{self.name}.")
+
+    def relative(self, name: str) -> str:
+        """The target of a module that lies in the part."""
+        return name[len(self.name) :].removeprefix(".")
+
 
 Predicate = Callable[[nn.Module], bool]
 
