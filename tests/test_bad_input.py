@@ -104,7 +104,7 @@ CASES = {
     ),
     "input of wrong dimensions": (input_of_shape((8,)), r"example_input .* does not fit Residual"),
     "input too small": (input_of_shape((1, 3, 0, 8)), r"example_input has a size below 1"),
-    "input of no tensor": (input_of_shape("image"), r"example_input .* does not fit Residual"),
+    "input of no tensor": (input_of_shape("image"), r"example_input must be a tensor, a shape"),
     "report of an unconverted model": (lambda p: ghostify.report(Residual()), r"convert it first"),
     "report from other text": (lambda p: ghostify.Report.from_json("[1]"), r"not a report"),
     "plot of no metric": (lambda p: ghostify.report(ghostify.convert(Residual())).plot("time"), r"metric must be"),

@@ -172,7 +172,7 @@ def test_a_sweep_from_a_file_and_its_front(monkeypatch, capsys, folder):
     code, out, _ = run(monkeypatch, capsys, "pareto", "swept", "--cost", "params", "--json")
     assert json.loads(out)[0]["params_share"] < 1
     for change, message in (
-        ("grdi: {ratio: [2]}", "has the unknown setting 'grdi': 'grid'?"),
+        ("grdi: {ratio: [2]}", "has the unknown setting 'grdi'; did you mean 'grid'?"),
         ("grid: {}", "grid is empty"),
         ("out: [", "is no YAML"),
     ):

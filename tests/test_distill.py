@@ -15,7 +15,7 @@ from torch import nn
 from torch.utils.data import DataLoader, IterableDataset, TensorDataset
 
 import ghostify
-from ghostify import Recipe
+from ghostify import Recipe, serialization
 from ghostify.match import find_places
 
 SCRIPT = Path(__file__).parent / "recovery_script.py"
@@ -246,9 +246,7 @@ def test_a_full_disk_leaves_the_last_checkpoint_whole(pair, images, tmp_path, mo
     teacher, student = pair
     recipe = Recipe(epochs=2)
     loader = DataLoader(images, 64)
-    import safetensors.torch
-
-    real, calls = safetensors.torch.save_file, []
+    real, calls = serialization.save_file, []
 
     def full(tensors, name, metadata):
         calls.append(name)
@@ -257,7 +255,7 @@ def test_a_full_disk_leaves_the_last_checkpoint_whole(pair, images, tmp_path, mo
             raise OSError(28, "No space left on device")
         real(tensors, name, metadata)
 
-    monkeypatch.setattr(safetensors.torch, "save_file", full)
+    monkeypatch.setattr(serialization, "save_file", full)
     before = _weights(student)
     with pytest.raises(ghostify.GhostifyError, match=r"No space left.*before it is whole"):
         ghostify.distill(student, teacher, loader, recipe=recipe, out=tmp_path)
