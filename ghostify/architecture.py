@@ -8,6 +8,7 @@ from typing import Any
 from torch import nn
 
 from .errors import ArgumentError, GhostifyError
+from .modules import INDICES
 from .recipe import ConversionRecipe
 from .replay import replay
 from .zoo import create_model
@@ -57,9 +58,8 @@ def _looks(model: nn.Module) -> str:
 
 def _shapes(model: nn.Module) -> dict[str, tuple[int, ...]]:
     """Of parameters and buffers, the indices of Ghost modules aside, which come with the weights."""
-    indices = ("channel_order", "ghost_source")
     state = model.state_dict()
-    return {name: tuple(value.shape) for name, value in state.items() if name.rpartition(".")[2] not in indices}
+    return {name: tuple(value.shape) for name, value in state.items() if name.rpartition(".")[2] not in INDICES}
 
 
 def _candidates(model: nn.Module) -> Iterator[Architecture]:

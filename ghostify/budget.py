@@ -13,6 +13,7 @@ from torch import nn
 
 from .allocate import Option, allocate
 from .checks import check_choice
+from .copying import on_meta
 from .costs import count_params, measure
 from .errors import ArgumentError, ArgumentTypeError, UnsupportedModelError
 from .plan import GhostConfig, PlannedSite, make_plan, nothing_to_convert
@@ -169,7 +170,7 @@ def plan_budget(
 
 
 def _check_has_values(model: nn.Module, target: Target) -> None:
-    if any(tensor.is_meta for tensor in model.state_dict().values()):
+    if on_meta(model):
         what = "weights to run with" if target.metric == "latency" else "weights to go by: give a sensitivity, or weights"
         raise ArgumentError(f"target={{{target.metric!r}: ...}} needs a model that has {what}; this one is on the meta device")
 

@@ -19,6 +19,7 @@ from .pair_checks import check_pair, check_range
 from .progress import site_bar
 from .random_state import as_usual
 from .recipe import ConversionRecipe, attach_recipe
+from .rewrite import put
 from .spool import Spool
 from .walk import Outcome, Walk
 
@@ -188,8 +189,7 @@ def _transplant(student: nn.Module, work: nn.Module, outcomes: dict[str, Outcome
         attach_recipe(student, replace(recipe, sites=tuple(records)))
     except BaseException:  # an interruption included: all or nothing
         for name, module in before.items():
-            parent, _, child = name.rpartition(".")
-            setattr(student.get_submodule(parent), child, module)
+            put(student, name, module)
         student.load_state_dict(state)
         attach_recipe(student, recipe)
         raise
@@ -209,5 +209,4 @@ def _replace_module(student: nn.Module, name: str, new: nn.Module) -> None:
     made: Any = copy_swapped(new, {}).train(old.training)
     for parameter in made.parameters():
         parameter.requires_grad_(flag)
-    parent, _, child = name.rpartition(".")
-    setattr(student.get_submodule(parent), child, made)
+    put(student, name, made)

@@ -64,6 +64,11 @@ def copy_to_meta(model: M) -> M:
     return _deepcopy(model, memo)
 
 
+def on_meta(model: nn.Module) -> bool:
+    """Whether it has shapes and no values."""
+    return any(tensor.is_meta for tensor in model.state_dict().values())
+
+
 def channels_last(value: T) -> T:
     """A module, or maps (N, C, H, W), in the layout that processors run convolutions in fastest; in place on a module."""
     if isinstance(value, nn.Module):

@@ -15,10 +15,8 @@ from torch import Tensor, nn
 
 from .checks import check_choice, whole_number
 from .convert import check_model
-from .copying import copy_without_hooks
 from .errors import ArgumentError, ArgumentTypeError, GhostifyError
-from .fold import FoldReport
-from .fold import fold as fold_student
+from .fold import for_inference
 from .images import as_calls
 from .runtimes import Run, onnx_session, openvino_request, tensors_of
 from .zoo import as_arguments
@@ -73,9 +71,7 @@ def export(
     kind = _format(path, format, int8 is not None)
     max_images = whole_number("max_images", max_images, 1)
     example = _example(student, example_input)
-    model = student if isinstance(getattr(student, "folding", None), FoldReport) else copy_without_hooks(student).eval()
-    if fold:
-        model = model if hasattr(model, "folding") else fold_student(model)
+    model = for_inference(student, fold)
     images = None if int8 is None else [args[0] for args, _ in as_calls(int8, student, max_images, 16)]
     with _written(path) as temporary:
         run = _write(model, temporary, kind, example, dynamic_batch, images)

@@ -14,9 +14,11 @@ from .convert import check_model
 from .copying import copy_without_hooks
 from .errors import ArgumentTypeError
 from .folded import FoldedGhost, fold_norm, permute_inputs
-from .modules import GhostModule, take_channels
+from .modules import GhostModule, narrow, take_channels
 from .patterns import is_kind, lookup
+from .rewrite import put
 from .sites import is_listed
+from .stream import attribute_of
 from .text import plain
 from .tracing import Part, trace
 
@@ -116,7 +118,7 @@ def fold(student: nn.Module) -> nn.Module:
     shared |= {name for name, count in _names(model).items() if count > 1}
     told: list[FoldedPart] = []
     for name, module in [(n, m) for n, m in model.named_modules() if isinstance(m, GhostModule)]:
-        model = _put(model, name, FoldedGhost(module))
+        model = _with(model, name, FoldedGhost(module))
         told += _inner_norms(name, module, model.get_submodule(name))
     known: dict[str, Any] = dict(model.named_modules(remove_duplicate=False))
     for part in reversed(parts):  # what an opaque module holds before what calls it
@@ -124,9 +126,16 @@ def fold(student: nn.Module) -> nn.Module:
             folder = _Folder(known[part.name], part, {part.relative(name) for name in shared if part.holds(name)}, known)
             made = known[part.name] = folder.run()
             told += folder.told
-            model = _put(model, part.name, made)
+            model = _with(model, part.name, made)
     model.folding = FoldReport(tuple(told))  # type: ignore[assignment]
     return model.eval()
+
+
+def for_inference(model: nn.Module, folded: bool) -> nn.Module:
+    """A copy in evaluation mode that nobody listens to; folded, if it is to be and is not yet."""
+    if folded and not isinstance(getattr(model, "folding", None), FoldReport):
+        return fold(model)
+    return copy_without_hooks(model).eval()
 
 
 class _Folder:
@@ -146,21 +155,15 @@ class _Folder:
         self._norms()
         self._orders()
         targets = {str(node.target) for node in self.graph.nodes if node.op in ("call_module", "get_attr")}
-        named = {target: self.modules[target] if target in self.modules else self._attribute(target) for target in targets}
+        named = {
+            target: self.modules[target] if target in self.modules else attribute_of(self.root, self.part.constants, target)
+            for target in targets
+        }
         made = fx.GraphModule(named, self.graph, type(self.root).__name__)
         for name, value in vars(self.root).items():
             if name not in vars(made) and not name.startswith("_") and not isinstance(value, Tensor):
                 setattr(made, name, value)  # what the code around this part may ask of it
         return made
-
-    def _attribute(self, target: str) -> Any:
-        for owner in (self.root, self.part.constants):
-            value: Any = owner
-            for name in target.split("."):
-                value = getattr(value, name, None)
-            if value is not None:
-                return value
-        raise AttributeError(target)
 
     def _calls(self) -> Iterator[tuple[fx.Node, Any]]:
         """Calls of modules that stand in this place alone."""
@@ -226,9 +229,7 @@ class _Folder:
             self.modules[str(node.target)].set_order(order)
         for node in [*stream.free, *stream.carriers]:
             target = str(node.target)
-            pattern = lookup(self.modules[target])
-            assert pattern is not None
-            self.modules[target] = pattern.narrow(self.modules[target], order)
+            self.modules[target] = narrow(self.modules[target], order)
         for node in stream.takers:
             module = self.modules[str(node.target)]
             permute_inputs(module.primary[0] if isinstance(module, FoldedGhost) else module, order)
@@ -280,9 +281,9 @@ def _names(model: nn.Module) -> Mapping[str, int]:
     return {name: count[id(module)] for name, module in model.named_modules(remove_duplicate=False)}
 
 
-def _put(model: nn.Module, name: str, module: nn.Module) -> nn.Module:
+def _with(model: nn.Module, name: str, module: nn.Module) -> nn.Module:
+    """The model with a module in place, which may be the whole of it."""
     if not name:
         return module
-    parent, _, child = name.rpartition(".")
-    setattr(model.get_submodule(parent), child, module)
+    put(model, name, module)
     return model

@@ -6,8 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from .affine import affine_of
-from .modules import GhostModule, take_channels
-from .patterns import lookup
+from .modules import GhostModule, narrow, take_channels
 
 
 class FoldedGhost(nn.Module):
@@ -29,6 +28,7 @@ class FoldedGhost(nn.Module):
         self.used: int = cast(Any, ghost.cheap_operation[0]).in_channels
         self.channel_dim = ghost._channel_dim
         self.made = torch.cat(ghost.original_channels())  # the original channel that each map becomes, as they are made
+        self.sources = ghost.source_positions()  # the intrinsic map that each depthwise ghost is made from
         self.register_buffer("source", ghost.ghost_source)
         self.register_buffer("order", ghost.channel_order)
 
@@ -58,26 +58,19 @@ class FoldedGhost(nn.Module):
         m = self.intrinsic_channels
         place = torch.argsort(self.made)[wanted]
         self.primary = _permuted(self.primary, place[:m])
-        sources = self._sources(self.cheap[0])
         self.cheap = _permuted(self.cheap, place[m:] - m)
         conv: Any = self.cheap[0]
         if conv.groups == 1:
             permute_inputs(conv, place[:m])
         else:
-            self._take_sources(conv, torch.argsort(place[:m])[sources[place[m:] - m]])
+            self._take_sources(conv, torch.argsort(place[:m])[self.sources[place[m:] - m]])
         if self.intrinsic_act is not None:
-            self.intrinsic_act = _narrowed(self.intrinsic_act, place[:m])
+            self.intrinsic_act = narrow(self.intrinsic_act, place[:m])
         self.made = wanted
-
-    def _sources(self, conv: Any) -> Tensor:
-        """The intrinsic map that each ghost is made from, as they are made."""
-        if self.source is not None:
-            return self.source.cpu()
-        return torch.arange(conv.out_channels) // (conv.out_channels // conv.groups)
 
     def _take_sources(self, conv: Any, sources: Tensor) -> None:
         """Make each ghost of a map of its own."""
-        ghosts = len(sources)
+        self.sources, ghosts = sources, len(sources)
         conv.in_channels = conv.groups = self.used = ghosts
         self.source = None if torch.equal(sources, torch.arange(ghosts)) else sources.to(conv.weight.device)
 
@@ -100,13 +93,7 @@ class FoldedGhost(nn.Module):
 
 
 def _permuted(chain: nn.Sequential, order: Tensor) -> nn.Sequential:
-    return nn.Sequential(*(_narrowed(layer, order) for layer in chain))
-
-
-def _narrowed(layer: nn.Module, channels: Tensor) -> nn.Module:
-    pattern = lookup(layer)
-    assert pattern is not None
-    return pattern.narrow(layer, channels)
+    return nn.Sequential(*(narrow(layer, order) for layer in chain))
 
 
 def folded_chain(chain: nn.Sequential) -> nn.Sequential:

@@ -14,11 +14,9 @@ from torch import Tensor, nn
 
 from .checks import whole_number
 from .convert import check_model
-from .copying import copy_without_hooks
 from .costs import measure
 from .errors import ArgumentError, ArgumentTypeError
-from .fold import FoldReport
-from .fold import fold as fold_model
+from .fold import for_inference
 from .progress import site_bar
 from .runtimes import RUNTIMES, Run, Runtime, runtime_named
 from .text import plain
@@ -146,7 +144,7 @@ def latency(
     threads = torch.get_num_threads() if threads is None else whole_number("threads", threads, 1)
     example = _example(next(iter(named.values())), input_size)
     flops = {name: measure(model, (example,)).flops for name, model in named.items()}
-    ready = {name: _ready(model, fold) for name, model in named.items()}
+    ready = {name: for_inference(model, fold) for name, model in named.items()}
     timings: list[Timing] = []
     with _threads(threads), site_bar("timing", len(chosen) * len(sizes), progress) as advance:
         for runtime in chosen:
@@ -186,12 +184,6 @@ def _sizes(given: Any) -> tuple[int, ...]:
     if not isinstance(given, (tuple, list)) or not all(type(size) is int for size in given):
         raise ArgumentTypeError(f"input_size must be the shape of one input, such as (3, 224, 224), not {given!r}")
     return tuple(given)
-
-
-def _ready(model: nn.Module, fold: bool) -> nn.Module:
-    if fold and not isinstance(getattr(model, "folding", None), FoldReport):
-        return fold_model(model)
-    return copy_without_hooks(model).eval()
 
 
 def _timed(

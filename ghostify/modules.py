@@ -12,6 +12,7 @@ from .errors import ArgumentError, ArgumentTypeError
 from .patterns import lookup
 
 Cheap = Literal["depthwise", "pointwise"]
+INDICES = ("channel_order", "ghost_source")  # buffers that a Ghost module has where they change anything
 
 
 @fx.wrap
@@ -150,7 +151,7 @@ class GhostModule(nn.Module):
                 intrinsic, sources = intrinsic[busiest], torch.argsort(busiest)[sources]
             sources, by_source = torch.sort(sources, stable=True)
             others = others[by_source]
-        primary = _narrow(conv, intrinsic)
+        primary = narrow(conv, intrinsic)
         if primary.groups > 1:
             primary.groups = conv.groups
         bias = getattr(conv, "bias", None) is not None and norm is None
@@ -160,14 +161,14 @@ class GhostModule(nn.Module):
 
         def followers(channels: Tensor) -> list[nn.Module]:
             inside = [act] if act is not None and act_inside else []
-            return [_narrow(layer, channels) for layer in ([norm] if norm is not None else []) + inside]
+            return [narrow(layer, channels) for layer in ([norm] if norm is not None else []) + inside]
 
         self.primary_conv = nn.Sequential(primary, *followers(intrinsic))
         self.cheap_operation = nn.Sequential(ghost, *followers(others))
         self.intrinsic_act = None
         if act is not None and not act_inside:
             # who listens to the original hears of the whole output, and of nothing else
-            self.intrinsic_act = copy_without_hooks(_narrow(act, intrinsic))
+            self.intrinsic_act = copy_without_hooks(narrow(act, intrinsic))
             if hasattr(self.intrinsic_act, "inplace"):
                 self.intrinsic_act.inplace = False  # the intrinsic maps themselves leave without it
         order = torch.argsort(torch.cat([intrinsic, others]))
@@ -231,7 +232,7 @@ class GhostModule(nn.Module):
         """An index that is absent from the state dict is absent from the module afterwards, and the other way round."""
         if f"{prefix}primary_conv.0.weight" in state_dict:
             primary: Any = self.primary_conv[0]
-            for name in ("channel_order", "ghost_source"):
+            for name in INDICES:
                 loaded = state_dict.get(prefix + name)
                 self.register_buffer(name, None if loaded is None else torch.empty_like(loaded, device=primary.weight.device))
             if self.cheap == "depthwise":
@@ -345,7 +346,12 @@ def check_dw_size(dw_size: Any) -> int:
     return dw_size
 
 
-def _narrow(layer: nn.Module, channels: Tensor) -> Any:
+def narrow(layer: nn.Module, channels: Tensor) -> Any:
+    """A layer that gives only these channels, in this order.
+
+    Raises:
+        ArgumentError: of no known kind, or one that can't be narrowed.
+    """
     pattern = lookup(layer)
     if pattern is None:
         raise ArgumentError(f"{type(layer).__name__} is in no pattern; ghostify.register_pattern adds it")

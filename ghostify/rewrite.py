@@ -44,13 +44,18 @@ def swap(model: M, swaps: dict[str, nn.Module], inplace: bool) -> M:
     """``model`` with the new layers in place; a copy unless ``inplace``."""
     if inplace:
         for name, layer in swaps.items():
-            parent, _, child = name.rpartition(".")
-            setattr(model.get_submodule(parent), child, layer)
+            put(model, name, layer)
     else:
         model = copy_swapped(model, {model.get_submodule(name): layer for name, layer in swaps.items()})
     if isinstance(model, fx.GraphModule):
         _drop_identities(model, {name for name, layer in swaps.items() if isinstance(layer, nn.Identity)})
     return model
+
+
+def put(model: nn.Module, name: str, value: nn.Module | nn.Parameter) -> None:
+    """Set what stands under a qualified name."""
+    parent, _, child = name.rpartition(".")
+    setattr(model.get_submodule(parent), child, value)
 
 
 def _drop_identities(model: fx.GraphModule, names: set[str]) -> None:

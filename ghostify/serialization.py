@@ -18,9 +18,10 @@ from .convert import check_model
 from .copying import copy_to_meta, plain_tensors
 from .errors import ArgumentError, ArgumentTypeError
 from .files import replacing, write_text
-from .modules import GhostModule
+from .modules import INDICES, GhostModule
 from .recipe import ConversionRecipe, recipe_of
 from .replay import replay
+from .rewrite import put
 
 KEY = "ghostify"  # of the JSON in the header
 FOLDER_WEIGHTS, FOLDER_CONFIG = "model.safetensors", "config.json"
@@ -181,7 +182,7 @@ def _check_indices(student: nn.Module) -> None:
 
 
 def _is_index(name: str) -> bool:
-    return name.rpartition(".")[2] in ("channel_order", "ghost_source")
+    return name.rpartition(".")[2] in INDICES
 
 
 def _fill(student: nn.Module, tensors: dict[str, Tensor], original: Callable[[], nn.Module]) -> None:
@@ -195,7 +196,7 @@ def _fill(student: nn.Module, tensors: dict[str, Tensor], original: Callable[[],
         raise ArgumentError(f"the weights do not fit the recipe: {str(error).splitlines()[-1].strip()}") from error
     for names in tied.values():
         for name in names[1:]:
-            _set(student, name, student.get_parameter(names[0]))
+            put(student, name, student.get_parameter(names[0]))
     missing = [
         (path, name)
         for path, module in student.named_modules()
@@ -206,11 +207,6 @@ def _fill(student: nn.Module, tensors: dict[str, Tensor], original: Callable[[],
         network = original()
         for path, name in missing:
             setattr(student.get_submodule(path), name, getattr(network.get_submodule(path), name).detach().clone())
-
-
-def _set(model: nn.Module, name: str, value: nn.Parameter) -> None:
-    parent, _, child = name.rpartition(".")
-    setattr(model.get_submodule(parent), child, value)
 
 
 def load_weights(model: nn.Module, path: str | os.PathLike[str]) -> None:

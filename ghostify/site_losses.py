@@ -3,6 +3,7 @@
 import numpy as np
 from torch import nn
 
+from .copying import on_meta
 from .errors import ArgumentError
 from .initialize import unexplained
 from .plan import GhostConfig, PlannedSite
@@ -19,8 +20,7 @@ class MeasuredLosses:
 
     def __init__(self, found: Sensitivity, config: GhostConfig, model: nn.Module):
         header = found.header
-        planned = any(tensor.is_meta for tensor in model.state_dict().values())  # its weights are not known
-        if not planned and checksum_of_weights(model) != header.weights:
+        if not on_meta(model) and checksum_of_weights(model) != header.weights:
             raise ArgumentError(
                 f"sensitivity was measured on other weights ({header.model}), not on those of this {type(model).__name__}: "
                 "measure it anew"

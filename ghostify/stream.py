@@ -127,7 +127,7 @@ class Stream:
         if node.op == "call_method":
             return getattr(args[0], str(node.target))(*args[1:], **kwargs)
         if node.op == "get_attr":
-            return _attribute(self.root, self.constants, str(node.target))
+            return attribute_of(self.root, self.constants, str(node.target))
         return args[0]
 
     def close(self) -> None:
@@ -153,7 +153,8 @@ def arguments_of(node: fx.Node, values: dict[str, Any]) -> Any:
     return fx.node.map_arg((node.args, node.kwargs), value_of)
 
 
-def _attribute(root: Any, constants: Any, target: str) -> Any:
+def attribute_of(root: Any, constants: Any, target: str) -> Any:
+    """What a graph reads by ``target``: of the module it traces, or beside it."""
     for owner in (root, constants):
         value = owner
         for name in target.split("."):

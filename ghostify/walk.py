@@ -15,6 +15,7 @@ from .least_squares import Fitted, Settings, SiteProblem
 from .modules import ReducedLinear
 from .patterns import lookup
 from .reduced import fit_linear, refit_linear
+from .rewrite import put
 from .shortcuts import Sum, depends_on, find_sum
 from .site_data import Batch
 from .sites import Site, is_listed
@@ -339,8 +340,7 @@ class Pair:
         self.owner.on_site(outcome)
 
     def _install(self, name: str, target: str, fitted: Fitted) -> None:
-        parent, _, child = target.rpartition(".")
-        setattr(self.student.root.get_submodule(parent), child, fitted.module)
+        put(self.student.root, target, fitted.module)
         self.modules[0][target] = fitted.module
         outcome = Outcome(name, fitted.before, fitted.after, fitted.module.cheap, fitted.notes)
         self.owner.outcomes[name] = outcome
