@@ -70,7 +70,7 @@ def seed_trials() -> Iterator[Trial]:
     yield from (Trial("main", network, "auto", "block", 0, 250) for network in IMAGENET)
     for seed in (1, 2):
         for network in (*CIFAR, *IMAGENET):
-            yield from (t for t in network_trials(network, seed) if network in CIFAR or t.method != "block")
+            yield from network_trials(network, seed)
 
 
 def network_trials(network: str, seed: int) -> Iterator[Trial]:
