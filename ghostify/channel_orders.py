@@ -28,7 +28,7 @@ _KEEP_FUNCTIONS = {
     F.max_pool1d, F.avg_pool1d, F.max_pool3d, F.avg_pool3d, torch.clamp, torch.exp, torch.nn.functional.dropout2d,
 }  # fmt: skip
 _KEEP_METHODS = {"contiguous", "clone", "relu", "relu_", "sigmoid", "sigmoid_", "tanh", "clamp", "clamp_", "float", "half"}
-_PAIRS = {
+PAIRS = {
     operator.add, operator.iadd, operator.sub, operator.isub, operator.mul, operator.imul, operator.truediv,
     torch.add, torch.sub, torch.mul, torch.div, torch.maximum, torch.minimum,
     "add", "add_", "sub", "sub_", "mul", "mul_", "div", "div_",
@@ -99,20 +99,13 @@ class ChannelOrders:
         """What a node does to the order of its inputs."""
         if node.op == "call_module":
             self._module(node, self.modules[str(node.target)])
-        elif node.op == "call_function" and (node.target in _KEEP_FUNCTIONS or is_activation_function(node)):
+        elif is_channelwise(node, self.modules):
+            self._tie(node, node.all_input_nodes[:1] if node.op == "call_method" else node.all_input_nodes)
+            self.of[node].pooled |= "pool" in getattr(node.target, "__name__", "") or keeps_places(node)
+        elif node.op in ("call_function", "call_method") and node.target in PAIRS:
             self._tie(node, node.all_input_nodes)
-            self.of[node].pooled |= "pool" in getattr(node.target, "__name__", "")
-        elif node.op == "call_method" and node.target in _KEEP_METHODS:
-            self._tie(node, node.all_input_nodes[:1])
-        elif node.op in ("call_function", "call_method") and node.target in _PAIRS:
-            self._tie(node, node.all_input_nodes)
-        elif node.target in (torch.cat, torch.concat) and self._along_channels(node):
+        elif node.target in (torch.cat, torch.concat) and along_channels(node):
             self.of[node].cats.append(node)
-        elif node.target in (torch.mean, "mean") and _keeps_places(node):
-            self._tie(node, node.all_input_nodes)
-            self.of[node].pooled = True
-        elif node.target is F.pad and len(node.args) > 1 and isinstance(node.args[1], (list, tuple)) and len(node.args[1]) <= 4:
-            self._tie(node, node.all_input_nodes)
         elif (node.op == "call_method" and node.target in _SHAPES) or (node.target is getattr and node.args[1] == "shape"):
             self.of[node].fixed = "a size"
         else:
@@ -127,25 +120,19 @@ class ChannelOrders:
             self._take(node, source, module.primary[0])
             self.of[node].ghosts.append(node)
             self.of[node].channels, self.of[node].dim = module.out_channels, module.channel_dim
+        elif is_carrier(module):
+            self._tie(node, [source])
+            self.of[node].carriers.append(node)
         elif isinstance(module, nn.modules.conv._ConvNd) and is_plain(module):
-            if module.groups > 1 and module.groups == module.in_channels == module.out_channels:
-                self._tie(node, [source])
-                self.of[node].carriers.append(node)
-                return
             self._take(node, source, module)
             self.of[node].channels = module.out_channels
             if module.groups == 1:
                 self.of[node].free.append(node)
             else:
                 self.of[node].fixed = f"{node.target} is a grouped convolution"
-        elif is_kind(module, "norm") and not _has_parameters(getattr(module, "act", None)):
-            self._tie(node, [source])
-            self.of[node].carriers.append(node)
-        elif is_kind(module, "activation") or isinstance(module, _KEEP):
+        elif is_channelwise(node, self.modules):
             self._tie(node, [source])
             self.of[node].pooled |= isinstance(module, _POOLS)
-            if _has_parameters(module):
-                self.of[node].carriers.append(node)
         else:
             self._bar(node)
 
@@ -168,11 +155,6 @@ class ChannelOrders:
         for source in node.all_input_nodes:
             self.of[source].needs.append((source, node))
         self.of[node].fixed = f"{_told(node)} has channels of its own"
-
-    def _along_channels(self, node: fx.Node) -> bool:
-        dim = node.args[1] if len(node.args) > 1 else node.kwargs.get("dim", 0)
-        joined = node.args[0] if isinstance(node.args[0], (list, tuple)) else [None]
-        return bool(dim == 1) and all(isinstance(one, fx.Node) for one in joined)
 
     def _settle(self) -> None:
         """An order for each stream, or the reason why it keeps the original one."""
@@ -232,14 +214,46 @@ class ChannelOrders:
         return torch.cat(orders) if moved else None
 
 
+def is_carrier(module: Any) -> bool:
+    """Whether it takes each channel by itself and has numbers for each."""
+    if is_kind(module, "norm"):
+        return not _has_parameters(getattr(module, "act", None))
+    if isinstance(module, nn.modules.conv._ConvNd):
+        return is_plain(module) and 1 < module.groups == module.in_channels == module.out_channels
+    return is_kind(module, "activation") and _has_parameters(module)
+
+
+def is_channelwise(node: fx.Node, modules: Mapping[str, Any]) -> bool:
+    """Whether it takes each channel by itself, and all alike."""
+    if node.op == "call_module":
+        module = modules[str(node.target)]
+        plain = isinstance(module, _KEEP) and not getattr(module, "return_indices", False)
+        return plain or (is_kind(module, "activation") and not _has_parameters(module))
+    if node.op == "call_method" and node.target in _KEEP_METHODS:
+        return True
+    if node.op == "call_function" and (node.target in _KEEP_FUNCTIONS or is_activation_function(node)):
+        return node.kwargs.get("return_indices") is not True
+    if node.target is F.pad:  # of places
+        return len(node.args) > 1 and isinstance(node.args[1], (list, tuple)) and len(node.args[1]) <= 4
+    return keeps_places(node)
+
+
+def along_channels(cat: fx.Node) -> bool:
+    dim = cat.args[1] if len(cat.args) > 1 else cat.kwargs.get("dim", 0)
+    joined = cat.args[0] if isinstance(cat.args[0], (list, tuple)) else [None]
+    return bool(dim == 1) and all(isinstance(one, fx.Node) for one in joined)
+
+
 def _parts(cat: fx.Node) -> list[fx.Node]:
     """What a concatenation joins."""
     joined: Any = cat.args[0]
     return list(joined)
 
 
-def _keeps_places(node: fx.Node) -> bool:
-    """A mean over places that leaves 1x1 maps."""
+def keeps_places(node: fx.Node) -> bool:
+    """Whether it is a mean over places that leaves 1x1 maps."""
+    if node.target not in (torch.mean, "mean"):
+        return False
     dims = node.args[1] if len(node.args) > 1 else node.kwargs.get("dim")
     keep = node.args[2] if len(node.args) > 2 else node.kwargs.get("keepdim")
     return keep is True and isinstance(dims, (tuple, list)) and {*dims} <= {2, 3, 4, -1, -2}

@@ -14,6 +14,7 @@ from .convert import check_model
 from .copying import copy_without_hooks
 from .errors import ArgumentTypeError
 from .folded import FoldedGhost, fold_norm, permute_inputs
+from .joins import Joins
 from .modules import GhostModule, narrow, take_channels
 from .patterns import is_kind, lookup
 from .rewrite import put
@@ -154,6 +155,7 @@ class _Folder:
         self._strip()
         self._norms()
         self._orders()
+        Joins(self.graph, self.modules, self.shared)
         targets = {str(node.target) for node in self.graph.nodes if node.op in ("call_module", "get_attr")}
         named = {
             target: self.modules[target] if target in self.modules else attribute_of(self.root, self.part.constants, target)
@@ -266,7 +268,7 @@ def _does_nothing(node: fx.Node, module: Any) -> bool:
 
 def _inner_norms(name: str, ghost: GhostModule, folded: Any) -> Iterator[FoldedPart]:
     for part, chain, left in (
-        ("primary_conv", ghost.primary_conv, folded.primary), ("cheap_operation", ghost.cheap_operation, folded.cheap)
+        ("primary_conv", ghost.primary_conv, folded.primary), ("cheap_operation", ghost.cheap_operation, folded.ghosts.cheap)
     ):  # fmt: skip
         kept = set(map(id, left))
         for position, layer in enumerate(chain):

@@ -16,31 +16,28 @@ class FoldedGhost(nn.Module):
         ghost: it is not changed.
 
     Attributes:
-        primary, cheap: convolutions, and what is left of the norm and the activation after each.
+        primary: the convolution, and what is left of the norm and the activation after it.
+        ghosts: makes the ghosts of the intrinsic maps.
         order: where each output channel stands among intrinsic maps and ghosts; None where they stay as they are made.
     """
 
     def __init__(self, ghost: GhostModule):
         super().__init__()
         self.out_channels, self.intrinsic_channels = ghost.out_channels, ghost.intrinsic_channels
-        self.primary, self.cheap = folded_chain(ghost.primary_conv), folded_chain(ghost.cheap_operation)
-        self.intrinsic_act = ghost.intrinsic_act
-        self.used: int = cast(Any, ghost.cheap_operation[0]).in_channels
+        self.primary, self.ghosts = folded_chain(ghost.primary_conv), GhostMaps(ghost)
         self.channel_dim = ghost._channel_dim
         self.made = torch.cat(ghost.original_channels())  # the original channel that each map becomes, as they are made
         self.sources = ghost.source_positions()  # the intrinsic map that each depthwise ghost is made from
-        self.register_buffer("source", ghost.ghost_source)
         self.register_buffer("order", ghost.channel_order)
 
     order: Tensor | None
-    source: Tensor | None
 
     def can_make(self, wanted: Tensor) -> bool:
         """Whether the maps can be made in this order: in any with the intrinsic ones first, whatever the cheap operation."""
         if torch.equal(wanted, self.made):
             return True
         m = self.intrinsic_channels
-        convs: Any = (self.primary[0], self.cheap[0])
+        convs: Any = (self.primary[0], self.ghosts.cheap[0])
         flexible = convs[0].groups == 1 and all(map(is_plain, convs))
         return flexible and torch.equal(wanted[:m].sort().values, self.made[:m].sort().values)
 
@@ -58,21 +55,9 @@ class FoldedGhost(nn.Module):
         m = self.intrinsic_channels
         place = torch.argsort(self.made)[wanted]
         self.primary = _permuted(self.primary, place[:m])
-        self.cheap = _permuted(self.cheap, place[m:] - m)
-        conv: Any = self.cheap[0]
-        if conv.groups == 1:
-            permute_inputs(conv, place[:m])
-        else:
-            self._take_sources(conv, torch.argsort(place[:m])[self.sources[place[m:] - m]])
-        if self.intrinsic_act is not None:
-            self.intrinsic_act = narrow(self.intrinsic_act, place[:m])
+        self.sources = torch.argsort(place[:m])[self.sources[place[m:] - m]]
+        self.ghosts.set_order(place[m:] - m, place[:m], self.sources)
         self.made = wanted
-
-    def _take_sources(self, conv: Any, sources: Tensor) -> None:
-        """Make each ghost of a map of its own."""
-        self.sources, ghosts = sources, len(sources)
-        conv.in_channels = conv.groups = self.used = ghosts
-        self.source = None if torch.equal(sources, torch.arange(ghosts)) else sources.to(conv.weight.device)
 
     def permute_inputs(self, order: Tensor) -> None:
         """Take inputs whose channel i is the channel ``order[i]`` of before."""
@@ -80,16 +65,60 @@ class FoldedGhost(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         intrinsic = self.primary(x)
-        sources = intrinsic if self.intrinsic_act is None else self.intrinsic_act(intrinsic)
-        if self.source is not None:
-            sources = take_channels(sources, self.source, self.channel_dim)
-        elif self.used < self.intrinsic_channels:
-            sources = sources.narrow(self.channel_dim, 0, self.used)
-        out = torch.cat([intrinsic, self.cheap(sources)], dim=self.channel_dim)
+        out = torch.cat([intrinsic, self.ghosts(intrinsic)], dim=self.channel_dim)
         return out if self.order is None else take_channels(out, self.order, self.channel_dim)
 
     def extra_repr(self) -> str:
         return f"{self.primary[0].in_channels}, {self.out_channels}, intrinsic={self.intrinsic_channels}"
+
+
+class GhostMaps(nn.Module):
+    """The ghosts of a Ghost module, made of its intrinsic maps.
+
+    Args:
+        ghost: as of :class:`FoldedGhost`.
+
+    Attributes:
+        cheap: the convolution, and what is left of the norm and the activation after it.
+        act: what the intrinsic maps go through before.
+        source: the intrinsic map that each ghost is made from; None where they are the first, in order, or all of them.
+    """
+
+    def __init__(self, ghost: GhostModule):
+        super().__init__()
+        self.cheap, self.act = folded_chain(ghost.cheap_operation), ghost.intrinsic_act
+        self.used: int = cast(Any, ghost.cheap_operation[0]).in_channels
+        self.intrinsic_channels, self.channel_dim = ghost.intrinsic_channels, ghost._channel_dim
+        self.register_buffer("source", ghost.ghost_source)
+
+    source: Tensor | None
+
+    def set_order(self, order: Tensor, intrinsic: Tensor, sources: Tensor) -> None:
+        """Make the ghosts in another order, of intrinsic maps in another order.
+
+        Args:
+            order, intrinsic: where each ghost, and each intrinsic map, stood before.
+            sources: the map that each ghost is made from, both in the new order.
+        """
+        self.cheap = _permuted(self.cheap, order)
+        conv: Any = self.cheap[0]
+        if conv.groups == 1:
+            permute_inputs(conv, intrinsic)
+        else:  # each of a map of its own
+            conv.in_channels = conv.groups = self.used = len(sources)
+            in_place = torch.equal(sources, torch.arange(len(sources)))
+            self.source = None if in_place else sources.to(conv.weight.device)
+        if self.act is not None:
+            self.act = narrow(self.act, intrinsic)
+
+    def forward(self, intrinsic: Tensor) -> Tensor:
+        sources = intrinsic if self.act is None else self.act(intrinsic)
+        if self.source is not None:
+            sources = take_channels(sources, self.source, self.channel_dim)
+        elif self.used < self.intrinsic_channels:
+            sources = sources.narrow(self.channel_dim, 0, self.used)
+        ghosts: Tensor = self.cheap(sources)
+        return ghosts
 
 
 def _permuted(chain: nn.Sequential, order: Tensor) -> nn.Sequential:
