@@ -1,9 +1,13 @@
-"""Checks of settings; each error is one sentence that repeats what was given."""
+"""Checks of settings and models; each error is one sentence that repeats what was given."""
 
 import numbers
 from typing import Any
 
-from .errors import ArgumentError, ArgumentTypeError
+import torch
+from torch import nn
+from torch.nn.parameter import is_lazy
+
+from .errors import ArgumentError, ArgumentTypeError, UnsupportedModelError
 
 
 def check_choice(name: str, value: Any, choices: tuple[str, ...]) -> None:
@@ -22,3 +26,21 @@ def whole_number(name: str, value: Any, least: int) -> int:
     if value < least:
         raise ArgumentError(f"{name} must be at least {least}, not {value!r}")
     return int(value)
+
+
+def check_model(model: nn.Module) -> None:
+    """Refuse what hides the real model or can't be rewritten.
+
+    Raises:
+        UnsupportedModelError: what it is, and what to pass instead.
+    """
+    name = type(model).__name__
+    if isinstance(model, (nn.DataParallel, nn.parallel.DistributedDataParallel)):
+        raise UnsupportedModelError(f"model is wrapped in {name}: pass model.module, and wrap the student afterwards")
+    if name == "OptimizedModule":
+        raise UnsupportedModelError("model is compiled: pass model._orig_mod, and compile the student afterwards")
+    if isinstance(model, torch.jit.ScriptModule):
+        raise UnsupportedModelError("model is a TorchScript module: pass the Python model it was made from")
+    for path, module in model.named_modules():
+        if any(is_lazy(p) for p in [*module._parameters.values(), *module._buffers.values()]):
+            raise UnsupportedModelError(f"layer {path!r} ({type(module).__name__}) is not initialised: run the model once")

@@ -6,9 +6,9 @@ from typing import Any, TypeVar
 
 import torch
 from torch import nn
-from torch.nn.parameter import is_lazy
 
 from .budget import Target, plan_budget
+from .checks import check_model
 from .errors import ArgumentError, ArgumentTypeError, UnsupportedModelError
 from .modules import GhostModule, ReducedLinear
 from .plan import SKIPS, GhostConfig, make_plan, nothing_to_convert
@@ -119,24 +119,6 @@ def convert(
         student = swap(network, make_swaps(plan, config), inplace or not given)
     attach_recipe(student, make_recipe(plan, config, recipe_of(network), budget))
     return student
-
-
-def check_model(model: nn.Module) -> None:
-    """Refuse what hides the real model or can't be rewritten.
-
-    Raises:
-        UnsupportedModelError: what it is, and what to pass instead.
-    """
-    name = type(model).__name__
-    if isinstance(model, (nn.DataParallel, nn.parallel.DistributedDataParallel)):
-        raise UnsupportedModelError(f"model is wrapped in {name}: pass model.module, and wrap the student afterwards")
-    if name == "OptimizedModule":
-        raise UnsupportedModelError("model is compiled: pass model._orig_mod, and compile the student afterwards")
-    if isinstance(model, torch.jit.ScriptModule):
-        raise UnsupportedModelError("model is a TorchScript module: pass the Python model it was made from")
-    for path, module in model.named_modules():
-        if any(is_lazy(p) for p in [*module._parameters.values(), *module._buffers.values()]):
-            raise UnsupportedModelError(f"layer {path!r} ({type(module).__name__}) is not initialised: run the model once")
 
 
 def _found(sensitivity: Any) -> Sensitivity | None:

@@ -13,8 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from .checks import check_choice, whole_number
-from .convert import check_model
+from .checks import check_choice, check_model, whole_number
 from .errors import ArgumentError, ArgumentTypeError, GhostifyError
 from .fold import for_inference
 from .images import as_calls

@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor, fx, nn
 
 from .channel_orders import ChannelOrders, Stream
-from .convert import check_model
+from .checks import check_model
 from .copying import copy_without_hooks
 from .errors import ArgumentTypeError
 from .folded import FoldedGhost, fold_norm, permute_inputs

@@ -12,8 +12,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor, nn
 
-from .checks import whole_number
-from .convert import check_model
+from .checks import check_model, whole_number
 from .costs import measure
 from .errors import ArgumentError, ArgumentTypeError
 from .fold import for_inference

@@ -6,7 +6,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from .convert import check_model
+from .checks import check_model
 from .errors import ArgumentError, ArgumentTypeError
 from .modules import GhostModule, ReducedLinear
 from .norms import run_checked

@@ -10,7 +10,7 @@ from torch import fx, nn
 from torch.utils._pytree import tree_leaves
 
 from .budget import Budget
-from .convert import check_model
+from .checks import check_model
 from .copying import copy_swapped
 from .costs import Costs, count_params, measure
 from .errors import ArgumentError, ArgumentTypeError

@@ -8,8 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from .checks import check_choice, whole_number
-from .convert import check_model
+from .checks import check_choice, check_model, whole_number
 from .copying import channels_last, copy_swapped
 from .errors import ArgumentError, ArgumentTypeError, UnsupportedModelError
 from .images import as_calls, peek

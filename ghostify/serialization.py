@@ -14,7 +14,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from .architecture import Architecture, find_architecture
-from .convert import check_model
+from .checks import check_model
 from .copying import copy_to_meta, plain_tensors
 from .errors import ArgumentError, ArgumentTypeError
 from .files import replacing, write_text
