@@ -10,6 +10,7 @@ from torch import nn
 from .budget import Target, plan_budget
 from .checks import check_model
 from .errors import ArgumentError, ArgumentTypeError, UnsupportedModelError
+from .faster import only_faster
 from .modules import GhostModule, ReducedLinear
 from .plan import SKIPS, GhostConfig, make_plan, nothing_to_convert
 from .recipe import attach_recipe, make_recipe, recipe_of
@@ -36,7 +37,9 @@ def convert(
     round_to: int | None = None,
     init: str = "warm",
     seed: int = 0,
+    only_if_faster: str | None = None,
     example_input: Any = None,
+    progress: bool = False,
     inplace: bool = False,
 ) -> M:
     """Convert a convolutional network to Ghost modules.
@@ -64,8 +67,11 @@ def convert(
         init: ``"warm"`` starts Ghost modules from the original weights and norms; ``"random"`` resets them, for training
             from scratch.
         seed: of ``init="random"``.
-        example_input: for ``target``: a tensor, a shape such as ``(1, 3, 224, 224)``, or a tuple of forward arguments. Not
-            needed for models of timm and torchvision, or for params.
+        only_if_faster: a runtime as for :func:`ghostify.latency`, ``"openvino"``, ``"onnxruntime"``, ``"compile"``, ...: sites
+            that are not faster there as Ghost modules stay dense. What was timed is remembered in ``~/.cache/ghostify``.
+        example_input: for ``target`` and ``only_if_faster``: a tensor, a shape such as ``(1, 3, 224, 224)``, or a tuple of
+            forward arguments. Not needed for models of timm and torchvision, or for params.
+        progress: show a progress bar while sites are timed.
         inplace: change ``model`` itself instead of a copy.
 
     Returns:
@@ -83,10 +89,12 @@ def convert(
     wanted = None if target is None else Target.parse(target)
     if wanted is not None and ratio is not None:
         raise ArgumentError(f"give either ratio={ratio!r} or target={dict(target or {})!r}, not both")
-    if wanted is None and (sensitivity is not None or example_input is not None):
-        raise ArgumentError(
-            f"{'sensitivity' if sensitivity is not None else 'example_input'} goes with target=, which is missing"
-        )
+    if wanted is None and sensitivity is not None:
+        raise ArgumentError("sensitivity goes with target=, which is missing")
+    if wanted is None and only_if_faster is None and example_input is not None:
+        raise ArgumentError("example_input goes with target= or only_if_faster=, which are missing")
+    if wanted is not None and only_if_faster is not None:
+        raise ArgumentError("only_if_faster goes with ratio=, not with target=, whose share-out it would undo")
     config = GhostConfig(
         2 if ratio is None else ratio,
         dw_size,
@@ -107,6 +115,8 @@ def convert(
         plan = make_plan(find_sites(network), config)
     else:
         plan, budget = plan_budget(network, find_sites(network), config, wanted, _found(sensitivity), example_input)
+    if only_if_faster is not None:
+        plan = only_faster(network, plan, config, only_if_faster, example_input, progress)
     already = any(isinstance(m, (GhostModule, ReducedLinear)) for m in network.modules())
     if not already and not any(p.ratio for p in plan):
         raise UnsupportedModelError(nothing_to_convert(network, [p.reason for p in plan]))

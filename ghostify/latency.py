@@ -1,11 +1,8 @@
 """latency(): networks timed side by side, on what they may run on."""
 
 import json
-import platform
 import statistics
-import time
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -17,15 +14,13 @@ from .costs import measure
 from .errors import ArgumentError, ArgumentTypeError
 from .fold import for_inference
 from .progress import site_bar
-from .runtimes import RUNTIMES, Run, Runtime, runtime_named
+from .runtimes import RUNTIMES, Run, Runtime, in_turns, machine, runtime_named, thread_count
 from .text import plain
 from .zoo import as_arguments, example_input
 
 if TYPE_CHECKING:
     import pandas as pd
     from rich.console import Console, ConsoleOptions, RenderResult
-
-TURN = 0.1  # seconds at least that a network runs before the next has its turn; the first call of a turn is not counted
 
 
 @dataclass(frozen=True)
@@ -145,12 +140,12 @@ def latency(
     flops = {name: measure(model, (example,)).flops for name, model in named.items()}
     ready = {name: for_inference(model, fold) for name, model in named.items()}
     timings: list[Timing] = []
-    with _threads(threads), site_bar("timing", len(chosen) * len(sizes), progress) as advance:
+    with thread_count(threads), site_bar("timing", len(chosen) * len(sizes), progress) as advance:
         for runtime in chosen:
             for size in sizes:
                 timings += _timed(runtime, size, ready, flops, example, threads, repeats)
                 advance(f"{runtime.name}, batch {size}")
-    return LatencyReport(tuple(timings), threads, _machine())
+    return LatencyReport(tuple(timings), threads, machine())
 
 
 def _named(models: Any) -> dict[str, nn.Module]:
@@ -209,7 +204,7 @@ def _timed(
         except Exception as error:  # whatever a runtime says of a network that it can't take
             problems[name] = (str(error).strip() or type(error).__name__).splitlines()[0][:200]
             runs.pop(name, None)
-    seconds = _in_turns(runs, x, repeats)
+    seconds = in_turns(runs, x, repeats)
     for name in models:
         told = (name, runtime.name, size, flops[name], flops[first] / max(1, flops[name]))
         if name in problems:
@@ -220,46 +215,11 @@ def _timed(
         yield Timing(*told, median, low, high, ratio)
 
 
-def _in_turns(runs: Mapping[str, Run], x: Tensor, repeats: int) -> dict[str, list[float]]:
-    """Seconds of one call, for each repeat."""
-    found: dict[str, list[float]] = {name: [] for name in runs}
-    for _ in range(repeats):
-        for name, run in runs.items():
-            run(x)
-            calls = max(2, round(TURN / max(_seconds(run, x, 1), 1e-7)))
-            found[name].append(_seconds(run, x, calls))
-    return found
-
-
-def _seconds(run: Run, x: Tensor, calls: int) -> float:
-    start = time.perf_counter()
-    for _ in range(calls):
-        run(x)
-    if torch.cuda.is_available():
-        torch.cuda.synchronize()
-    return (time.perf_counter() - start) / calls
-
-
 def _quartiles(values: Sequence[float]) -> tuple[float, float, float]:
     if len(values) == 1:
         return values[0], values[0], values[0]
     low, median, high = statistics.quantiles(values, n=4, method="inclusive")
     return low, median, high
-
-
-@contextmanager
-def _threads(count: int) -> Iterator[None]:
-    before = torch.get_num_threads()
-    torch.set_num_threads(count)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(before)
-
-
-def _machine() -> str:
-    gpu = f", {torch.cuda.get_device_name()}" if torch.cuda.is_available() else ""
-    return f"{platform.processor() or platform.machine()}{gpu}, torch {torch.__version__}"
 
 
 def _told(seconds: float) -> str:

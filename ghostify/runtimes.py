@@ -1,9 +1,12 @@
-"""What a network can run on: PyTorch in several ways, ONNX Runtime, OpenVINO."""
+"""What a network can run on: PyTorch in several ways, ONNX Runtime, OpenVINO; and how long it takes there."""
 
 import copy
 import importlib.util
+import platform
 import tempfile
-from collections.abc import Callable
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -15,6 +18,7 @@ from torch.utils._pytree import tree_flatten
 from .errors import ArgumentError
 
 Run = Callable[[Tensor], list[Tensor]]
+TURN = 0.1  # seconds at least that a network runs before the next has its turn; the first call of a turn is not counted
 
 
 @dataclass(frozen=True)
@@ -141,3 +145,47 @@ def runtime_named(name: Any) -> Runtime:
 def tensors_of(output: Any) -> list[Tensor]:
     """The tensors in what a model returned, in order."""
     return [leaf.detach() for leaf in tree_flatten(output)[0] if isinstance(leaf, Tensor)]
+
+
+def in_turns(runs: Mapping[str, Run], x: Tensor, repeats: int, turn: float = TURN) -> dict[str, list[float]]:
+    """Seconds of one call, for each repeat, of networks that take turns."""
+    found: dict[str, list[float]] = {name: [] for name in runs}
+    for _ in range(repeats):
+        for name, run in runs.items():
+            run(x)
+            calls = max(2, round(turn / max(_seconds(run, x, 1), 1e-7)))
+            found[name].append(_seconds(run, x, calls))
+    return found
+
+
+def _seconds(run: Run, x: Tensor, calls: int) -> float:
+    start = time.perf_counter()
+    for _ in range(calls):
+        run(x)
+    if torch.cuda.is_available():
+        torch.cuda.synchronize()
+    return (time.perf_counter() - start) / calls
+
+
+@contextmanager
+def thread_count(count: int) -> Iterator[None]:
+    """That torch uses meanwhile."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(count)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
+
+
+def machine() -> str:
+    """Processor, GPU and version of torch."""
+    gpu = f", {torch.cuda.get_device_name()}" if torch.cuda.is_available() else ""
+    return f"{_processor()}{gpu}, torch {torch.__version__}"
+
+
+def _processor() -> str:
+    told = Path("/proc/cpuinfo")  # on Linux; what Python tells there is no more than the architecture
+    lines = told.read_text().splitlines() if told.exists() else []
+    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
+    return names[0] if names else platform.processor() or platform.machine()

@@ -32,28 +32,12 @@ class LatencyCosts:
 
     def __init__(self, model: nn.Module, sites: Sequence[Site], arguments: tuple[Any, ...]):
         quiet = copy_without_hooks(model).eval()
-        self.inputs: dict[str, Tensor] = {}
-        handles = []
-        for site in sites:
-            handles.append(quiet.get_submodule(site.name).register_forward_pre_hook(self._note(site.name)))
-        try:
-            with torch.no_grad():
-                quiet(*arguments)
-        finally:
-            for handle in handles:
-                handle.remove()
+        self.inputs = inputs_of(quiet, [site.name for site in sites], arguments)
         self.known: dict[tuple[Any, ...], float] = {}
         self.total = seconds_of(lambda: quiet(*arguments))
 
-    def _note(self, name: str) -> Any:
-        def hook(module: nn.Module, inputs: tuple[Tensor, ...]) -> None:
-            self.inputs[name] = torch.randn_like(inputs[0])
-
-        return hook
-
     def dense(self, site: Site) -> float:
-        layers = [site.module, site.norm if site.norm_name else None, site.act if site.act_name else None]
-        return self._seconds(site, "dense", lambda: nn.Sequential(*(layer for layer in layers if layer is not None)))
+        return self._seconds(site, "dense", lambda: layers_of(site))
 
     def ghost(self, planned: PlannedSite) -> float:
         conv: Any = planned.site.module
@@ -81,6 +65,32 @@ class LatencyCosts:
             with torch.no_grad():
                 self.known[key] = seconds_of(lambda: layers(x))
         return self.known[key]
+
+
+@torch.no_grad()
+def inputs_of(model: nn.Module, names: Sequence[str], arguments: tuple[Any, ...]) -> dict[str, Tensor]:
+    """Noise of the shape that each layer gets; nothing for a layer that does not run."""
+    found: dict[str, Tensor] = {}
+
+    def note(name: str) -> Any:
+        def hook(module: nn.Module, inputs: tuple[Tensor, ...]) -> None:
+            found[name] = torch.randn_like(inputs[0])
+
+        return hook
+
+    handles = [model.get_submodule(name).register_forward_pre_hook(note(name)) for name in names]
+    try:
+        model(*arguments)
+    finally:
+        for handle in handles:
+            handle.remove()
+    return found
+
+
+def layers_of(site: Site) -> nn.Sequential:
+    """What a Ghost module stands in for."""
+    layers = [site.module, site.norm if site.norm_name else None, site.act if site.act_name else None]
+    return nn.Sequential(*(layer for layer in layers if layer is not None))
 
 
 @torch.no_grad()
