@@ -17,6 +17,7 @@ from .cli_options import (
     Json,
     LinearRatio,
     Model,
+    OnlyIfFaster,
     Pretrained,
     Ratio,
     SensitivityFile,
@@ -117,6 +118,7 @@ def convert(
     cheap: Cheap = "depthwise",
     set_: Set = None,
     linear_ratio: LinearRatio = None,
+    only_if_faster: OnlyIfFaster = None,
     input_: Input = None,
     as_json: Json = False,
 ) -> None:
@@ -128,13 +130,18 @@ def convert(
 
         ghostify convert torchvision/resnet18 --weights resnet18.pth --target flops=0.5 --out student.safetensors
 
+        ghostify convert regnety_016 --pretrained --only-if-faster onnxruntime --out student.safetensors
+
         ghostify convert --factory mypackage.nets:build --weights net.safetensors --out student.safetensors
     """
     from .report import report as make_report
     from .serialization import save
 
     network = trained_network(out, model, factory, weights, pretrained)
-    student = make_student(network, ratio, dw_size, cheap, set_, linear_ratio, target, sensitivity, input_, inplace=True)
+    student = make_student(
+        network, ratio, dw_size, cheap, set_, linear_ratio, target, sensitivity, input_,
+        inplace=True, only_if_faster=only_if_faster,
+    )  # fmt: skip
     told = make_report(student, parse_shape(input_))
     save(student, out)
     print_report(told, as_json)
@@ -157,6 +164,7 @@ def calibrate(
     cheap: Cheap = "auto",
     set_: Set = None,
     linear_ratio: LinearRatio = None,
+    only_if_faster: OnlyIfFaster = None,
     input_: Input = None,
     method: Annotated[str, typer.Option(help="block (best) or least_squares (closed form alone).")] = "block",
     max_images: Annotated[int, typer.Option(help="Read so many images at most.")] = 1024,
@@ -182,7 +190,10 @@ def calibrate(
     network = trained_network(out, model, factory, weights, pretrained)
     if plot is not None:
         check_figure(plot)
-    student = make_student(network, ratio, dw_size, cheap, set_, linear_ratio, target, sensitivity, input_, images=images)
+    student = make_student(
+        network, ratio, dw_size, cheap, set_, linear_ratio, target, sensitivity, input_,
+        images=images, only_if_faster=only_if_faster,
+    )  # fmt: skip
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message="images may lack")  # the report says it
         told = make_calibrated(

@@ -14,6 +14,7 @@ from .cli_options import (
     Json,
     LinearRatio,
     Model,
+    OnlyIfFaster,
     Ratio,
     Set,
     make_network,
@@ -60,6 +61,7 @@ def bench(
     cheap: Cheap = "depthwise",
     set_: Set = None,
     linear_ratio: LinearRatio = None,
+    only_if_faster: OnlyIfFaster = None,
     input_: Input = None,
     runtimes: Annotated[str | None, typer.Option(help="With commas between them; by default all that there are.")] = None,
     batch_sizes: Annotated[str, typer.Option(help="With commas between them.")] = "1,8",
@@ -78,7 +80,9 @@ def bench(
     from .latency import latency
 
     network = make_network(model, factory).eval()
-    student = make_student(network, ratio, dw_size, cheap, set_, linear_ratio)
+    student = make_student(
+        network, ratio, dw_size, cheap, set_, linear_ratio, shape=input_, only_if_faster=only_if_faster
+    )  # fmt: skip
     shape = parse_shape(input_)
     found = latency(
         {"original": network, "student": student},

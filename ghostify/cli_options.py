@@ -28,6 +28,10 @@ Set = Annotated[
     typer.Option("--set", help="GLOB=RATIO for some sites, GLOB=dense to keep them; the last match wins."),
 ]
 LinearRatio = Annotated[float | None, typer.Option(help="Shrink fully connected layers this many times.")]
+OnlyIfFaster = Annotated[
+    str | None,
+    typer.Option(help="A runtime, such as openvino: sites that are not faster there as Ghost modules stay dense."),
+]
 Input = Annotated[str | None, typer.Option("--input", help="Shape of the input, such as 1x3x224x224; for your own models.")]
 Json = Annotated[bool, typer.Option("--json", help="Print JSON for machines.")]
 Weights = Annotated[Path | None, typer.Option(help="Weights: safetensors, or a state dict saved by torch.")]
@@ -48,6 +52,7 @@ def make_student(
     shape: str | None = None,
     inplace: bool = False,
     images: str | Path | None = None,
+    only_if_faster: str | None = None,
 ) -> Any:
     """:func:`ghostify.convert` with the settings of a command. A target that comes without a sensitivity, but with images, is
     shared out by what some of these tell."""
@@ -65,6 +70,10 @@ def make_student(
             )
     if sensitivity is not None:
         options["sensitivity"] = sensitivity
+    if only_if_faster is not None:
+        options |= {
+            "only_if_faster": only_if_faster, "example_input": parse_shape(shape), "progress": sys.stderr.isatty()
+        }  # fmt: skip
     return convert(model, ratio, target=wanted, inplace=inplace, **options)
 
 

@@ -245,6 +245,8 @@ def test_zoo(monkeypatch, capsys):
         (["convert", "--factory", "mynets:build", "--target", "half", "--out", "x.safetensors"], "not of the form flops=0.5"),
         (["convert", "--factory", "mynets:build", "--target", "flops=0.5", "--out", "x.safetensors"], "needs an example_input"),
         (["convert", "--factory", "mynets:build", "--sensitivity", "s", "--out", "x.safetensors"], "goes with target="),
+        (["convert", "--factory", "mynets:build", "--only-if-faster", "eager", "--out", "x.safetensors"], "an example_input"),
+        (["bench", "--factory", "mynets:build", "--only-if-faster", "npu", "--input", "1x3x9x9"], "runtime must be one of"),
         (["sensitivity", "resnet18", "--images", ".", "--out", "x.json"], "give --weights FILE or --pretrained"),
         (["zoo", "nothing*here"], "no model is called like"),
         (["calibrate", "--factory", "mynets:build", "--images", "none", "--out", "x.safetensors"], "neither a folder"),
@@ -313,6 +315,17 @@ def test_factory_weights_mismatch(monkeypatch, capsys, folder):
     )
     assert code == 2
     assert "another architecture" in err.replace("\n", " ")
+
+
+def test_only_if_faster(monkeypatch, capsys, folder):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(folder / "cache"))
+    for most, code in ((1e9, 0), (0, 2)):  # whatever the clock says, and whatever it says
+        monkeypatch.setattr("ghostify.faster.MOST", most)
+        options = ["--factory", "mynets:build", "--input", "1x3x16x16", "--only-if-faster", "eager", "--out", "s.safetensors"]
+        found, _, error = run(monkeypatch, capsys, "convert", *options)
+        assert found == code, error
+    assert "not faster on eager" in error.replace("\n", " ")
+    assert (folder / "cache" / "ghostify" / "latency.json").exists()
 
 
 def test_export_and_bench(monkeypatch, capsys, folder):
