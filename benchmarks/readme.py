@@ -226,6 +226,77 @@ def budget_costs() -> str:
     )
 
 
+RUNTIMES = ("openvino", "onnxruntime", "compile", "channels_last", "eager")
+ARMS = ("depthwise", "auto", "pruned")
+
+
+def latency() -> str:
+    """How many times faster than the original: students with depthwise ghosts, with those of "auto", and pruned networks."""
+    rows = []
+    for network, found in load("latency.json").items():
+        for size in (1, 8):
+            mine = {(r["model"], r["runtime"]): r for r in found["rows"] if r["batch_size"] == size}
+            arms = [arm for arm in ARMS if any(model == arm for model, _ in mine)]
+            flops = " / ".join(f"{mine[arm, 'eager']['flops_ratio']:.2f}" for arm in arms)
+            cells = [" / ".join(_times(mine[arm, runtime]) for arm in arms) for runtime in RUNTIMES]
+            rows.append([network, str(size), flops, *cells])
+    return table(["network", "batch", "times fewer FLOPs", *RUNTIMES], rows)
+
+
+def _times(row: Any) -> str:
+    return "" if row["latency_ratio"] is None else f"{row['latency_ratio']:.2f}"
+
+
+def forms() -> str:
+    """What folding, aligning and keeping maps apart are worth, each on each runtime."""
+    found = load("latency_forms.json")
+    models = list(dict.fromkeys(row["model"] for row in found["rows"]))
+    rows = []
+    for size in (1, 8):
+        for model in models[1:]:
+            mine = {r["runtime"]: r for r in found["rows"] if r["batch_size"] == size and r["model"] == model}
+            rows.append([str(size), model, *(_times(mine[runtime]) for runtime in RUNTIMES)])
+    return table(["batch", "form", *RUNTIMES], rows)
+
+
+def only_if_faster() -> str:
+    rows = [
+        [
+            network, row["runtime"], str(row["batch_size"]), str(row["converted"]), f"{row['flops_ratio']:.2f}",
+            f"{row['latency_ratio']:.2f}",
+        ]
+        for network, found in load("latency.json").items()
+        for row in found["only_if_faster"]
+    ]  # fmt: skip
+    return table(["network", "runtime", "batch", "sites converted", "times fewer FLOPs", "times faster"], rows)
+
+
+def memory() -> str:
+    """Peak memory and file sizes, original and student."""
+    rows = []
+    for network, found in load("latency.json").items():
+        cells = []
+        for runtime in RUNTIMES:
+            dense, student = (found["memory_mib"][arm][runtime] for arm in ("dense", "depthwise"))
+            cells.append("" if dense is None or student is None else f"{dense:.0f} → {student:.0f}")
+        files = [
+            f"{found['file_mb']['dense'][kind]} → {found['file_mb']['depthwise'][kind]}" for kind in ("onnx", "pt2", "xml")
+        ]
+        rows.append([network, *cells, *files])
+    runtimes = [f"{runtime}, MiB" for runtime in RUNTIMES]
+    return table(["network", *runtimes, ".onnx, MB", ".pt2, MB", ".xml and .bin, MB"], rows)
+
+
+def bad_files() -> str:
+    found = load("bad_files.json")
+    rows = [[kind, f"{r['refused']} of {r['files']}", f"{r['longest_s']:.2f} s"] for kind, r in found["kinds"].items()]
+    told = (
+        f"A student of ResNet-50 ({found['bytes'] / 1e6:.0f} MB); memory stood at most {found['memory_grown_mib']:.0f} MiB "
+        "higher than after loading the sound file."
+    )
+    return f"{table(['file', 'refused', 'longest time'], rows)}\n\n{told}"
+
+
 SECTIONS: dict[str, dict[str, Callable[[], str]]] = {
     "README.md": {
         "paper": paper,
@@ -234,7 +305,9 @@ SECTIONS: dict[str, dict[str, Callable[[], str]]] = {
         "calibration": calibration,
         "budget": budget,
         "speed": speed,
+        "latency": latency,
     },
+    "docs/deploy.md": {"forms": forms, "only_if_faster": only_if_faster, "memory": memory, "bad_files": bad_files},
     "docs/budgets.md": {"budget_costs": budget_costs},
     "docs/calibration.md": {"cost": cost, "images": by_images, "ablation": ablation},
 }
