@@ -50,7 +50,8 @@ def export(
         fold: fold norms and channel orders first (:func:`ghostify.fold`).
         dynamic_batch: let the batch size be whatever it is at run time.
         int8: images, as for :func:`ghostify.calibrate`, to quantize weights and maps to 8 bits by, with the runtime's own tool:
-            ONNX Runtime's, or NNCF for OpenVINO.
+            ONNX Runtime's, or NNCF for OpenVINO. Give the student itself then: :func:`ghostify.fold` makes sums of
+            convolutions, which are faster, but which 8 bits round once more.
         max_images: of ``int8`` that are read.
 
     Returns:
@@ -70,7 +71,7 @@ def export(
     kind = _format(path, format, int8 is not None)
     max_images = whole_number("max_images", max_images, 1)
     example = _example(student, example_input)
-    model = for_inference(student, fold)
+    model = for_inference(student, fold, split=int8 is None)
     images = None if int8 is None else [args[0] for args, _ in as_calls(int8, student, max_images, 16)]
     with _written(path) as temporary:
         run = _write(model, temporary, kind, example, dynamic_batch, images)

@@ -108,6 +108,21 @@ def fold(student: nn.Module) -> nn.Module:
         >>> folded = ghostify.fold(student)
         >>> print(folded.folding)
     """
+    return _folded(student, split=True)
+
+
+def for_inference(model: nn.Module, folded: bool, split: bool = True) -> nn.Module:
+    """A copy in evaluation mode that nobody listens to; folded, if it is to be and is not yet.
+
+    Args:
+        split: whether convolutions of maps that are made apart become sums of two; not where sums are rounded, as in int8.
+    """
+    if folded and not isinstance(getattr(model, "folding", None), FoldReport):
+        return _folded(model, split)
+    return copy_without_hooks(model).eval()
+
+
+def _folded(student: nn.Module, split: bool) -> nn.Module:
     if not isinstance(student, nn.Module):
         raise ArgumentTypeError(f"student must be a torch.nn.Module, not {type(student).__name__}")
     check_model(student)
@@ -124,7 +139,8 @@ def fold(student: nn.Module) -> nn.Module:
     known: dict[str, Any] = dict(model.named_modules(remove_duplicate=False))
     for part in reversed(parts):  # what an opaque module holds before what calls it
         if part.entry == part.name:
-            folder = _Folder(known[part.name], part, {part.relative(name) for name in shared if part.holds(name)}, known)
+            own = {part.relative(name) for name in shared if part.holds(name)}
+            folder = _Folder(known[part.name], part, own, known, split)
             made = known[part.name] = folder.run()
             told += folder.told
             model = _with(model, part.name, made)
@@ -132,19 +148,12 @@ def fold(student: nn.Module) -> nn.Module:
     return model.eval()
 
 
-def for_inference(model: nn.Module, folded: bool) -> nn.Module:
-    """A copy in evaluation mode that nobody listens to; folded, if it is to be and is not yet."""
-    if folded and not isinstance(getattr(model, "folding", None), FoldReport):
-        return fold(model)
-    return copy_without_hooks(model).eval()
-
-
 class _Folder:
     """Folds one part that traces."""
 
-    def __init__(self, root: nn.Module, part: Part, shared: set[str], known: dict[str, Any]):
+    def __init__(self, root: nn.Module, part: Part, shared: set[str], known: dict[str, Any], split: bool):
         self.root, self.part = root, part
-        self.shared = shared
+        self.shared, self.split = shared, split
         self.graph = fx.Graph()
         self.graph.output(self.graph.graph_copy(part.graph, {}))
         # as they were before other parts were folded, or a part of which only some modules run would lack the others
@@ -155,7 +164,7 @@ class _Folder:
         self._strip()
         self._norms()
         self._orders()
-        Joins(self.graph, self.modules, self.shared)
+        Joins(self.graph, self.modules, self.shared, self.split)
         targets = {str(node.target) for node in self.graph.nodes if node.op in ("call_module", "get_attr")}
         named = {
             target: self.modules[target] if target in self.modules else attribute_of(self.root, self.part.constants, target)

@@ -37,16 +37,17 @@ class Joins:
     """Moves the concatenation at the end of each Ghost module as far down a graph as it goes.
 
     Activations, pools, norms and depthwise convolutions are done on the intrinsic maps and on the ghosts apart; so are sums of
-    maps that are made of as many. A convolution becomes the sum of two. A concatenation that nobody reads in the end is gone.
+    maps that are made of as many. A convolution may become the sum of two. A concatenation that nobody reads is gone.
 
     Args:
         graph: of a network for inference; it is changed.
         modules: those it calls, by their target; those that are made for parts are added.
         shared: targets that are called more than once, or read from outside.
+        split: whether a convolution becomes the sum of one for each part.
     """
 
-    def __init__(self, graph: fx.Graph, modules: dict[str, Any], shared: set[str]):
-        self.graph, self.modules, self.shared = graph, modules, shared
+    def __init__(self, graph: fx.Graph, modules: dict[str, Any], shared: set[str], split: bool):
+        self.graph, self.modules, self.shared, self.split = graph, modules, shared, split
         self.whole: set[fx.Node] = set()
         for node in list(graph.nodes):
             if node.op == "call_module" and isinstance(modules[str(node.target)], FoldedGhost):
@@ -133,7 +134,7 @@ class Joins:
     def _convolve(self, target: str, conv: Any, x: Any) -> fx.Node:
         """A convolution as the sum of one for each part of its input: runtimes add one into the output of the other."""
         join = self.join_of(x)
-        if join is None or conv.groups > 1 or not is_plain(conv) or self._is_gate(x):
+        if join is None or not self.split or conv.groups > 1 or not is_plain(conv) or self._is_gate(x):
             return self._call(target, conv, x)
         total, start = None, 0
         for i, (size, source) in enumerate(zip(join.sizes, x.args, strict=True)):

@@ -81,7 +81,7 @@ def test_eight_bits(tmp_path, name):
 def test_a_file_that_differs_is_an_error_and_is_not_left(student, tmp_path, monkeypatch):
     import sys
 
-    monkeypatch.setattr(sys.modules["ghostify.export"], "for_inference", lambda model, folded: Residual(32).eval())
+    monkeypatch.setattr(sys.modules["ghostify.export"], "for_inference", lambda model, folded, split: Residual(32).eval())
     before = tmp_path / "s.pt2"
     before.write_text("mine")
     wrong = sys.modules["ghostify.export"]._write

@@ -8,6 +8,7 @@ from conftest import Residual, randomize
 from torch import fx, nn
 
 import ghostify
+from ghostify.fold import for_inference
 from ghostify.folded import FoldedGhost
 from ghostify.joins import Joined
 from ghostify.modules import GhostModule
@@ -294,3 +295,11 @@ def test_a_concatenation_of_ghosts_is_one():
     (cat,) = [node for node in folded.graph.nodes if node.target is torch.cat]
     assert len(cat.args[0]) == 5
     assert {name for name, module in folded.named_modules() if isinstance(module, Joined)} == {"last.joined"}
+
+
+def test_convolutions_are_whole_where_sums_are_rounded():
+    student = student_of(Tail(lambda net, a, b: torch.relu(a + b)), init="random", ratios={"*": None, "[ab].*": 2})
+    folded = for_inference(student, True, split=False)
+    assert_same(student, folded)
+    assert [name for name, module in folded.named_modules() if isinstance(module, Joined)] == ["relu.joined"]
+    assert folded.last.in_channels == 16
