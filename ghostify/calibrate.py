@@ -70,8 +70,8 @@ def calibrate(
         copies: how often each image is used once more, mirrored and shifted by up to an eighth; 0 for images that mean
             something else then. None: with ``"block"`` up to three, as long as that makes 1,024 images at most, with
             ``"least_squares"`` none. Only (N, C, H, W) tensors are copied.
-        align: give layers whose outputs are added to each other the same intrinsic channels, so that :func:`ghostify.fold` need
-            not restore the order of channels after any of them. For students that are to be fast; it costs nothing where ghosts
+        align: give layers whose outputs are added to each other the same intrinsic channels and sources, so that
+            :func:`ghostify.fold` need not restore the order of channels after any of them. For students that are to be fast; it costs nothing where ghosts
             are pointwise, and accuracy where they are depthwise.
         seed: of the positions that wide layers sample and of the order of batches.
         progress: show a progress bar.

@@ -87,12 +87,6 @@ class SiteProblem(SiteData):
     @torch.no_grad()
     def solve(self) -> Fitted:
         """Fit the module in the order in which its parts depend on each other."""
-        fitted = self._solve()
-        if self.partition is not None:
-            self.partition.learn(fitted.module)
-        return fitted
-
-    def _solve(self) -> Fitted:
         system, maps = self._moments(self._kinds())
         before = self._error(self.ghost)
         best = Fitted(self.ghost, before, before, ("the warm start was better",))
@@ -107,6 +101,11 @@ class SiteProblem(SiteData):
             if after < best.after or self._bound() is not None:
                 return Fitted(module, before, after, tuple(self.notes))
         return best
+
+    @torch.no_grad()
+    def describe(self, partition: Partition) -> None:
+        """Tell a partition of the teacher's maps."""
+        partition.add(self.ghost.intrinsic_channels, self._survey(False, self._kinds())[1])
 
     def _candidates(self, maps: dict[Cheap, MapMoments]) -> Iterator[tuple[Cheap, Tensor, Tensor]]:
         """Cheap operation, intrinsic channels and sources: what the data say; should that fail, those of the warm start."""
@@ -132,7 +131,7 @@ class SiteProblem(SiteData):
         yield self.ghost.cheap, intrinsic, torch.zeros(self.n - m, dtype=torch.long) if found is None else found
 
     def _bound(self) -> Partition | None:
-        """The partition that this layer is to keep to, once another has set it."""
+        """The partition that this layer is to keep to."""
         bound = self.partition is not None and self.partition.binds(self.ghost.intrinsic_channels)
         return self.partition if bound else None
 

@@ -1,7 +1,7 @@
 """Walk through a student's sites in execution order, with the teacher beside it, and fit each on its converted prefix."""
 
 from collections.abc import Callable, Collection, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
@@ -12,7 +12,7 @@ from .blocks import BlockSettings, End, train_block
 from .channel_orders import ChannelOrders
 from .choose import Partition
 from .least_squares import Fitted, Settings, SiteProblem
-from .modules import ReducedLinear
+from .modules import GhostModule, ReducedLinear
 from .patterns import lookup
 from .reduced import fit_linear, refit_linear
 from .rewrite import put
@@ -123,7 +123,9 @@ class Pair:
         self.modules = [dict(root.named_modules(remove_duplicate=False)) for root in roots]
         self.prefix = part.name + "." if part.name else ""
         self.open: list[str] = []  # sites of the block that has begun
-        self.partitions = self._partitions() if walk.settings.align else {}
+        self.partitions: dict[str, Partition] = {}
+        if walk.settings.align:
+            self.partitions = self._partitions(Stream(roots[1], other, teacher_calls, walk.memory // 2))
         self.ends = self._block_ends() if walk.blocks else {}
 
     def close(self) -> None:
@@ -241,13 +243,29 @@ class Pair:
 
         return batches
 
-    def _partitions(self) -> dict[str, Partition]:
-        """One for all layers of a stream of channels, by the layers' names."""
+    def _partitions(self, teacher: Stream) -> dict[str, Partition]:
+        """One for all layers of a stream of channels, by the layers' names; chosen by one run of the teacher."""
         found: dict[str, Partition] = {}
         for stream in ChannelOrders(self.teacher.graph, self.modules[1], set()).streams:
             shared = Partition()
             if not stream.fixed and len(stream.free) > 1:
                 found.update({str(node.target): shared for node in stream.free})
+        settings = replace(self.owner.settings, choose=True)
+        try:
+            for node in teacher.nodes:
+                target = str(node.target)
+                site, module = self.owner.sites.get(self.prefix + target), self.modules[0].get(target)
+                if node.op == "call_module" and target in found and site is not None and isinstance(module, GhostModule):
+
+                    def batches(node: fx.Node = node) -> Iterator[Batch]:
+                        for (own,) in teacher.run([node]):
+                            yield Batch(own, own)
+
+                    SiteProblem(site, module, batches, self.images, settings).describe(found[target])
+        finally:
+            teacher.close()
+        for shared in {id(one): one for one in found.values()}.values():
+            shared.choose()
         return found
 
     def _release(self) -> None:

@@ -16,7 +16,7 @@ from torch import nn
 import ghostify
 from ghostify.blocks import BlockSettings
 from ghostify.calibrate import calibrate_with
-from ghostify.choose import choose_pointwise
+from ghostify.choose import Partition, choose_pointwise
 from ghostify.images import as_calls, copied
 from ghostify.least_squares import Settings, SiteProblem
 from ghostify.moments import Moments
@@ -892,3 +892,25 @@ def test_the_report_prints_plots_and_exports():
     axes = report.plot()
     assert len(axes.lines) == 2
     assert '"conv1"' in report.to_json()
+
+
+def test_layers_that_are_added_choose_together():
+    """Of two pairings, each best for one layer, the one whose errors add up to less; a layer of another width has no say."""
+    costs = []
+    for near, far in ((1.0, 4.0), (9.0, 2.0)):  # of making channel 1 from 0 and 3 from 2; of making 2 from 0 and 3 from 1
+        cost = torch.full((4, 4), 100.0)
+        cost[1, 0] = cost[3, 2] = near
+        cost[2, 0] = cost[3, 1] = far
+        costs.append(cost)
+    partition = Partition(layers={2: [{"depthwise": cost} for cost in costs], 3: [{"depthwise": costs[0]}]})
+    partition.choose()
+    assert partition.intrinsic.tolist() == [0, 1]
+    assert partition.sources.tolist() == [0, 1]
+    assert partition.binds(2)
+    assert not partition.binds(3)
+    alone = Partition(layers={2: [{"depthwise": costs[0]}]})
+    alone.choose()
+    assert alone.intrinsic.tolist() == [0, 2]
+    empty = Partition()
+    empty.choose()
+    assert not empty.binds(2)

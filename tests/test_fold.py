@@ -9,7 +9,7 @@ from torch import fx, nn
 
 import ghostify
 from ghostify.fold import for_inference
-from ghostify.folded import FoldedGhost
+from ghostify.folded import FoldedGhost, GhostMaps
 from ghostify.joins import Joined
 from ghostify.modules import GhostModule
 
@@ -123,6 +123,7 @@ def test_an_aligned_student_restores_no_order_in_its_sums(cheap):
         student.float()
         counts.append(sum(isinstance(module, FoldedGhost) for module in folded.modules()))
         if align:
+            assert not any(module.source is not None for module in folded.modules() if isinstance(module, GhostMaps))
             assert {name for name, module in folded.named_modules() if isinstance(module, Joined)} == {"pool.joined"}
     assert counts[0] == 0
     assert counts[1] >= 3
