@@ -305,9 +305,8 @@ SECTIONS: dict[str, dict[str, Callable[[], str]]] = {
         "calibration": calibration,
         "budget": budget,
         "speed": speed,
-        "latency": latency,
     },
-    "docs/deploy.md": {"forms": forms, "only_if_faster": only_if_faster, "memory": memory, "bad_files": bad_files},
+    "docs/deploy.md": {"forms": forms, "bad_files": bad_files},
     "docs/budgets.md": {"budget_costs": budget_costs},
     "docs/calibration.md": {"cost": cost, "images": by_images, "ablation": ablation},
 }
