@@ -71,8 +71,8 @@ def calibrate(
             something else then. None: with ``"block"`` up to three, as long as that makes 1,024 images at most, with
             ``"least_squares"`` none. Only (N, C, H, W) tensors are copied.
         align: give layers whose outputs are added to each other the same intrinsic channels and sources, so that
-            :func:`ghostify.fold` need not restore the order of channels after any of them. For students that are to be fast; it costs nothing where ghosts
-            are pointwise, and accuracy where they are depthwise.
+            :func:`ghostify.fold` need not restore the order of channels after any of them. For students that are to be fast;
+            it costs nothing where ghosts are pointwise, and accuracy where they are depthwise.
         seed: of the positions that wide layers sample and of the order of batches.
         progress: show a progress bar.
 
