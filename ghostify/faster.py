@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from .copying import copy_without_hooks
+from .copying import copy_without_hooks, on_meta
 from .errors import ArgumentError
 from .files import write_text
 from .fold import fold, for_inference
@@ -62,7 +62,7 @@ def only_faster(
     chosen = runtime_named(runtime)
     if (missing := chosen.missing()) is not None:
         raise ArgumentError(f"only_if_faster={runtime!r} can't be used here: {missing}")
-    if any(p.is_meta for p in model.parameters()):
+    if on_meta(model):
         raise ArgumentError("only_if_faster needs a network that can run, not one on the meta device")
     x = _example(model, example)
     quiet = copy_without_hooks(model).eval().cpu()

@@ -1,6 +1,5 @@
 """Intrinsic maps and ghosts that stay apart: what follows runs on each, so that no second copy of the maps is made."""
 
-from collections.abc import Mapping
 from typing import Any
 
 import torch
@@ -10,8 +9,7 @@ from .channel_orders import PAIRS, along_channels, is_carrier, is_channelwise, k
 from .folded import FoldedGhost, copy_layer, is_plain
 from .modules import narrow
 from .patterns import is_kind
-
-_INPLACE = ("iadd", "isub", "imul", "add_", "sub_", "mul_", "div_", "relu_", "sigmoid_", "clamp_")
+from .stream import changes_input
 
 
 class Joined(nn.Module):
@@ -90,7 +88,7 @@ class Joins:
         join = next((found for source in node.all_input_nodes if (found := self.join_of(source)) is not None), None)
         if join is None:
             return
-        if _in_place(node, self.modules) and len(node.all_input_nodes[0].users) > 1:
+        if changes_input(node, self.modules.get(str(node.target))) and len(node.all_input_nodes[0].users) > 1:
             self.whole.add(node.all_input_nodes[0])  # what others read afterwards is what this leaves
             return
         if node.target in (torch.cat, torch.concat) and along_channels(node):
@@ -168,9 +166,3 @@ class Joins:
                 return False
             node = node.all_input_nodes[0]
         return False
-
-
-def _in_place(node: fx.Node, modules: Mapping[str, Any]) -> bool:
-    if node.op == "call_module":
-        return bool(getattr(modules[str(node.target)], "inplace", False))
-    return getattr(node.target, "__name__", node.target) in _INPLACE or node.kwargs.get("inplace") is True

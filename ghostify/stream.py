@@ -12,7 +12,6 @@ from .spool import Spool
 from .tracing import Part
 
 Arguments = tuple[tuple[Any, ...], dict[str, Any]]
-_INPLACE_METHODS = {"relu_", "sigmoid_", "tanh_", "add_", "mul_", "sub_", "div_", "clamp_", "hardtanh_"}
 _INPLACE_OPERATORS = {operator.iadd, operator.imul, operator.isub, operator.itruediv}
 
 
@@ -116,7 +115,7 @@ class Stream:
     def evaluate(self, node: fx.Node, values: dict[str, Any]) -> Any:
         """The value of one node, given those of its inputs by name."""
         args, kwargs = arguments_of(node, values)
-        if args and (node.args[0] in self.done or node.args[0] in self.kept) and _changes_input(node, self.root):
+        if args and (node.args[0] in self.done or node.args[0] in self.kept) and changes_input(node, _called(node, self.root)):
             # what is held must survive: this node may run again
             args = (args[0].clone(), *args[1:])
         if node.op == "call_module":
@@ -173,16 +172,24 @@ def without_aliases(graph: fx.Graph, root: nn.Module) -> fx.Graph:
     copied.output(copied.graph_copy(graph, {}))
     order = {node: i for i, node in enumerate(copied.nodes)}
     for node in copied.nodes:
-        changed = node.args[0] if node.args and _changes_input(node, root) else None
+        changed = node.args[0] if node.args and changes_input(node, _called(node, root)) else None
         if isinstance(changed, fx.Node):
             later = {user for user in changed.users if order[user] > order[node]}
             changed.replace_all_uses_with(node, delete_user_cb=later.__contains__)
     return copied
 
 
-def _changes_input(node: fx.Node, root: nn.Module) -> bool:
+def _called(node: fx.Node, root: nn.Module) -> nn.Module | None:
+    """The module that a node calls, if it calls one."""
+    return root.get_submodule(str(node.target)) if node.op == "call_module" else None
+
+
+def changes_input(node: fx.Node, module: nn.Module | None) -> bool:
+    """Whether a node changes its first input in place; ``module`` is what it calls, if it calls one."""
     if node.op == "call_module":
-        return bool(getattr(root.get_submodule(str(node.target)), "inplace", False))
-    if node.op == "call_method":
-        return node.target in _INPLACE_METHODS
-    return node.op == "call_function" and (node.target in _INPLACE_OPERATORS or node.kwargs.get("inplace") is True)
+        return bool(getattr(module, "inplace", False))
+    if node.op not in ("call_function", "call_method"):
+        return False
+    name = str(getattr(node.target, "__name__", node.target))
+    by_name = name.endswith("_") and not name.endswith("__")  # as all of torch's are called
+    return by_name or node.target in _INPLACE_OPERATORS or node.kwargs.get("inplace") is True

@@ -263,6 +263,11 @@ TAILS = {
     "with another tensor": (lambda net, a, b: a + b.new_ones(1, 16, 1, 1), {}, 2),
     "in place": (lambda net, a, b: a.add_(b).relu_(), {}, 0),
     "in place, read later": (changed_in_place, {}, 1),
+    "in place, whole read later": (
+        lambda net, a, b: (c := a + b).tanh_() + net.group(c),
+        {"group": nn.Conv2d(16, 16, 3, padding=1, groups=4)},
+        1,
+    ),
     "joined in another dimension": (lambda net, a, b: torch.cat([a, b], dim=2), {}, 2),
     "indices": (lambda net, a, b: net.pool(a)[0] + net.pool(b)[0], {"pool": nn.MaxPool2d(2, return_indices=True)}, 2),
 }
