@@ -31,7 +31,7 @@ class Partition:
     layers: dict[int, list[dict["Cheap", Tensor]]] = field(default_factory=dict)
 
     def add(self, m: int, maps: Mapping["Cheap", "MapMoments"]) -> None:
-        """One more layer: how many intrinsic channels it has, and moments of its maps for each cheap operation it may have."""
+        """One more layer: how many intrinsic channels it has, and moments of its maps for its widest cheap operation."""
         found = {
             kind: moments.covariance().cpu() if kind == "pointwise" else moments.unexplained().float().cpu()
             for kind, moments in maps.items()

@@ -104,8 +104,8 @@ class SiteProblem(SiteData):
 
     @torch.no_grad()
     def describe(self, partition: Partition) -> None:
-        """Tell a partition of the teacher's maps."""
-        partition.add(self.ghost.intrinsic_channels, self._survey(False, self._kinds())[1])
+        """Tell a partition of the teacher's maps, as far as it goes by them."""
+        partition.add(self.ghost.intrinsic_channels, self._survey(False, self._kinds()[-1:])[1])
 
     def _candidates(self, maps: dict[Cheap, MapMoments]) -> Iterator[tuple[Cheap, Tensor, Tensor]]:
         """Cheap operation, intrinsic channels and sources: what the data say; should that fail, those of the warm start."""
