@@ -222,40 +222,50 @@ class Bench:
     def example(self, network: str) -> Tensor:
         return torch.zeros(1, 3, 224, 224) if network in IMAGENET else torch.zeros(1, 3, 32, 32)
 
-    def run(self, trial: Trial) -> dict[str, Any]:
+    def student(self, trial: Trial) -> tuple[nn.Module, float, Setting | None]:
+        """The calibrated student, or the pruned network; the seconds that it took; how it was pruned."""
         teacher, example = self.teacher(trial.network), self.example(trial.network)
-        choose = trial.section == "ablation"
-        few, few_labels, images, labels = self.split(trial.network, trial.seed, trial.images, choose)
+        few, labels, _, _ = self.split(trial.network, trial.seed, trial.images)
         options = dict(trial.options)
         cheap = "auto" if trial.method == "pruning" else trial.arm
         student = ghostify.convert(teacher, trial.ratio, cheap=cheap, init=options.pop("init", "warm"))
-        dense = measure(teacher, (example,)).flops
-        setting = None
         if trial.method == "pruning":
-            share = measure(student, (example,)).flops / dense
+            share = measure(student, (example,)).flops / measure(teacher, (example,)).flops
             setting = self.best_setting(trial.network, trial.arm, share)
+            start = time.perf_counter()
+            pruned = prune(teacher, example, share, trial.arm, setting, few, labels, trial.seed)
+            assert pruned is not None
+            ghostify.reestimate_norms(pruned, few)
+            return pruned, time.perf_counter() - start, setting
         start = time.perf_counter()
-        if setting is not None:
-            student = prune(teacher, example, share, trial.arm, setting, few, few_labels, trial.seed)
+        plain, passes = options.pop("plain_norms", False), options.pop("passes", 1)
+        copies = options.pop("copies", None)
+        chosen = {name: options.pop(name) for name in ("steps", "lr", "rotate") if name in options}
+        blocks = BlockSettings(**chosen, seed=trial.seed) if trial.method == "block" else None
+        settings = Settings(seed=trial.seed, **options)
+        for _ in range(passes):
+            calibrate_with(student, teacher, few, settings, blocks, copies=copies)
+        if plain:
             ghostify.reestimate_norms(student, few)
-        else:
-            plain, passes = options.pop("plain_norms", False), options.pop("passes", 1)
-            copies = options.pop("copies", None)
-            chosen = {name: options.pop(name) for name in ("steps", "lr", "rotate") if name in options}
-            blocks = BlockSettings(**chosen, seed=trial.seed) if trial.method == "block" else None
-            settings = Settings(seed=trial.seed, **options)
-            for _ in range(passes):
-                calibrate_with(student, teacher, few, settings, blocks, copies=copies)
-            if plain:
-                ghostify.reestimate_norms(student, few)
-        seconds = time.perf_counter() - start
+        return student, time.perf_counter() - start, None
+
+    def run(self, trial: Trial) -> dict[str, Any]:
+        student, seconds, setting = self.student(trial)
+        return self.judged(trial, student, seconds, setting)
+
+    def judged(self, trial: Trial, student: nn.Module, seconds: float, setting: Setting | None) -> dict[str, Any]:
+        choose = trial.section == "ablation"
+        _, _, images, labels = self.split(trial.network, trial.seed, trial.images, choose)
         given, wanted = predict(student, images), self.answers(trial.network, trial.seed, choose)
+        example = self.example(trial.network)
         return {
             **{k: getattr(trial, k) for k in ("network", "arm", "method", "seed", "images", "ratio", "variant")},
             "base": percent(wanted == labels),
             "top1": percent(given == labels),
             "agreement": percent(given == wanted),
-            "flops_share": round(measure(student, (example,)).flops / dense, 4),
+            "flops_share": round(
+                measure(student, (example,)).flops / measure(self.teacher(trial.network), (example,)).flops, 4
+            ),
             "seconds": round(seconds, 1),
             "setting": str(setting or ""),
             "measured_on": "training images 45,000 to 49,999" if choose else "test",
