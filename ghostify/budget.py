@@ -21,7 +21,7 @@ from .sensitivity_result import Sensitivity
 from .site_latency import LatencyCosts
 from .site_losses import MeasuredLosses, WeightProxy
 from .sites import Site
-from .zoo import as_arguments, example_input
+from .zoo import arguments_for
 
 log = logging.getLogger(__name__)
 
@@ -140,7 +140,7 @@ def plan_budget(
     plans = [make_plan(sites, replace(config, ratio=ratio)) for ratio in ratios]
     if not any(planned.ratio for plan in plans for planned in plan):
         raise UnsupportedModelError(nothing_to_convert(model, [planned.reason for planned in plans[-1]]))
-    arguments = _arguments(model, example) if target.metric != "params" else ()
+    arguments = arguments_for(model, example, "target") if target.metric != "params" else ()
     fixed_sites = [planned for planned in plans[0] if planned.site.reason]
     plans = [[planned for planned in plan if not planned.site.reason] for plan in plans]
     convs = [planned.site for planned in plans[0]]
@@ -173,15 +173,6 @@ def _check_has_values(model: nn.Module, target: Target) -> None:
     if on_meta(model):
         what = "weights to run with" if target.metric == "latency" else "weights to go by: give a sensitivity, or weights"
         raise ArgumentError(f"target={{{target.metric!r}: ...}} needs a model that has {what}; this one is on the meta device")
-
-
-def _arguments(model: nn.Module, example: Any) -> tuple[Any, ...]:
-    arguments = example_input(model) if example is None else as_arguments(model, example)
-    if arguments is None:
-        raise ArgumentError(
-            f"target needs an example_input to count FLOPs for: {type(model).__name__} does not say what it takes"
-        )
-    return arguments
 
 
 def _is_pinned(site: Site, config: GhostConfig) -> bool:

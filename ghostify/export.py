@@ -18,8 +18,7 @@ from .errors import ArgumentError, ArgumentTypeError, GhostifyError
 from .fold import for_inference
 from .images import as_calls
 from .runtimes import Run, onnx_session, openvino_request, tensors_of
-from .zoo import as_arguments
-from .zoo import example_input as known_input
+from .zoo import one_input
 
 FORMATS = {"onnx": ".onnx", "torch": ".pt2", "openvino": ".xml"}
 NEEDS = {"onnx": ("onnx", "onnxscript", "onnxruntime"), "torch": (), "openvino": ("openvino",)}
@@ -97,13 +96,8 @@ def _format(path: Path, format: str | None, int8: bool) -> str:
 
 
 def _example(model: nn.Module, given: Any) -> Tensor:
-    arguments = known_input(model) if given is None else as_arguments(model, given)
-    if arguments is None:
-        raise ArgumentError(f"export needs an example_input: {type(model).__name__} does not say what it takes")
-    if len(arguments) != 1 or not isinstance(arguments[0], Tensor) or arguments[0].dim() < 2:
-        raise ArgumentError("export takes networks of one input, a tensor (N, C, ...)")
     first = next(model.parameters(), None)
-    shape = (2, *arguments[0].shape[1:])  # 1 would be taken for a constant
+    shape = (2, *one_input(model, given, "export").shape[1:])  # 1 would be taken for a constant
     generator = torch.Generator().manual_seed(0)
     return torch.randn(shape, generator=generator).to(torch.float32 if first is None else first.dtype)
 

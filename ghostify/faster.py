@@ -26,7 +26,7 @@ from .progress import site_bar
 from .rewrite import make_swaps, swap
 from .runtimes import Runtime, in_turns, machine, runtime_named
 from .site_latency import inputs_of, layers_of
-from .zoo import as_arguments, example_input
+from .zoo import one_input
 
 log = logging.getLogger(__name__)
 
@@ -64,7 +64,8 @@ def only_faster(
         raise ArgumentError(f"only_if_faster={runtime!r} can't be used here: {missing}")
     if on_meta(model):
         raise ArgumentError("only_if_faster needs a network that can run, not one on the meta device")
-    x = _example(model, example)
+    zeros = one_input(model, example, "only_if_faster")
+    x = torch.randn(zeros.shape, generator=torch.Generator().manual_seed(0)).to(zeros.dtype)
     quiet = copy_without_hooks(model).eval().cpu()
     timer = Timer(chosen)
     gains, reasons = _by_site(quiet, [p for p in plan if p.ratio is not None], timer, x, progress)
@@ -192,17 +193,6 @@ def _ghost(planned: PlannedSite) -> nn.Module:
         folded.recompile()
     made: nn.Module = folded
     return made
-
-
-def _example(model: nn.Module, given: Any) -> Tensor:
-    arguments = example_input(model) if given is None else as_arguments(model, given)
-    if arguments is None:
-        raise ArgumentError(
-            f"only_if_faster needs an example_input such as (1, 3, 224, 224): {type(model).__name__} does not say what it takes"
-        )
-    if len(arguments) != 1 or not isinstance(arguments[0], Tensor):
-        raise ArgumentError("only_if_faster takes networks of one input, a tensor (N, C, ...)")
-    return torch.randn(arguments[0].shape, generator=torch.Generator().manual_seed(0)).to(arguments[0].dtype)
 
 
 def _without(plan: Iterable[PlannedSite], reasons: dict[str, str]) -> list[PlannedSite]:

@@ -174,3 +174,30 @@ def as_arguments(model: nn.Module, example: Any) -> tuple[Any, ...]:
             f"example_input must be a tensor, a shape such as (1, 3, 224, 224) or arguments, not {example!r}"
         )
     return tuple(example) if isinstance(example, tuple) else (example,)
+
+
+def arguments_for(model: nn.Module, given: Any, what: str) -> tuple[Any, ...]:
+    """Forward arguments: what a user gives (see as_arguments), or None for what the model is known to take.
+
+    Raises:
+        ArgumentError: neither is there; ``what`` needs them.
+        ArgumentTypeError: see as_arguments.
+    """
+    arguments = example_input(model) if given is None else as_arguments(model, given)
+    if arguments is None:
+        raise ArgumentError(
+            f"{what} needs an example_input such as (1, 3, 224, 224): {type(model).__name__} does not say what it takes"
+        )
+    return arguments
+
+
+def one_input(model: nn.Module, given: Any, what: str) -> Tensor:
+    """The same for what takes networks of one input alone.
+
+    Raises:
+        ArgumentError, ArgumentTypeError: see arguments_for; several inputs, or one without channels.
+    """
+    arguments = arguments_for(model, given, what)
+    if len(arguments) != 1 or not isinstance(arguments[0], Tensor) or arguments[0].dim() < 2:
+        raise ArgumentError(f"{what} takes networks of one input, a tensor (N, C, ...)")
+    return arguments[0]

@@ -108,7 +108,7 @@ BAD = {
     "suffix": (lambda s, d: ghostify.export(s, d / "a.tflite"), "ends in none of .onnx, .pt2, .xml"),
     "format": (lambda s, d: ghostify.export(s, d / "a.onnx", "tflite"), "format must be one of"),
     "both": (lambda s, d: ghostify.export(s, d / "a.onnx", "torch"), "must end in '.pt2'"),
-    "no input": (lambda s, d: ghostify.export(s, d / "a.pt2"), "needs an example_input: Residual"),
+    "no input": (lambda s, d: ghostify.export(s, d / "a.pt2"), "needs an example_input such as .*: Residual"),
     "int8": (lambda s, d: ghostify.export(s, d / "a.pt2", int8=torch.rand(2, 3, 16, 16)), "int8 goes with format"),
     "shape": (lambda s, d: ghostify.export(s, d / "a.pt2", example_input=(1, 0, 3, 3)), "size below 1"),
     "control flow": (lambda s, d: ghostify.export(Odd(), d / "a.pt2", example_input=SHAPE), "Odd can't be exported as torch"),
