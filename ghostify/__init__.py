@@ -7,7 +7,8 @@ from .calibration_report import CalibrationReport
 from .convert import convert
 from .distill import distill
 from .errors import ArgumentError, ArgumentTypeError, DivergedError, GhostifyError, UnsupportedModelError
-from .evaluation import Evaluation, evaluate
+from .evaluate import evaluate
+from .evaluation import Evaluation
 from .export import export
 from .fold import FoldReport, fold
 from .hub import HubStudent
@@ -22,6 +23,7 @@ from .sensitivity_result import Sensitivity
 from .serialization import load, save
 from .sweep import sweep
 from .sweep_result import SweepResult
+from .tasks import Task
 from .training_recipe import Recipe
 from .zoo import create_model, list_models
 
@@ -42,6 +44,7 @@ __all__ = [
     "Report",
     "Sensitivity",
     "SweepResult",
+    "Task",
     "UnsupportedModelError",
     "calibrate",
     "convert",

@@ -212,13 +212,15 @@ def split_batch(item: Any, model: nn.Module, name: str = "train") -> tuple[Any, 
     """Images, checked and on the model's device, and labels, of one batch that a loader gives."""
     images = placed(first_images(item), model)
     labels = None
-    if isinstance(item, (tuple, list)) and len(item) > 1 and not isinstance(images, list):
+    if isinstance(images, list):
+        return images, None
+    if isinstance(item, (tuple, list)) and len(item) > 1:
         labels = item[1]
     elif isinstance(item, dict):
         labels = next((item[key] for key in ("labels", "label") if key in item), None)
     if labels is None:
         return images, None
-    labels = torch.as_tensor(labels)
+    labels = torch.as_tensor(labels).to(images.device)
     if labels.dim() == 0 or len(labels) != len(images):
         raise ArgumentError(f"{name} has a batch of {len(images)} images whose labels have shape {tuple(labels.shape)}")
     return images, labels

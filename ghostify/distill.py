@@ -17,6 +17,7 @@ from .losses import main_output
 from .random_state import undisturbed
 from .recovery_report import EpochResult, RecoveryReport, history_csv
 from .serialization import save
+from .tasks import Task, task_for
 from .trainer import OnStep, Trainer
 from .training_recipe import Recipe
 
@@ -31,6 +32,7 @@ def distill(
     out: str | os.PathLike[str] | None = None,
     resume: bool = False,
     outputs: Callable[[Any], Sequence[Tensor]] = main_output,
+    task: Task | None = None,
     workers: int | None = None,
     broken: str = "skip",
     checkpoint_seconds: float = 300,
@@ -58,6 +60,8 @@ def distill(
             there is none, start. The other arguments must be as they were.
         outputs: from what the model returns to the scores to match, a list of tensors (N, classes, ...); the default takes
             the main output (:func:`ghostify.losses.main_output`).
+        task: how networks of a kind of their own are compared and judged (:class:`ghostify.Task`); None for the one that
+            fits the network.
         workers: processes that read a folder's pictures; None for one a core, eight at most.
         broken: what to do with a picture of ``train`` that can't be read: ``"skip"`` takes the next one, and the report
             counts them; ``"fail"`` raises. One of ``val`` always does.
@@ -82,7 +86,7 @@ def distill(
     held = None if val is None else make_source(val, teacher, 256, training=False, name="val", workers=workers, broken="fail")
     with undisturbed(), torch.inference_mode(False), torch.enable_grad(), _bar(progress) as on_step:
         trainer = Trainer(
-            copy_swapped(student, {}), copy_swapped(teacher, {}), source, held, recipe, outputs,
+            copy_swapped(student, {}), copy_swapped(teacher, {}), source, held, recipe, task_for(student, outputs, task),
             folder.checkpoint if folder else None, float(checkpoint_seconds),
             folder.tell if folder else lambda history: None, on_step,
         )  # fmt: skip

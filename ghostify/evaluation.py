@@ -1,4 +1,4 @@
-"""evaluate(): how often a model is right, and how often it agrees with its teacher; exact under many processes."""
+"""How often a model is right, and how often it agrees with its teacher; exact under many processes."""
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
@@ -7,10 +7,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from .checks import whole_number
-from .data import Source, make_source, shared_out, split_batch
-from .errors import ArgumentError, ArgumentTypeError
-from .losses import IGNORED, main_output
+from .data import Source, shared_out, split_batch
+from .errors import ArgumentError
+from .losses import IGNORED
 from .norms import evaluation, run_checked
 
 
@@ -23,6 +22,9 @@ class Evaluation:
         top1, top5: right among the first, the first five; of positions where scores have positions.
         agreement: the same first class as the teacher's.
         per_class: share of each class's images that is right; NaN for a class without images.
+        mean_iou: intersection over union of what is labelled and what is predicted as a class, over all images together,
+            averaged over the classes that there are; None but for segmentation.
+        iou_per_class: NaN for a class that is neither labelled nor predicted.
     """
 
     images: int
@@ -30,51 +32,19 @@ class Evaluation:
     top5: float | None
     agreement: float | None
     per_class: tuple[float, ...] | None
+    mean_iou: float | None = None
+    iou_per_class: tuple[float, ...] | None = None
+
+    def scores(self) -> dict[str, float]:
+        """What there is of mean_iou, top1 and agreement."""
+        named = {"mean_iou": self.mean_iou, "top1": self.top1, "agreement": self.agreement}
+        return {name: value for name, value in named.items() if value is not None}
 
     def __str__(self) -> str:
-        named = (("top-1", self.top1), ("top-5", self.top5), ("agrees with the teacher", self.agreement))
+        named = (
+            ("mean IoU", self.mean_iou), ("top-1", self.top1), ("top-5", self.top5), ("agrees with the teacher", self.agreement)
+        )  # fmt: skip
         return ", ".join([f"{self.images} images"] + [f"{name} {value:.2%}" for name, value in named if value is not None])
-
-
-def evaluate(
-    model: nn.Module,
-    data: Any,
-    *,
-    teacher: nn.Module | None = None,
-    batch_size: int = 256,
-    outputs: Callable[[Any], Sequence[Tensor]] = main_output,
-    workers: int | None = None,
-    progress: bool = False,
-) -> Evaluation:
-    """Measure a classifier, in evaluation mode.
-
-    Under ``torchrun`` or ``accelerate launch`` each process takes its batches of a DataLoader and all get the same result;
-    no image is counted twice.
-
-    Args:
-        model: on any device; images are moved there.
-        data: a DataLoader or other iterable of batches (images, labels); a tensor or array of images, or a pair of them and
-            labels; a folder of pictures, one folder for each class; or a timm name such as ``"torch/cifar10"``. Labels may
-            be missing where there is a teacher.
-        teacher: also count where both name the same class.
-        batch_size: images at a time where ``data`` is not in batches.
-        outputs: from what the model returns to the scores (N, classes, ...) in a list; see
-            :func:`ghostify.losses.main_output`.
-        workers: processes that read a folder's pictures.
-        progress: show a progress bar.
-
-    Raises:
-        ArgumentError, ArgumentTypeError: no image, or nothing to compare with, or a label beyond the model's classes.
-
-    Example:
-        >>> print(ghostify.evaluate(student, loader, teacher=teacher))
-    """
-    for name, part in (("model", model), ("teacher", teacher)):
-        if not isinstance(part, nn.Module) and not (part is None and name == "teacher"):
-            raise ArgumentTypeError(f"{name} must be a torch.nn.Module, not {type(part).__name__}")
-    batch_size = whole_number("batch_size", batch_size, 1)
-    source = make_source(data, model, batch_size, training=False, name="data", workers=workers, broken="fail", once=True)
-    return evaluate_source(model, teacher, source, outputs, progress)
 
 
 @torch.no_grad()
@@ -85,7 +55,7 @@ def evaluate_source(
     outputs: Callable[[Any], Sequence[Tensor]],
     progress: bool = False,
 ) -> Evaluation:
-    """:func:`evaluate` of batches that are there already."""
+    """:func:`ghostify.evaluate` of a network of class scores."""
     counts: _Counts | None = None
     with evaluation(model), evaluation(teacher if teacher is not None else model):
         for item in _told(shared_out(source, 0, training=False), len(source), progress):
@@ -99,17 +69,19 @@ def evaluate_source(
 
 class _Counts:
     """Sums over images, in one vector so that processes can add theirs: images, positions with a label, right, among five,
-    positions, agreeing; then for each class how many there are and how many are right."""
+    positions, agreeing, images whose scores have positions; then for each class how many there are, are right, are
+    predicted."""
 
     def __init__(self, classes: int, device: torch.device, name: str):
         self.name = name
-        self.sums = torch.zeros(6, dtype=torch.float64, device=device)
-        self.by_class = torch.zeros(2, classes, dtype=torch.float64, device=device)
+        self.sums = torch.zeros(7, dtype=torch.float64, device=device)
+        self.by_class = torch.zeros(3, classes, dtype=torch.float64, device=device)
 
     def add(self, images: int, scores: Tensor, labels: Tensor | None, theirs: Tensor | None) -> None:
         classes = scores.shape[1]
         given = scores.argmax(1)
         self.sums[0] += images
+        self.sums[6] += images * (len(scores) != images)
         if labels is not None:
             labels = labels.flatten()
             if len(labels) != len(scores):
@@ -124,6 +96,7 @@ class _Counts:
             self.sums[3] += (among.any(1) & valid).sum()
             self.by_class[0] += torch.bincount(labels[valid], minlength=classes)
             self.by_class[1] += torch.bincount(labels[right], minlength=classes)
+            self.by_class[2] += torch.bincount(given[valid], minlength=classes)
         if theirs is not None:
             self.sums[4] += len(given)
             self.sums[5] += (given == theirs).sum()
@@ -156,16 +129,20 @@ def _largest(value: Tensor) -> Tensor:
 
 
 def _finish(counts: _Counts) -> Evaluation:
-    images, labelled, right, among, compared, agreeing = counts.sums.tolist()
+    images, labelled, right, among, compared, agreeing, dense = counts.sums.tolist()
     if not labelled and not compared:
         raise ArgumentError(f"{counts.name} has no labels: give labels, or a teacher to compare with")
-    classes = counts.by_class.shape[1]
+    there, hits, named = counts.by_class
+    iou = hits / (there + named - hits)  # NaN where there is nothing
+    classes = len(there)
     return Evaluation(
         int(images),
         right / labelled if labelled else None,
         among / labelled if labelled and classes > 5 else None,
         agreeing / compared if compared else None,
-        tuple((counts.by_class[1] / counts.by_class[0]).tolist()) if labelled else None,
+        tuple((hits / there).tolist()) if labelled else None,
+        float(iou.nanmean()) if labelled and dense else None,
+        tuple(iou.tolist()) if labelled and dense else None,
     )
 
 

@@ -4,6 +4,7 @@ from typing import TYPE_CHECKING, Any
 
 from .checks import whole_number
 from .errors import ArgumentError, ArgumentTypeError
+from .recovery_report import SCORES
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -101,7 +102,8 @@ def plot_recovery(report: "RecoveryReport", ax: "Axes | None" = None) -> "Axes":
     lines = ax.plot(*zip(*losses, strict=True), color=DENSE, marker="o", ms=3, label="loss")
     if scores:
         other = ax.twinx()
-        name = "agreement with the teacher" if report.epochs[0].top1 is None else "top-1"
+        first = next(iter(next(row for row in report.epochs if row.scores).scores))
+        name = SCORES.get(first, first)
         lines += other.plot(*zip(*scores, strict=True), color=GHOST, marker="o", ms=3, label=f"{name}, validation")
         other.set_ylabel(name)
         other.yaxis.set_major_formatter(PercentFormatter(1))

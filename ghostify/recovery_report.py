@@ -14,6 +14,11 @@ if TYPE_CHECKING:
     from rich.console import Console, ConsoleOptions, RenderResult
 
 
+SCORES = {
+    "top1": "top-1", "agreement": "agreement with the teacher", "mean_iou": "mean IoU", "map": "mAP", "map50": "mAP@0.5"
+}  # fmt: skip
+
+
 @dataclass(frozen=True)
 class EpochResult:
     """One epoch; the first, number 0, is the student before training.
@@ -22,7 +27,8 @@ class EpochResult:
         step: optimizer steps until then.
         lr: learning rate of the last step.
         loss: mean over the epoch, of the weighted sum; ``parts`` are its terms, unweighted.
-        top1, agreement: of the validation, from 0 to 1; None without one, or without labels.
+        scores: of the validation, from 0 to 1, such as ``top1``, ``agreement``, ``mean_iou``; the best epoch is chosen by
+            the first.
         seconds: of training until then.
         images_per_second: while training.
     """
@@ -32,20 +38,19 @@ class EpochResult:
     lr: float | None = None
     loss: float | None = None
     parts: dict[str, float] = field(default_factory=dict)
-    top1: float | None = None
-    agreement: float | None = None
+    scores: dict[str, float] = field(default_factory=dict)
     seconds: float = 0.0
     images_per_second: float | None = None
 
     @property
     def score(self) -> float | None:
         """What the best epoch is chosen by."""
-        return self.agreement if self.top1 is None else self.top1
+        return next(iter(self.scores.values()), None)
 
     def flat(self) -> dict[str, Any]:
-        values = asdict(self)
-        parts = values.pop("parts")
-        return values | {f"loss_{name}": value for name, value in parts.items()}
+        told = {name: getattr(self, name) for name in ("epoch", "step", "lr", "loss")}
+        told |= self.scores | {"seconds": self.seconds, "images_per_second": self.images_per_second}
+        return told | {f"loss_{name}": value for name, value in self.parts.items()}
 
 
 @dataclass(frozen=True)
@@ -102,7 +107,7 @@ class RecoveryReport:
         scored = [row for row in self.epochs if row.score is not None]
         if scored and self.best is not None:
             kept = next(row for row in scored if row.epoch == self.best)
-            what = "agreement with the teacher" if kept.top1 is None else "top-1"
+            what = SCORES.get(next(iter(kept.scores)), next(iter(kept.scores)))
             lines.append(f"{what} {scored[0].score:.2%} → {kept.score:.2%}, with the weights of epoch {kept.epoch}")
         if self.broken:
             lines.append(f"{self.broken} picture{'s' if self.broken > 1 else ''} could not be read and were left out")
@@ -115,12 +120,13 @@ class RecoveryReport:
         from rich.table import Table
 
         table = Table(box=None, pad_edge=False)
-        for title in ("epoch", "step", "lr", "loss", "top-1", "agreement", "seconds"):
+        scores = list(self.epochs[0].scores)
+        for title in ("epoch", "step", "lr", "loss", *(SCORES.get(name, name) for name in scores), "seconds"):
             table.add_column(title, justify="right")
         for row in _some(self.epochs):
             table.add_row(
-                str(row.epoch), str(row.step), _number(row.lr, ".4g"), _number(row.loss, ".4f"), _number(row.top1, ".2%"),
-                _number(row.agreement, ".2%"), f"{row.seconds:.1f}",
+                str(row.epoch), str(row.step), _number(row.lr, ".4g"), _number(row.loss, ".4f"),
+                *(_number(row.scores.get(name), ".2%") for name in scores), f"{row.seconds:.1f}",
             )  # fmt: skip
         yield table
         yield ""

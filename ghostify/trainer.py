@@ -2,7 +2,7 @@
 
 import math
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, ExitStack, nullcontext
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
@@ -12,22 +12,19 @@ import torch
 from torch import Tensor, nn
 
 from .checkpoint import load_state, pack_optimizer, read_checkpoint, unpack_optimizer, write_checkpoint
-from .data import Source, mirrored_and_shifted, shared_out, split_batch
-from .errors import ArgumentError, ArgumentTypeError, DivergedError
-from .evaluation import evaluate_source
-from .losses import IGNORED, feature_matching, label_loss, logit_distillation, relation_distillation
-from .match import Recorder, find_places
-from .norms import evaluation, run_checked
+from .data import Source, mirrored_and_shifted, shared_out
+from .errors import ArgumentError, DivergedError
+from .lesson import Lesson
 from .random_state import RandomStream, seed_all, seed_of
 from .recovery_report import EpochResult, RecoveryReport
 from .synced import SyncedNorms
+from .tasks import Scores, Task
 from .training_recipe import Recipe
 
 TICKS = 1_000_000  # the schedule's unit of time: the whole budget
 EPOCH_STEPS = 50  # with a budget of steps or minutes, an epoch passes over few images several times, until it has so many
 LOOK_EVERY = 10  # steps between looks at the losses, each of which waits for the device
 
-Outputs = Callable[[Any], Sequence[Tensor]]
 OnStep = Callable[[float, dict[str, float], float], None]  # part of the budget, losses, images a second
 
 
@@ -72,7 +69,7 @@ class Trainer:
         train: Source,
         val: Source | None,
         recipe: Recipe,
-        outputs: Outputs,
+        task: Task,
         checkpoint: Path | None = None,
         checkpoint_seconds: float = 300,
         on_epoch: Callable[[list[EpochResult]], None] = lambda history: None,
@@ -86,7 +83,7 @@ class Trainer:
         self.accelerator = Accelerator()
         self.processes = self.accelerator.num_processes
         self.device = self.accelerator.device
-        self.recipe, self.outputs, self.train, self.val = recipe, outputs, train, val
+        self.recipe, self.task, self.train, self.val = recipe, task, train, val
         self.checkpoint, self.checkpoint_seconds = checkpoint, checkpoint_seconds
         self.on_epoch, self.on_step = on_epoch, on_step
         self.student, self.teacher = (model.to(self.device) for model in (student, teacher))
@@ -117,10 +114,7 @@ class Trainer:
         self.pending: list[dict[str, Tensor]] = []
         self.best: dict[str, Tensor] = {}
         self.good = _copied(self.student.state_dict())
-        self.mixup = self._mixup()
-        self.classes = 0
-        self.places: list[str] = []
-        self.recorders: list[Recorder] = []
+        self.lesson = Lesson(self.student, self.teacher, task, recipe)
         self.waited = 0.0  # seconds for the batches of the step at hand
         self.notes: list[str] = []
 
@@ -132,17 +126,15 @@ class Trainer:
         resumed = resume and self.checkpoint is not None and self.checkpoint.exists()
         if resumed:
             self._restore()
-        self.model: Any = self.accelerator.prepare_model(self.student)
-        self.recorders = [Recorder(model, self.places) for model in (self.student, self.teacher)]
         try:
+            self.model: Any = self.accelerator.prepare_model(self.lesson)
             if not resumed:
                 self.progress.history.append(self._validated(EpochResult(0, 0)))
                 self._epoch_is_over(self.progress.history[-1])
             while not self.progress.ended:
                 self._epoch()
         finally:
-            for recorder in self.recorders:
-                recorder.close()
+            self.lesson.close()
         progress = self.progress
         best = progress.best if self.val is not None else None
         broken = int(self.train.broken.sum())
@@ -263,27 +255,11 @@ class Trainer:
             self.waited = time.perf_counter() - started
             yield group
 
-    def _placed(self, item: Any) -> tuple[Any, Tensor | None]:
-        images, labels = split_batch(item, self.student)
-        if self.recipe.labels:
-            if labels is None:
-                raise ArgumentError("the recipe weighs labels, but train has none")
-            named = labels[labels != IGNORED] if labels.dim() > 1 else labels
-            if labels.is_floating_point() or bool(((named >= self.classes) | (named < 0)).any()):
-                raise ArgumentError(f"train has labels outside of 0 to {self.classes - 1}, the student's classes")
-            labels = labels.to(self.device).long()
+    def _placed(self, item: Any) -> tuple[Any, Any]:
+        images, targets = self.task.split(item, self.student)
         if isinstance(images, Tensor) and images.dim() == 4 and self.recipe.channels_last:
             images = images.to(memory_format=torch.channels_last)
-        return images, labels
-
-    def _mixup(self) -> Any:
-        if not (self.recipe.mixup or self.recipe.cutmix):
-            return None
-        from timm.data import Mixup
-
-        return lambda images, labels: Mixup(
-            self.recipe.mixup, self.recipe.cutmix, label_smoothing=0.0, num_classes=self.classes
-        )(images, labels)
+        return images, self.task.check(targets) if self.recipe.labels else None
 
     # -- a step -------------------------------------------------------------------------------------------------------
 
@@ -293,11 +269,11 @@ class Trainer:
         seed_all(seed_of(recipe.seed, 2, progress.step, self.accelerator.process_index))
         self.scheduler.step(min(round(self._part() * TICKS), TICKS - 1))
         for number, item in enumerate(group):
-            images, labels = self._placed(item)
+            images, targets = self._placed(item)
             if self.train.plain and recipe.augment == "auto":
                 images = mirrored_and_shifted(images)
-            if self.mixup is not None:
-                images, labels = self._mixed(images, labels)
+            if recipe.mixup or recipe.cutmix:
+                images, targets = self._mixed(images, targets)
             last = number == len(group) - 1
             with ExitStack() as stack:
                 if not last:
@@ -305,7 +281,7 @@ class Trainer:
                 if self.processes > 1:
                     stack.enter_context(SyncedNorms())
                 with self._autocast():
-                    losses = self._losses(images, labels)
+                    losses = self.model(images, targets)
                 self.scaler.scale(losses["loss"] / len(group)).backward()
             self.pending.append({name: value.detach() for name, value in losses.items()})
             progress.images += len(images) * self.processes
@@ -320,38 +296,21 @@ class Trainer:
             self.ema.update(self.student, progress.step)
 
     def _mixed(self, images: Tensor, labels: Tensor | None) -> tuple[Tensor, Tensor | None]:
+        from timm.data import Mixup
+
+        if not isinstance(self.task, Scores):
+            raise ArgumentError("mixup and cutmix mix classes: this task has none")
         if len(images) % 2:
             raise ArgumentError(f"mixup takes batches of an even size, not of {len(images)}")
+        mixup = Mixup(self.recipe.mixup, self.recipe.cutmix, label_smoothing=0.0, num_classes=self.task.classes)
         none = labels is None
-        images, mixed = self.mixup(images, torch.zeros(len(images), dtype=torch.long, device=self.device) if none else labels)
+        images, mixed = mixup(images, torch.zeros(len(images), dtype=torch.long, device=self.device) if none else labels)
         return images, None if none else mixed
 
     def _autocast(self) -> AbstractContextManager[Any]:
         kinds = {"bf16": torch.bfloat16, "fp16": torch.float16}
         kind = kinds.get(self.recipe.precision)
         return nullcontext() if kind is None else torch.autocast(self.device.type, kind)
-
-    def _losses(self, images: Any, labels: Tensor | None) -> dict[str, Tensor]:
-        """Each loss by its name, and under ``loss`` their weighted sum."""
-        recipe = self.recipe
-        for recorder in self.recorders:
-            recorder.listen()
-        with torch.no_grad():
-            goals = self.outputs(self.teacher(images))
-        given = self.outputs(self.model(images))
-        mine, theirs = (
-            [m.maps for name in self.places for m in seen.get(name, [])] for seen in [r.take() for r in self.recorders]
-        )
-        losses: dict[str, Tensor] = {}
-        if recipe.logits:
-            losses["logits"] = _mean(logit_distillation(s, t, recipe.temperature) for s, t in zip(given, goals, strict=True))
-        if recipe.relation:
-            losses["relation"] = _mean(relation_distillation(s, t) for s, t in zip(given, goals, strict=True))
-        if self.places:
-            losses["features"] = feature_matching(mine, theirs)
-        if recipe.labels and labels is not None:
-            losses["labels"] = label_loss(given[0], labels)
-        return {"loss": torch.stack([getattr(recipe, name) * value for name, value in losses.items()]).sum(), **losses}
 
     def _look_at_losses(self) -> None:
         """Sum up what was noted since the last look, over all processes; a loss that is not finite ends the run.
@@ -393,11 +352,11 @@ class Trainer:
     def _validated(self, row: EpochResult) -> EpochResult:
         if self.val is None:
             return row
-        found = evaluate_source(self._judged(), self.teacher, self.val, self.outputs)
-        return replace(row, top1=found.top1, agreement=found.agreement)
+        found = self.task.evaluate(self._judged(), self.teacher, self.val)
+        return replace(row, scores=found.scores())
 
     def _look_at_first_batch(self) -> None:
-        """Whether models and data fit each other, and at which places their maps can be compared.
+        """Whether models and data fit each other.
 
         Raises:
             ArgumentError: they do not.
@@ -406,23 +365,7 @@ class Trainer:
             item = next(iter(self.train.batches), None)
             if item is None:
                 raise ArgumentError("train is empty: it has no batch")
-            images = split_batch(item, self.student)[0][:2]
-            with torch.no_grad(), evaluation(self.student):
-                results = [run_checked(model, (images,), {}) for model in (self.student, self.teacher)]
-                try:
-                    given, goals = (self.outputs(result) for result in results)
-                except TypeError as error:
-                    raise ArgumentTypeError(str(error)) from error
-                if [t.shape for t in given] != [t.shape for t in goals]:
-                    shapes = [", ".join(str(tuple(t.shape[1:])) for t in found) for found in (given, goals)]
-                    raise ArgumentError(f"student and teacher differ in their outputs: {shapes[0]} against {shapes[1]}")
-                self.classes = given[0].shape[1]
-                if self.recipe.features:
-                    self.places = find_places(self.student, self.teacher, lambda model: model(images))
-        if self.recipe.features and not self.places:
-            self.notes.append("no features were matched: the student has no places with maps like the teacher's")
-            if not (self.recipe.logits or self.recipe.relation or self.recipe.labels):
-                raise ArgumentError("the recipe matches features alone, and the student has none like the teacher's")
+            self.notes += self.lesson.begin(self.task.split(item, self.student)[0][:2])
 
     # -- checkpoints --------------------------------------------------------------------------------------------------
 
@@ -467,7 +410,3 @@ class Trainer:
 
 def _copied(state: dict[str, Any]) -> dict[str, Tensor]:
     return {name: value.detach().to("cpu", copy=True) for name, value in state.items()}
-
-
-def _mean(values: Iterator[Tensor]) -> Tensor:
-    return torch.stack(list(values)).mean()

@@ -21,7 +21,7 @@ from .copying import copy_shared
 from .costs import count_params, measure
 from .distill import distill
 from .errors import ArgumentError
-from .evaluation import evaluate
+from .evaluate import evaluate
 from .files import write_text
 from .images import as_calls
 from .plan import GhostConfig
