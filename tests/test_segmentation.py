@@ -1,0 +1,116 @@
+import pytest
+import torch
+from torch import nn
+from torchvision.models._utils import IntermediateLayerGetter
+from torchvision.models.segmentation import FCN, LRASPP, DeepLabV3
+from torchvision.models.segmentation.deeplabv3 import DeepLabHead
+from torchvision.models.segmentation.fcn import FCNHead
+from torchvision.ops.misc import Conv2dNormActivation
+
+import ghostify
+from ghostify.losses import main_output
+
+CLASSES = 3
+IMAGES = torch.rand(4, 3, 48, 64, generator=torch.Generator().manual_seed(0))
+LABELS = IMAGES.argmax(1)
+
+
+def segmenter(kind: str) -> nn.Module:
+    torch.manual_seed(0)
+    layers = [Conv2dNormActivation(3, 16, 3, 2), Conv2dNormActivation(16, 32, 3, 2), Conv2dNormActivation(32, 48, 3, 2)]
+    names = {"1": "low", "2": "high"} if kind == "lraspp" else {"1": "aux", "2": "out"}
+    backbone = IntermediateLayerGetter(nn.Sequential(*layers), names)
+    if kind == "lraspp":
+        return LRASPP(backbone, 32, 48, CLASSES, inter_channels=32).eval()
+    if kind == "fcn":
+        return FCN(backbone, FCNHead(48, CLASSES), FCNHead(32, CLASSES)).eval()
+    return DeepLabV3(backbone, DeepLabHead(48, CLASSES, (2, 4)), FCNHead(32, CLASSES)).eval()
+
+
+@pytest.mark.parametrize("kind", ["lraspp", "fcn", "deeplab"])
+def test_a_segmenter_all_the_way(kind, tmp_path):
+    teacher = segmenter(kind)
+    ghostify.reestimate_norms(teacher, IMAGES)
+    student = ghostify.convert(teacher, 2)
+    with torch.no_grad():
+        assert set(student(IMAGES)) == set(teacher(IMAGES))
+    report = ghostify.calibrate(student, teacher, IMAGES, method="least_squares")
+    assert report.to_frame()["after"].mean() < report.to_frame()["before"].mean()
+    recipe = ghostify.Recipe(steps=12, lr=0.003, optimizer="adamw", labels=1.0, batch_size=4, augment="none")
+    told = ghostify.distill(student, teacher, (IMAGES, LABELS), val=(IMAGES, LABELS), recipe=recipe)
+    assert list(told.epochs[0].scores) == ["mean_iou", "top1", "agreement"]
+    ghostify.save(student, tmp_path / "s.safetensors")
+    again = ghostify.load(tmp_path / "s.safetensors", lambda: segmenter(kind)).eval()
+    with torch.no_grad():
+        assert torch.equal(student.eval()(IMAGES)["out"], again(IMAGES)["out"])
+
+
+def test_the_auxiliary_head_learns_too():
+    with torch.no_grad():
+        assert len(main_output(segmenter("fcn")(IMAGES))) == 2
+        assert len(main_output(segmenter("lraspp")(IMAGES))) == 1
+    teacher = segmenter("fcn")
+    ghostify.reestimate_norms(teacher, IMAGES)
+    student = ghostify.convert(teacher, 2)
+    before = student.aux_classifier[-1].weight.clone()
+    ghostify.distill(student, teacher, IMAGES, recipe=ghostify.Recipe(steps=1, batch_size=4, features=0))
+    assert not torch.equal(student.aux_classifier[-1].weight, before)
+
+
+def test_mean_iou_is_that_of_counting():
+    class Given(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.register_buffer("dummy", torch.zeros(()))
+
+        def forward(self, x):
+            return x
+
+    scores = torch.randn(5, CLASSES, 8, 9, generator=torch.Generator().manual_seed(1))
+    labels = torch.randint(CLASSES - 1, (5, 8, 9), generator=torch.Generator().manual_seed(2))  # the last is only predicted
+    labels[:, 0] = 255
+    found = ghostify.evaluate(Given(), [(scores[:2], labels[:2]), (scores[2:], labels[2:])])
+    given, valid = scores.argmax(1), labels != 255
+    shares = []
+    for k in range(CLASSES):
+        both = (given == k) & (labels == k)
+        either = ((given == k) | (labels == k)) & valid
+        shares.append(both.sum().item() / either.sum().item())
+    assert found.iou_per_class == pytest.approx(shares)
+    assert found.mean_iou == pytest.approx(sum(shares) / CLASSES)
+    assert ghostify.evaluate(Given(), (scores[:, :, :1, :1], labels[:, 1, 0])).mean_iou is None
+
+
+@pytest.mark.parametrize(
+    ("labels", "said"),
+    [
+        (LABELS[:, ::2, ::2], "labels of 24 x 32 positions, the student scores of 48 x 64"),
+        (LABELS + 1, "outside of 0 to 2"),
+        (LABELS[:3], "4 images and 3 labels"),
+    ],
+)
+def test_bad_labels_get_one_sentence(labels, said):
+    teacher = segmenter("lraspp")
+    student = ghostify.convert(teacher, 2)
+    with pytest.raises(ghostify.GhostifyError, match=said):
+        ghostify.distill(student, teacher, (IMAGES, labels), recipe=ghostify.Recipe(steps=1, batch_size=4, labels=1.0))
+
+
+def test_a_backbone_without_a_head():
+    import timm
+
+    torch.manual_seed(0)
+    teacher = timm.create_model("resnet10t", features_only=True, out_indices=(1, 2, 3)).eval()
+    images = torch.rand(8, 3, 64, 64)
+    ghostify.reestimate_norms(teacher, images)
+    student = ghostify.convert(teacher, 2)
+    before = ghostify.evaluate(student, images, teacher=teacher)
+    recipe = ghostify.Recipe(steps=10, batch_size=8, lr=0.003, optimizer="adamw", augment="none", schedule="constant")
+    told = ghostify.distill(student, teacher, images, val=images, recipe=recipe)
+    assert set(told.epochs[-1].parts) == {"logits", "features"}
+    assert ghostify.evaluate(student, images, teacher=teacher).explained > before.explained
+    assert ghostify.evaluate(teacher, images, teacher=teacher).explained == 1
+    with pytest.raises(ghostify.ArgumentError, match="beside its teacher"):
+        ghostify.evaluate(student, images)
+    with pytest.raises(ghostify.ArgumentError, match="has no classes"):
+        ghostify.distill(student, teacher, images, recipe=ghostify.Recipe(steps=1, labels=1.0))
