@@ -323,11 +323,16 @@ def filled(file: str) -> str:
     return text
 
 
+def stale() -> list[str]:
+    """Files that say anything else than the results."""
+    return [file for file in SECTIONS if filled(file) != (ROOT / file).read_text()]
+
+
 def main() -> None:
-    stale = [file for file in SECTIONS if filled(file) != (ROOT / file).read_text()]
+    files = stale()
     if "--check" in sys.argv:
-        sys.exit(f"{', '.join(stale)} differ from benchmarks/results/: run python benchmarks/readme.py" if stale else 0)
-    for file in stale:
+        sys.exit(f"{', '.join(files)} differ from benchmarks/results/: run python benchmarks/readme.py" if files else 0)
+    for file in files:
         (ROOT / file).write_text(filled(file))
 
 
