@@ -13,7 +13,6 @@ results/latency_forms.json.
 import argparse
 import json
 import platform
-import resource
 import subprocess
 import sys
 import tempfile
@@ -91,25 +90,34 @@ def only_faster(dense: nn.Module, rows: list[dict[str, Any]], threads: int, repe
     return found
 
 
-def memory(model: nn.Module, runtime: str, threads: int) -> float | None:
-    """MiB that preparing and running a network adds to a process at its peak; in a process of its own."""
+def memory(model: nn.Module, runtime: str, threads: int) -> float:
+    """MiB that preparing and running a folded network adds to a process at its peak; in a process of its own, on Linux."""
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "model.pt"
-        torch.save(ghostify.fold(model), path)
+        torch.save(model, path)
         told = subprocess.run(
             [sys.executable, __file__, "--probe", str(path), runtime, "--threads", str(threads)], capture_output=True, text=True
         )
-    return float(told.stdout.split()[-1]) if told.returncode == 0 else None
+    if told.returncode:
+        raise RuntimeError(f"{runtime}: {told.stderr[-500:]}")
+    return float(told.stdout.split()[-1])
 
 
 def probe(path: str, runtime: str, threads: int) -> None:
     torch.set_num_threads(threads)
-    model = torch.load(path, weights_only=False)
-    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    model = ghostify.fold(torch.load(path, weights_only=False))
+    Path("/proc/self/clear_refs").write_text("5")  # the peak is counted from here
+    before = resident("VmRSS")
     run = RUNTIMES[runtime].prepare(model, INPUT, threads)
     for _ in range(3):
         run(INPUT)
-    print((resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) / 1024)
+    print(resident("VmHWM") - before)
+
+
+def resident(kind: str) -> float:
+    """MiB, now (VmRSS) or at the peak (VmHWM)."""
+    line = next(line for line in Path("/proc/self/status").read_text().splitlines() if line.startswith(kind))
+    return int(line.split()[1]) / 1024
 
 
 def sizes(model: nn.Module) -> dict[str, float]:
