@@ -214,10 +214,11 @@ def _unlike_on_proposals(student: Any, teacher: Any, mine: _Seen, theirs: _Seen)
     if error.shape[1] > 1:  # boxes of each class
         error = error[:, 1:]
     found = logit_distillation(given, goals, 1.0) + (sure * error).sum() / sure.sum().clamp_min(1)
+    counts = [len(b) for b in boxes]
     surest, classes = sure.max(1)
-    best = [part.topk(min(FOUND, len(part))).indices for part in surest.split([len(b) for b in boxes])]
+    best = [part.topk(min(FOUND, len(part))).indices for part in surest.split(counts)]
     chosen = [b[index] for b, index in zip(boxes, best, strict=True)]
-    named = torch.cat([part[i] for part, i in zip(classes.split([len(b) for b in boxes]), best, strict=True)]) + 1
+    named = torch.cat([part[i] for part, i in zip(classes.split(counts), best, strict=True)]) + 1
     for kind in ("mask", "keypoint"):
         if getattr(student.roi_heads, f"{kind}_roi_pool", None) is None:
             continue

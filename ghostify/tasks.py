@@ -32,10 +32,10 @@ class Task:
     """
 
     def split(self, item: Any, model: nn.Module, name: str = "train") -> tuple[Any, Any]:
-        """Images, checked and on the model's device, and what belongs to them, from what a loader gives for a batch.
+        """Images, checked and on the model's device, and what belongs to them, None where there is nothing.
 
         Args:
-            item: a batch; None for what belongs to the images, where there is nothing.
+            item: a batch as the loader gives it.
             name: of the argument that it came from, for errors.
         """
         return split_batch(item, model, name)
@@ -72,11 +72,11 @@ class Task:
             teacher: in evaluation mode; no gradient is wanted of it.
             targets: None where the recipe does not weigh labels.
         """
-        raise NotImplementedError
+        raise ArgumentError(f"task {type(self).__name__} can't be trained on: it has no losses()")
 
     def evaluate(self, model: nn.Module, teacher: nn.Module | None, source: Source, progress: bool = False) -> Judgement:
         """Judge a network on all of the batches, against labels, its teacher, or both."""
-        raise NotImplementedError
+        raise ArgumentError(f"task {type(self).__name__} can't judge a network: it has no evaluate()")
 
 
 class Scores(Task):
