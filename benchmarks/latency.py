@@ -2,8 +2,8 @@
 
     python benchmarks/latency.py [--network NAME ...] [--forms] [--threads 2] [--repeats 7]
 
-Students: all sites but the stem at ratio 2, calibrated on 8 images of noise with ``align=True``: latency does not depend on the
-weights. Pruned: torch-pruning, L2 norms, each layer at the same share of channels, at no more FLOPs than the
+Students: all sites but the stem at ratio 2, calibrated on 8 small images of noise with ``align=True``: latency does not depend on
+the weights. Pruned: torch-pruning, L2 norms, each layer at the same share of channels, at no more FLOPs than the
 student. All are folded first. Where a student is less than 5 % faster than the original, one is converted anew with
 ``only_if_faster``. Writes results/latency.json: each network's timings, peak memory of inference and file sizes; a network that
 stands there is not measured again. ``--forms`` measures ResNet-50 with and without each step of folding instead, and writes
@@ -37,7 +37,7 @@ BATCHES = (1, 8)
 def networks(name: str) -> dict[str, nn.Module]:
     torch.manual_seed(0)
     dense = ghostify.create_model(f"torchvision/{name}").eval()
-    noise = torch.randn(8, *INPUT.shape[1:])
+    noise = torch.randn(8, 3, 112, 112)
     ghostify.reestimate_norms(dense, noise, batch_size=4)
     found: dict[str, nn.Module] = {"dense": dense}
     for cheap in ("depthwise", "auto"):
@@ -53,7 +53,7 @@ def forms(name: str) -> dict[str, nn.Module]:
     """One student in the forms that it can be run in."""
     torch.manual_seed(0)
     dense = ghostify.create_model(f"torchvision/{name}").eval()
-    noise = torch.randn(8, *INPUT.shape[1:])
+    noise = torch.randn(8, 3, 112, 112)
     ghostify.reestimate_norms(dense, noise, batch_size=4)
     found: dict[str, nn.Module] = {"original": ghostify.fold(dense)}
     for told, align in (("", False), (", aligned", True)):

@@ -257,7 +257,9 @@ class _Folder:
         with self.graph.inserting_after(value):
             index = self.graph.get_attr(name)
         with self.graph.inserting_after(index):
-            return self.graph.call_function(take_channels, (value, index, stream.dim))
+            restored = self.graph.call_function(take_channels, (value, index, stream.dim))
+        restored.meta["is_wrapped"] = True  # as a trace marks it: unpickling traces the code again
+        return restored
 
     def _tell(self, target: str, kind: str, reason: str | None = None) -> None:
         self.told.append(FoldedPart(self.part.qualified(target), kind, reason))

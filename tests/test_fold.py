@@ -1,5 +1,8 @@
 """fold(): the same outputs with less; what is folded and what is not, and why."""
 
+import copy
+import pickle
+
 import pytest
 import timm
 import torch
@@ -309,3 +312,13 @@ def test_convolutions_are_whole_where_sums_are_rounded():
     assert_same(student, folded)
     assert [name for name, module in folded.named_modules() if isinstance(module, Joined)] == ["relu.joined"]
     assert folded.last.in_channels == 16
+
+
+@pytest.mark.parametrize("name", ["torchvision/resnet18", "torchvision/densenet121"])
+def test_a_folded_network_is_pickled_and_copied(name):
+    """torch.fx keeps the code and traces it again."""
+    folded = ghostify.fold(student_of(ghostify.create_model(name, num_classes=5), "depthwise"))
+    assert "take_channels" in folded.code
+    x = torch.randn(2, 3, 64, 64)
+    for again in (pickle.loads(pickle.dumps(folded)), copy.deepcopy(folded)):
+        assert torch.equal(again(x), folded(x))
