@@ -233,14 +233,19 @@ ARMS = ("depthwise", "auto", "pruned")
 def latency() -> str:
     """How many times faster than the original: students with depthwise ghosts, with those of "auto", and pruned networks."""
     rows = []
-    for network, found in load("latency.json").items():
+    for cpu, network, found in _timed():
         for size in (1, 8):
             mine = {(r["model"], r["runtime"]): r for r in found["rows"] if r["batch_size"] == size}
             arms = [arm for arm in ARMS if any(model == arm for model, _ in mine)]
             flops = " / ".join(f"{mine[arm, 'eager']['flops_ratio']:.2f}" for arm in arms)
             cells = [" / ".join(_times(mine[arm, runtime]) for arm in arms) for runtime in RUNTIMES]
-            rows.append([network, str(size), flops, *cells])
-    return table(["network", "batch", "times fewer FLOPs", *RUNTIMES], rows)
+            rows.append([cpu, network, str(size), flops, *cells])
+    return table(["processor", "network", "batch", "times fewer FLOPs", *RUNTIMES], rows)
+
+
+def _timed() -> list[tuple[str, str, Any]]:
+    """Processor, network, and what was measured there."""
+    return [(cpu, name, found) for cpu, networks in load("latency.json").items() for name, found in networks.items()]
 
 
 def _times(row: Any) -> str:
@@ -262,19 +267,19 @@ def forms() -> str:
 def only_if_faster() -> str:
     rows = [
         [
-            network, row["runtime"], str(row["batch_size"]), str(row["converted"]), f"{row['flops_ratio']:.2f}",
+            cpu, network, row["runtime"], str(row["batch_size"]), str(row["converted"]), f"{row['flops_ratio']:.2f}",
             f"{row['latency_ratio']:.2f}",
         ]
-        for network, found in load("latency.json").items()
+        for cpu, network, found in _timed()
         for row in found["only_if_faster"]
     ]  # fmt: skip
-    return table(["network", "runtime", "batch", "sites converted", "times fewer FLOPs", "times faster"], rows)
+    return table(["processor", "network", "runtime", "batch", "sites converted", "times fewer FLOPs", "times faster"], rows)
 
 
 def memory() -> str:
     """Peak memory and file sizes, original and student."""
     rows = []
-    for network, found in load("latency.json").items():
+    for cpu, network, found in _timed():
         cells = []
         for runtime in RUNTIMES:
             dense, student = (found["memory_mib"][arm][runtime] for arm in ("dense", "depthwise"))
@@ -282,9 +287,9 @@ def memory() -> str:
         files = [
             f"{found['file_mb']['dense'][kind]} → {found['file_mb']['depthwise'][kind]}" for kind in ("onnx", "pt2", "xml")
         ]
-        rows.append([network, *cells, *files])
+        rows.append([cpu, network, *cells, *files])
     runtimes = [f"{runtime}, MiB" for runtime in RUNTIMES]
-    return table(["network", *runtimes, ".onnx, MB", ".pt2, MB", ".xml and .bin, MB"], rows)
+    return table(["processor", "network", *runtimes, ".onnx, MB", ".pt2, MB", ".xml and .bin, MB"], rows)
 
 
 def bad_files() -> str:
@@ -304,9 +309,10 @@ SECTIONS: dict[str, dict[str, Callable[[], str]]] = {
         "warm_start": warm_start,
         "calibration": calibration,
         "budget": budget,
+        "latency": latency,
         "speed": speed,
     },
-    "docs/deploy.md": {"forms": forms, "bad_files": bad_files},
+    "docs/deploy.md": {"forms": forms, "bad_files": bad_files, "memory": memory, "only_if_faster": only_if_faster},
     "docs/budgets.md": {"budget_costs": budget_costs},
     "docs/calibration.md": {"cost": cost, "images": by_images, "ablation": ablation},
 }

@@ -5,9 +5,9 @@
 DIR holds cifar10.npz and the networks' weights, FILE builds the two networks. Both sides begin with what 256 training images
 gave them: ghostify shares 53 % of the FLOPs out by the sensitivities of its sites and calibrates (``uniform``: the same with
 one ratio), torch-pruning prunes globally, and its norms are re-estimated. Both are then distilled from the original by
-``ghostify.distill`` on training images 0 to 44,999, without labels, in bf16 autocast, which takes two thirds of the time on
-a CPU that has it. ``grid`` chooses each arm's learning rate at 100 steps on
-training images 45,000 to 49,999, seed 0; the arm keeps it. All else is measured on the 10,000 test images.
+``ghostify.distill`` on training images 0 to 44,999, without labels, in bf16 autocast where the processor has it, which takes
+two thirds of the time. ``grid`` chooses each arm's learning rate at 100 steps on training images 45,000 to 49,999, seed 0;
+the arm keeps it. All else is measured on the 10,000 test images.
 Each trial is one line of results/recovery.jsonl; one that stands there is not run again. The same script runs on a GPU.
 """
 
@@ -27,6 +27,7 @@ from torch import nn
 
 import ghostify
 from ghostify.costs import measure
+from ghostify.trainer import cpu_computes_in
 
 RESULTS = Path(__file__).parent / "results" / "recovery.jsonl"
 NETWORKS = ("resnet56", "vgg16_bn")
@@ -139,7 +140,8 @@ class Recovery(Budgets):
         if trial.steps:
             order = torch.randperm(45000, generator=torch.Generator().manual_seed(trial.seed))[: trial.images]
             pixels = torch.from_numpy(self.arrays("x_train")[order.numpy()]).permute(0, 3, 1, 2).float() / 255
-            recipe = ghostify.Recipe(steps=trial.steps, lr=lr, seed=trial.seed, precision="bf16", **trial.options)
+            precision = "bf16" if torch.cuda.is_available() or cpu_computes_in("bf16") else "fp32"
+            recipe = ghostify.Recipe(steps=trial.steps, lr=lr, seed=trial.seed, precision=precision, **trial.options)
             seconds = ghostify.distill(student, teacher, pixels, recipe=recipe, progress=True).seconds
         device = next(teacher.parameters()).device
         return {

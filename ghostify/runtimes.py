@@ -179,9 +179,9 @@ def thread_count(count: int) -> Iterator[None]:
 
 
 def machine() -> str:
-    """Processor, GPU and version of torch."""
+    """Processor with the widest vector instructions that torch uses on it, GPU and version of torch."""
     gpu = f", {torch.cuda.get_device_name()}" if torch.cuda.is_available() else ""
-    return f"{_processor()}{gpu}, torch {torch.__version__}"
+    return f"{_processor()} ({torch.backends.cpu.get_cpu_capability()}){gpu}, torch {torch.__version__}"
 
 
 def _processor() -> str:

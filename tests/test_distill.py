@@ -17,6 +17,7 @@ from torch.utils.data import DataLoader, IterableDataset, TensorDataset
 import ghostify
 from ghostify import Recipe, serialization
 from ghostify.match import find_places
+from ghostify.trainer import cpu_computes_in
 
 SCRIPT = Path(__file__).parent / "recovery_script.py"
 
@@ -115,7 +116,7 @@ def test_accumulated_batches_make_the_step_of_one_large_batch(images):
     ],
     ids=str,
 )
-def test_every_setting_trains(pair, images, settings):
+def test_every_setting_trains(pair, images, settings, caplog):
     teacher, student = pair
     labels = teacher(images).argmax(1)
     before = _weights(student)
@@ -123,6 +124,8 @@ def test_every_setting_trains(pair, images, settings):
     told = ghostify.distill(student, teacher, (images, labels), recipe=Recipe(**budget, **settings))
     assert not _same(student, before)
     assert all(torch.isfinite(tensor).all() for tensor in student.state_dict().values())
+    emulated = not cpu_computes_in(settings.get("precision", "fp32"))
+    assert emulated == ("this processor has no" in caplog.text)
     assert told.epochs[-1].loss > 0
     assert set(told.epochs[-1].parts) >= {name for name in ("labels", "relation") if settings.get(name)}
 

@@ -1,0 +1,132 @@
+"""torchvision's detectors and segmentation networks, as they are: converted, calibrated, distilled, saved and loaded.
+
+    python benchmarks/dense_api.py [--network NAME ...] [--threads 2]
+
+With random weights, on two small scenes with boxes, masks and key points (those of tests/scenes.py). Writes
+results/dense_api.json; a network that stands there is not run again.
+"""
+
+import argparse
+import json
+import sys
+import tempfile
+import time
+from pathlib import Path
+from typing import Any
+
+import torch
+import torchvision
+from torch import Tensor, nn
+from torch.utils._pytree import tree_leaves
+
+sys.path.insert(0, str(Path(__file__).parents[1] / "tests"))
+from scenes import CLASSES, POINTS, scene
+
+import ghostify
+from ghostify.losses import main_output
+from ghostify.tasks import task_for
+
+RESULTS = Path(__file__).parent / "results" / "dense_api.json"
+DETECTORS = (
+    *("fasterrcnn_mobilenet_v3_large_320_fpn", "fasterrcnn_resnet50_fpn", "retinanet_resnet50_fpn", "maskrcnn_resnet50_fpn"),
+    *("keypointrcnn_resnet50_fpn", "fcos_resnet50_fpn", "ssdlite320_mobilenet_v3_large", "ssd300_vgg16"),
+)
+SEGMENTERS = ("deeplabv3_resnet50", "fcn_resnet50", "lraspp_mobilenet_v3_large")
+SIDE = 192
+STEPS = 12
+
+
+def build(name: str) -> nn.Module:
+    torch.manual_seed(0)
+    options: dict[str, Any] = {"weights": None, "weights_backbone": None, "num_classes": CLASSES}
+    if "rcnn" in name or name.startswith(("retinanet", "fcos")):
+        options |= {"min_size": SIDE, "max_size": SIDE}
+    if name.startswith("keypointrcnn"):
+        options["num_keypoints"] = POINTS
+    if name in ("deeplabv3_resnet50", "fcn_resnet50"):
+        options["aux_loss"] = True
+    return torchvision.models.get_model(name, **options).eval()
+
+
+def scenes(name: str) -> tuple[Any, Any]:
+    images, targets = zip(*(scene(k, height=SIDE, width=SIDE) for k in range(2)), strict=True)
+    if name in DETECTORS:
+        return list(images), list(targets)
+    classes = torch.zeros(2, SIDE, SIDE, dtype=torch.int64)
+    for row, target in zip(classes, targets, strict=True):
+        for mask, label in zip(target["masks"], target["labels"], strict=True):
+            row[mask.bool()] = label
+    return torch.stack(images), classes
+
+
+def kinds(output: Any) -> Any:
+    """What a network returns, without the values."""
+    if isinstance(output, dict):
+        return {key: kinds(value) for key, value in output.items()}
+    if isinstance(output, (list, tuple)):
+        return [kinds(value) for value in output]
+    return output.dim() if isinstance(output, Tensor) else type(output).__name__
+
+
+def examine(name: str) -> dict[str, Any]:
+    began = time.perf_counter()
+    teacher, (images, targets) = build(name), scenes(name)
+    ghostify.reestimate_norms(teacher, [images])
+    student = ghostify.convert(teacher, 2)
+    with torch.no_grad():
+        same = kinds(student.eval()(images)) == kinds(teacher(images))
+        if name in DETECTORS:
+            wanted = build(name).train()(images, targets)
+            same &= kinds(ghostify.convert(teacher, 2).train()(images, targets)) == kinds(wanted)
+    report = ghostify.calibrate(student, teacher, [images], method="least_squares").to_frame()
+    told = ghostify.report(student, (images,))
+    assert told.after.flops
+    assert told.before.flops
+
+    task = task_for(student, main_output, None)
+    recipe = ghostify.Recipe(
+        steps=STEPS, lr=1e-3, optimizer="adamw", temperature=1, labels=1, clip=10, schedule="constant", warmup=0
+    )  # fmt: skip
+
+    def loss() -> float:
+        torch.manual_seed(0)
+        with torch.no_grad():
+            found = task.losses(student.train(), teacher, images, targets, recipe)
+        student.eval()
+        return sum(float(value) for value in found.values())
+
+    before = loss()
+    ghostify.distill(student, teacher, [(images, targets)], recipe=recipe)
+    after = loss()
+    with tempfile.TemporaryDirectory() as folder, torch.no_grad():
+        path = Path(folder) / "student.safetensors"
+        ghostify.save(student, path)
+        again = ghostify.load(path, lambda: build(name)).eval()
+        outputs = zip(tree_leaves(again(images)), tree_leaves(student(images)), strict=True)
+        loaded = all(torch.equal(mine, theirs) for mine, theirs in outputs)
+    return {
+        "interfaces_equal": same, "sites": sum(row.reason is None for row in told.rows),
+        "flops_share": round(told.after.flops / told.before.flops, 4),
+        "site_error": [round(float(report[name].mean()), 4) for name in ("before", "after")],
+        "loss": [round(before, 3), round(after, 3)], "loaded_equal": loaded,
+        "seconds": round(time.perf_counter() - began, 1),
+    }  # fmt: skip
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--network", nargs="*", choices=DETECTORS + SEGMENTERS, default=DETECTORS + SEGMENTERS)
+    parser.add_argument("--threads", type=int)
+    args = parser.parse_args()
+    if args.threads:
+        torch.set_num_threads(args.threads)
+    found = json.loads(RESULTS.read_text()) if RESULTS.exists() else {}
+    for name in args.network:
+        if name not in found:
+            found[name] = examine(name)
+            print(name, found[name], flush=True)
+            RESULTS.write_text(json.dumps(found, indent=1) + "\n")
+
+
+if __name__ == "__main__":
+    main()
