@@ -27,6 +27,7 @@ from PIL import Image
 from safetensors.torch import load_file
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset
+from torch.utils.flop_counter import FlopCounterMode
 from torchvision import tv_tensors
 from torchvision.models import resnet18
 from torchvision.models._utils import IntermediateLayerGetter
@@ -252,6 +253,15 @@ def frozen(model: nn.Module, wanted: bool) -> nn.Module:
     return model.eval()
 
 
+@torch.no_grad()
+def flops(model: nn.Module, example: Any) -> tuple[int, int]:
+    """Of everything, and of convolutions alone."""
+    with FlopCounterMode(display=False) as counter:
+        model(*example)
+    by_kind = counter.get_flop_counts()["Global"]
+    return counter.get_total_flops(), sum(count for kind, count in by_kind.items() if "convolution" in str(kind))
+
+
 class Bench:
     def __init__(self, task: Any, work: Path):
         self.task, self.work = task, work
@@ -270,10 +280,11 @@ class Bench:
         model = make()
         seconds = time.perf_counter() - start
         scores = ghostify.evaluate(model, self.task.loader(split), teacher=self.teacher).scores()
-        flops = [measure(network, self.task.example()).flops for network in (model, self.teacher)]
+        mine, theirs = (flops(network, self.task.example()) for network in (model, self.teacher))
         row = {
             **about, "scores": {name: round(100 * value, 2) for name, value in scores.items()},
-            "flops_share": round(flops[0] / flops[1], 4), "seconds": round(seconds, 1),
+            "flops_share": round(mine[0] / theirs[0], 4), "conv_share": round(mine[1] / theirs[1], 4),
+            "seconds": round(seconds, 1),
             "about": f"ghostify {ghostify.__version__}, torch {torch.__version__}, python {platform.python_version()}",
         }  # fmt: skip
         with self.results.open("a") as file:

@@ -292,6 +292,43 @@ def memory() -> str:
     return table(["processor", "network", *runtimes, ".onnx, MB", ".pt2, MB", ".xml and .bin, MB"], rows)
 
 
+def dense() -> str:
+    """Detection and segmentation on the test splits: mean over seeds of the recovery, and range."""
+    names = {"map50": "mAP@0.5", "map": "mAP", "mean_iou": "mean IoU"}
+    groups: dict[tuple[str, str], list[Any]] = {}
+    for row in map(json.loads, (RESULTS / "dense.jsonl").read_text().splitlines()):
+        if row["split"] == "test":
+            arm = {"teacher": "original", "ghost": "ghostify", "pruned": "torch-pruning"}[row["arm"]]
+            stage = f", {row['stage']}" if row.get("stage", "pruned") != "pruned" else ""
+            groups.setdefault((row["task"], arm + stage), []).append(row)
+    lines = []
+    for (task, name), rows in groups.items():
+        scores = [
+            f"{told} {_spread([row['scores'][key] for row in rows])}" for key, told in names.items() if key in rows[0]["scores"]
+        ]
+        steps = rows[0]["steps"]
+        lines.append(
+            [task, name, f"{rows[0]['flops_share']:.1%}", f"{rows[0]['conv_share']:.1%}", f"{steps:,}", "; ".join(scores)]
+        )
+    header = ["task", "network", "FLOPs", "of convolutions", "training steps", "test images, %"]
+    return table(header, lines)
+
+
+def int8() -> str:
+    rows = [
+        [
+            r["runtime"],
+            r["network"],
+            f"{r['top1']:.1f}",
+            f"{r['off']:.0%}" if r["off"] else "",
+            f"{r['file_mb']:.1f}",
+            f"{r['ms']:.1f}",
+        ]
+        for r in load("int8.json")["rows"]
+    ]
+    return table(["runtime", "network", "top-1, %", "outputs off by", "file, MB", "ms"], rows)
+
+
 def bad_files() -> str:
     found = load("bad_files.json")
     rows = [[kind, f"{r['refused']} of {r['files']}", f"{r['longest_s']:.2f} s"] for kind, r in found["kinds"].items()]

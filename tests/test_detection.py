@@ -192,3 +192,17 @@ def test_a_teacher_of_other_classes_is_refused(pairs):
     other.head = RetinaNetHead(other.backbone.out_channels, 6, CLASSES + 3)
     with pytest.raises(ghostify.ArgumentError, match="differ in what their heads give"):
         ghostify.distill(student, other, [IMAGES], recipe=ghostify.Recipe(steps=1))
+
+
+@pytest.mark.parametrize("kind", ["faster", "ssd"])
+def test_sensitivities_and_budgets_take_lists_of_images(pairs, kind):
+    teacher = pairs(kind)[0]
+    images = [scene(k, width=width)[0] for k, width in enumerate((96, 112, 128))]
+    found = ghostify.sensitivity(teacher, [images], ratios=(2, 4))
+    errors = found.to_frame().groupby("ratio")["error"].mean()
+    assert errors[4] > errors[2] > 0
+    student = ghostify.convert(teacher, target={"flops": 0.7}, sensitivity=found, cheap="auto", example_input=(images[:1],))
+    report = ghostify.report(student, (images[:1],))
+    assert 0.6 < report.after.flops / report.before.flops <= 0.7
+    assert ghostify.report(student, (images,)).before.flops >= 3 * report.before.flops  # SSD resizes
+    assert len(student(images)) == 3
