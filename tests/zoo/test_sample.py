@@ -43,8 +43,10 @@ def smallest(model, inputs):
 def test_family(name):
     torch.manual_seed(0)
     model = ghostify.create_model(name).eval()
-    student = ghostify.convert(model)
     detector = "torchvision.models.detection" in type(model).__module__
+    if detector:
+        model.transform.min_size = (160,)  # in place of 800: the same layers, in a tenth of the time
+    student = ghostify.convert(model)
     inputs = example_input(model)
     if not detector:
         inputs = noise(smallest(model, inputs), 1)
