@@ -11,6 +11,7 @@ of two, each rounded by itself. Writes results/int8.json.
 import argparse
 import json
 import tempfile
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -44,17 +45,18 @@ def main() -> None:
     }  # fmt: skip
     rows: list[dict[str, Any]] = []
     for runtime, suffix in SUFFIXES.items():
-        runs, found = {}, {}
+        loads, found = {}, {}
         with tempfile.TemporaryDirectory() as folder:
             for number, (name, (model, images)) in enumerate(networks.items()):
                 path = ghostify.export(model, Path(folder) / f"{number}{suffix}", example_input=pictures[:1], int8=images)
                 files = [path, path.with_suffix(".bin")] if suffix == ".xml" else [path]
                 open_file: Any = onnx_session if suffix == ".onnx" else openvino_request
-                runs[name] = open_file(path if suffix == ".onnx" else str(path), args.threads)
-                scores = torch.cat([runs[name](picture)[0] for picture in pictures.split(1)])
+                loads[name] = partial(open_file, path if suffix == ".onnx" else str(path), args.threads)
+                run = loads[name]()
+                scores = torch.cat([run(picture)[0] for picture in pictures.split(1)])
                 exact = found.get("student" if name.startswith("student") else "original", (scores,))[0]
                 found[name] = (scores, sum(file.stat().st_size for file in files) / 1e6, exact)
-            seconds = in_turns(runs, pictures[:1], args.repeats)
+            seconds = in_turns(loads, pictures[:1], args.repeats)
         for name, (scores, megabytes, exact) in found.items():
             rows.append(
                 {

@@ -26,7 +26,7 @@ from torch import nn
 
 import ghostify
 from ghostify.costs import count_params, measure
-from ghostify.runtimes import RUNTIMES
+from ghostify.runtimes import LOADS, RUNTIMES
 
 RESULTS = Path(__file__).parent / "results" / "latency.json"
 NETWORKS = ("resnet18", "resnet50", "vgg16_bn", "densenet121", "regnet_y_1_6gf", "efficientnet_b0")
@@ -43,6 +43,9 @@ def networks(name: str) -> dict[str, nn.Module]:
     for cheap in ("depthwise", "auto"):
         student = ghostify.convert(dense, 2, cheap=cheap).eval()
         ghostify.calibrate(student, dense, noise, method="least_squares", batch_size=4, align=True)
+        ghostify.reestimate_norms(
+            student, noise, batch_size=4
+        )  # of random weights and noise: else maps grow from layer to layer
         found[cheap] = student
     share = measure(found["depthwise"], (INPUT,)).flops / measure(dense, (INPUT,)).flops
     smaller = prune(dense, INPUT, share, "l2", Setting(normalized=True, most=1.0, everywhere=False))
@@ -82,7 +85,7 @@ def only_faster(dense: nn.Module, rows: list[dict[str, Any]], threads: int, repe
             continue
         again = ghostify.latency(
             {"dense": dense, "student": student}, shape[1:],
-            runtimes=[row["runtime"]], batch_sizes=[row["batch_size"]], threads=threads, repeats=2 * repeats,
+            runtimes=[row["runtime"]], batch_sizes=[row["batch_size"]], threads=threads, repeats=4 * repeats,
         ).timings[1]  # fmt: skip
         converted = sum(r.reason is None for r in ghostify.report(student, shape).rows)
         found.append({**told, "converted": converted, "flops_ratio": again.flops_ratio, "latency_ratio": again.latency_ratio})
@@ -108,7 +111,7 @@ def probe(path: str, runtime: str, threads: int) -> None:
     model = ghostify.fold(torch.load(path, weights_only=False))
     Path("/proc/self/clear_refs").write_text("5")  # the peak is counted from here
     before = resident("VmRSS")
-    run = RUNTIMES[runtime].prepare(model, INPUT, threads)
+    run = RUNTIMES[runtime].prepare(model, INPUT, threads)()
     for _ in range(3):
         run(INPUT)
     print(resident("VmHWM") - before)
@@ -138,7 +141,7 @@ def measured(name: str, threads: int, repeats: int) -> dict[str, Any]:
     rows = json.loads(report.to_json())["timings"]
     usable = [runtime for runtime in RUNTIMES if RUNTIMES[runtime].missing() is None]
     return {
-        "rows": rows, "machine": report.machine, "threads": threads, "python": platform.python_version(),
+        "rows": rows, "machine": report.machine, "threads": threads, "loads": LOADS, "python": platform.python_version(),
         "params": {key: count_params(model) for key, model in models.items()},
         "only_if_faster": only_faster(models["dense"], rows, threads, repeats),
         "memory_mib": {key: {r: memory(models[key], r, threads) for r in usable} for key in ("dense", "depthwise")},

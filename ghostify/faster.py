@@ -24,15 +24,15 @@ from .modules import ReducedLinear
 from .plan import GhostConfig, PlannedSite
 from .progress import site_bar
 from .rewrite import make_swaps, swap
-from .runtimes import Runtime, in_turns, machine, runtime_named
+from .runtimes import TURN, Runtime, in_turns, machine, runtime_named
 from .site_latency import inputs_of, layers_of
 from .zoo import one_input
 
 log = logging.getLogger(__name__)
 
 MOST = 0.97  # of the original's time that a Ghost module may take: a smaller gain is noise, and not worth the accuracy
-REPEATS = 7
-TURN = 0.03  # seconds
+REPEATS = 10
+LAYER_TURN = 0.03  # seconds
 
 
 def only_faster(
@@ -136,7 +136,7 @@ class Timer:
             [str(getattr(layer, name, None)) for name in ("stride", "padding", "dilation", "groups")],
             [planned.intrinsic, planned.cheap if site.kind == "conv" else "rank", planned.dw_size],
         ]
-        return self._remembered(key, lambda: self._times(fold(layers_of(site)), _ghost(planned), x))
+        return self._remembered(key, lambda: self._times(fold(layers_of(site)), _ghost(planned), x, LAYER_TURN))
 
     def network(self, model: nn.Module, plan: Sequence[PlannedSite], config: GhostConfig, x: Tensor) -> Seconds:
         sites = [(p.site.name, p.intrinsic, p.cheap, p.dw_size) for p in plan if p.ratio is not None]
@@ -145,16 +145,16 @@ class Timer:
 
         def times() -> Seconds:
             student = swap(model, make_swaps(plan, config), inplace=False)
-            return self._times(for_inference(model, True), for_inference(student, True), x)
+            return self._times(for_inference(model, True), for_inference(student, True), x, TURN)
 
         return self._remembered([type(model).__name__, digest, list(x.shape)], times)
 
-    def _times(self, original: nn.Module, ghost: nn.Module, x: Tensor) -> Seconds:
-        runs = {
+    def _times(self, original: nn.Module, ghost: nn.Module, x: Tensor, turn: float) -> Seconds:
+        loads = {
             name: self.runtime.prepare(network.cpu(), x, self.threads)
             for name, network in (("original", original), ("ghost", ghost))
         }
-        return Seconds(**{name: statistics.median(found) for name, found in in_turns(runs, x, REPEATS, TURN).items()})
+        return Seconds(**{name: statistics.median(found) for name, found in in_turns(loads, x, REPEATS, turn).items()})
 
     def _remembered(self, key: list[Any], measure: Any) -> Seconds:
         name = json.dumps([self.about, key])

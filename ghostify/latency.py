@@ -14,7 +14,7 @@ from .costs import measure
 from .errors import ArgumentError, ArgumentTypeError
 from .fold import for_inference
 from .progress import site_bar
-from .runtimes import RUNTIMES, Run, Runtime, in_turns, machine, runtime_named, thread_count
+from .runtimes import RUNTIMES, Load, Runtime, in_turns, machine, runtime_named, thread_count
 from .text import plain
 from .zoo import as_arguments, example_input
 
@@ -118,7 +118,7 @@ def latency(
         batch_sizes: of the inputs.
         threads: of each runtime; None for torch's number.
         repeats: turns of each network. A turn is a tenth of a second or two calls, after one that finds the caches cold and is
-            not counted.
+            not counted. Each fifth of the turns has networks loaded anew: where in memory they come to lie is luck.
         fold: fold all of the networks first (:func:`ghostify.fold`), as one would for use.
         progress: show a progress bar.
 
@@ -192,19 +192,19 @@ def _timed(
     first = next(iter(models))
     x = torch.randn(size, *example.shape[1:], generator=torch.Generator().manual_seed(0)).to(example.dtype)
     problems: dict[str, str] = {}
-    runs: dict[str, Run] = {}
+    loads: dict[str, Load] = {}
     missing = runtime.missing()
     for name, model in models.items():
         if missing:
             problems[name] = missing
             continue
         try:
-            runs[name] = runtime.prepare(model, x, threads)
-            runs[name](x)
+            loads[name] = runtime.prepare(model, x, threads)
+            loads[name]()(x)
         except Exception as error:  # whatever a runtime says of a network that it can't take
             problems[name] = (str(error).strip() or type(error).__name__).splitlines()[0][:200]
-            runs.pop(name, None)
-    seconds = in_turns(runs, x, repeats)
+            loads.pop(name, None)
+    seconds = in_turns(loads, x, repeats)
     for name in models:
         told = (name, runtime.name, size, flops[name], flops[first] / max(1, flops[name]))
         if name in problems:

@@ -5,6 +5,7 @@ import importlib.util
 import platform
 import tempfile
 import time
+import weakref
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -18,7 +19,9 @@ from torch.utils._pytree import tree_flatten
 from .errors import ArgumentError
 
 Run = Callable[[Tensor], list[Tensor]]
+Load = Callable[[], Run]
 TURN = 0.1  # seconds at least that a network runs before the next has its turn; the first call of a turn is not counted
+LOADS = 5  # of each network: where in memory its weights and maps come to lie is worth up to a twentieth of its time
 
 
 @dataclass(frozen=True)
@@ -28,13 +31,14 @@ class Runtime:
     Attributes:
         name: as :func:`ghostify.latency` takes it.
         needs: packages to be installed.
-        prepare: ``prepare(model, example, threads)`` gives a function from an input of the example's shape to the outputs.
+        prepare: ``prepare(model, example, threads)`` gives a function that loads the network, at each call anew, and returns a
+            function from an input of the example's shape to the outputs. The compiled one is compiled, and loaded, once.
         cuda: runs on a GPU.
     """
 
     name: str
     needs: tuple[str, ...]
-    prepare: Callable[[nn.Module, Tensor, int], Run]
+    prepare: Callable[[nn.Module, Tensor, int], Load]
     cuda: bool = False
 
     def missing(self) -> str | None:
@@ -45,33 +49,41 @@ class Runtime:
         return "no GPU" if self.cuda and not torch.cuda.is_available() else None
 
 
-def _eager(model: nn.Module, example: Tensor, threads: int) -> Run:
-    return _torch(model)
+def _eager(model: nn.Module, example: Tensor, threads: int) -> Load:
+    return lambda: _torch(model)
 
 
-def _channels_last(model: nn.Module, example: Tensor, threads: int) -> Run:
+def _channels_last(model: nn.Module, example: Tensor, threads: int) -> Load:
     layout = {4: torch.channels_last, 5: torch.channels_last_3d}.get(example.dim(), torch.contiguous_format)
-    run = _torch(copy.deepcopy(model).to(memory_format=layout))
-    return lambda x: run(x.contiguous(memory_format=layout))
+
+    def load() -> Run:
+        run = _torch(copy.deepcopy(model).to(memory_format=layout))
+        return lambda x: run(x.contiguous(memory_format=layout))
+
+    return load
 
 
-def _compile(model: nn.Module, example: Tensor, threads: int) -> Run:
+def _compile(model: nn.Module, example: Tensor, threads: int) -> Load:
     compiled: Any = torch.compile(copy.deepcopy(model), options={"freezing": True} if example.device.type == "cpu" else None)
-    return _torch(compiled)
+    return lambda: _torch(compiled)
 
 
-def _cuda(model: nn.Module, example: Tensor, threads: int) -> Run:
+def _cuda(model: nn.Module, example: Tensor, threads: int) -> Load:
     layout = torch.channels_last if example.dim() == 4 else torch.contiguous_format
-    moved: Any = copy.deepcopy(model)
-    run = _torch(moved.to("cuda", memory_format=layout))
-    return lambda x: run(x.to("cuda").contiguous(memory_format=layout))
+
+    def load() -> Run:
+        moved: Any = copy.deepcopy(model)
+        run = _torch(moved.to("cuda", memory_format=layout))
+        return lambda x: run(x.to("cuda").contiguous(memory_format=layout))
+
+    return load
 
 
-def _cuda_compile(model: nn.Module, example: Tensor, threads: int) -> Run:
+def _cuda_compile(model: nn.Module, example: Tensor, threads: int) -> Load:
     layout = torch.channels_last if example.dim() == 4 else torch.contiguous_format
     moved: Any = copy.deepcopy(model)
     run = _torch(torch.compile(moved.to("cuda", memory_format=layout), mode="max-autotune"))  # CUDA graphs included
-    return lambda x: run(x.to("cuda").contiguous(memory_format=layout))
+    return lambda: lambda x: run(x.to("cuda").contiguous(memory_format=layout))
 
 
 def _torch(model: Any) -> Run:
@@ -82,13 +94,18 @@ def _torch(model: Any) -> Run:
     return run
 
 
-def _onnxruntime(model: nn.Module, example: Tensor, threads: int) -> Run:
+def _onnxruntime(model: nn.Module, example: Tensor, threads: int) -> Load:
     from .export import write_onnx
 
-    with tempfile.TemporaryDirectory() as folder:
-        path = Path(folder) / "model.onnx"
-        write_onnx(model, path, example, dynamic=False)
+    folder = tempfile.TemporaryDirectory()
+    path = Path(folder.name) / "model.onnx"
+    write_onnx(model, path, example, dynamic=False)
+
+    def load() -> Run:
         return onnx_session(path, threads)
+
+    weakref.finalize(load, folder.cleanup)
+    return load
 
 
 def onnx_session(path: Path, threads: int) -> Run:
@@ -103,10 +120,11 @@ def onnx_session(path: Path, threads: int) -> Run:
     return lambda x: [torch.from_numpy(value) for value in session.run(None, {name: x.numpy()})]
 
 
-def _openvino(model: nn.Module, example: Tensor, threads: int) -> Run:
+def _openvino(model: nn.Module, example: Tensor, threads: int) -> Load:
     from .export import to_openvino
 
-    return openvino_request(to_openvino(model, example, dynamic=False), threads)
+    converted = to_openvino(model, example, dynamic=False)
+    return lambda: openvino_request(converted, threads)
 
 
 def openvino_request(model: Any, threads: int) -> Run:
@@ -147,10 +165,16 @@ def tensors_of(output: Any) -> list[Tensor]:
     return [leaf.detach() for leaf in tree_flatten(output)[0] if isinstance(leaf, Tensor)]
 
 
-def in_turns(runs: Mapping[str, Run], x: Tensor, repeats: int, turn: float = TURN) -> dict[str, list[float]]:
-    """Seconds of one call, for each repeat, of networks that take turns."""
-    found: dict[str, list[float]] = {name: [] for name in runs}
-    for _ in range(repeats):
+def in_turns(loads: Mapping[str, Load], x: Tensor, repeats: int, turn: float = TURN) -> dict[str, list[float]]:
+    """Seconds of one call, for each repeat, of networks that take turns and are loaded anew now and then."""
+    found: dict[str, list[float]] = {name: [] for name in loads}
+    runs: dict[str, Run] = {}
+    for i in range(repeats):
+        if i * LOADS // repeats != (i - 1) * LOADS // repeats:
+            runs.clear()  # before the next are loaded: there may be room for one of each
+            runs.update({name: load() for name, load in loads.items()})
+            for run in runs.values():
+                run(x)
         for name, run in runs.items():
             run(x)
             calls = max(2, round(turn / max(_seconds(run, x, 1), 1e-7)))

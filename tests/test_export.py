@@ -1,5 +1,7 @@
 """export(): the file gives what PyTorch gives, whatever the batch; errors leave no file."""
 
+import sys
+
 import pytest
 import torch
 import torchvision
@@ -79,8 +81,6 @@ def test_eight_bits(tmp_path, name):
 
 
 def test_a_file_that_differs_is_an_error_and_is_not_left(student, tmp_path, monkeypatch):
-    import sys
-
     monkeypatch.setattr(sys.modules["ghostify.export"], "for_inference", lambda model, folded, split: Residual(32).eval())
     before = tmp_path / "s.pt2"
     before.write_text("mine")
@@ -92,6 +92,23 @@ def test_a_file_that_differs_is_an_error_and_is_not_left(student, tmp_path, monk
         ghostify.export(student, before, example_input=SHAPE)
     assert before.read_text() == "mine"
     assert [file.name for file in tmp_path.iterdir()] == ["s.pt2"]
+
+
+@pytest.mark.parametrize("much", [0, 1e5])
+def test_a_network_that_makes_much_of_rounding_may_differ_by_as_much(tmp_path, monkeypatch, much):
+    class Rounded(nn.Module):
+        def forward(self, x):
+            return (x + much) - much  # of a size of 1e5, float32 knows no less than 0.008
+
+    module = sys.modules["ghostify.export"]
+    write = module._write
+    monkeypatch.setattr(module, "_write", lambda *args: lambda x: [write(*args)(x)[0] + 4e-3])
+    path = tmp_path / "r.pt2"
+    if much:
+        assert ghostify.export(Rounded(), path, example_input=SHAPE).exists()
+    else:
+        with pytest.raises(ghostify.GhostifyError, match="gives other outputs than PyTorch"):
+            ghostify.export(Rounded(), path, example_input=SHAPE)
 
 
 class Odd(nn.Module):

@@ -8,7 +8,7 @@ from torch import nn
 
 import ghostify
 from ghostify.costs import measure
-from ghostify.runtimes import RUNTIMES
+from ghostify.runtimes import LOADS, RUNTIMES, in_turns
 
 SIZE = (3, 16, 16)
 
@@ -48,7 +48,7 @@ def test_each_runtime_computes_the_network(pair, runtime):
     x = torch.randn(2, *SIZE)
     student = pair["student"].eval()
     with torch.no_grad():
-        given = RUNTIMES[runtime].prepare(ghostify.fold(student), x, 1)(x)
+        given = RUNTIMES[runtime].prepare(ghostify.fold(student), x, 1)()(x)
         torch.testing.assert_close(given[0], student(x), rtol=1e-3, atol=1e-4)
 
 
@@ -98,3 +98,20 @@ def test_bad_input(name):
     call, message = BAD[name]
     with pytest.raises(ghostify.GhostifyError, match=message):
         call()
+
+
+def test_networks_are_loaded_anew_and_take_turns():
+    told = []
+
+    def network(name):
+        def load():
+            told.append(f"load {name}")
+            return lambda x: told.append(name)
+
+        return load
+
+    found = in_turns({"a": network("a"), "b": network("b")}, torch.zeros(1), 7, turn=0)
+    assert {name: len(seconds) for name, seconds in found.items()} == {"a": 7, "b": 7}
+    assert told.count("load a") == told.count("load b") == LOADS
+    start = told.index("load b") + 1
+    assert told[start : start + 10] == ["a", "b"] + 4 * ["a"] + 4 * ["b"]  # once each; then a cold call, one timed, and two
