@@ -10,17 +10,20 @@ ResNet-18 at stride 16, CamVid's streets at 240x180. Teachers begin at ImageNet 
 Both sides are distilled by ``ghostify.distill`` with the same recipe in a fifth of the teacher's steps, each at its best
 learning rate of RATES on the validation split; all else is measured on the test split. torch-pruning can't follow a detector
 from images to boxes, so its backbone and pyramid are pruned, to the FLOPs of the whole student. Writes results/dense.jsonl.
+``--finish``, for a quiet machine, then writes results/dense_latency.json and draws predictions into docs/.
 """
 
 import argparse
 import copy
 import json
 import platform
+import statistics
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import matplotlib as mpl
 import torch
 import torch_pruning as tp
 from PIL import Image
@@ -39,11 +42,18 @@ from torchvision.models.segmentation import LRASPP
 from torchvision.ops import FrozenBatchNorm2d
 from torchvision.transforms import v2
 from torchvision.transforms.v2 import functional as F
+from torchvision.utils import draw_bounding_boxes, draw_segmentation_masks
 
 import ghostify
 from ghostify.costs import measure
+from ghostify.runtimes import in_turns, machine
+
+mpl.use("Agg")
+import matplotlib.pyplot as plt
 
 RESULTS = Path(__file__).parent / "results"
+DOCS = Path(__file__).parents[1] / "docs"
+COLORS = [tuple(round(255 * part) for part in color) for color in mpl.colormaps["Paired"].colors]
 RATES = (3e-4, 1e-3)
 STUDENTS = ("ghost", "pruned")
 MEAN, STD = torch.tensor([0.485, 0.456, 0.406]).view(3, 1, 1), torch.tensor([0.229, 0.224, 0.225]).view(3, 1, 1)
@@ -147,6 +157,18 @@ class Detect:
     def loss(self, model: nn.Module, images: Any, targets: Any) -> Tensor:
         return torch.stack(list(model(images, targets).values())).sum()
 
+    def latency(self, networks: dict[str, nn.Module]) -> dict[str, dict[str, float]]:
+        """Milliseconds of a test image, by runtime and network."""
+        return {"eager": milliseconds(networks, [self.loader("test").dataset[0][0]])}
+
+    def said(self, model: nn.Module, image: Tensor) -> Any:
+        found = model([image])[0]
+        return {key: value[found["scores"] > 0.5] for key, value in found.items()}
+
+    def draw(self, image: Tensor, found: Any) -> Tensor:
+        colors = [COLORS[label] for label in found["labels"].tolist()]
+        return draw_bounding_boxes((255 * image).byte(), found["boxes"], colors=colors, width=2)
+
     def prunable(self, model: Any) -> tuple[nn.Module, list[nn.Module]]:
         """The part that torch-pruning can follow, and layers whose outputs must stay as they are."""
         return model.backbone, list(model.backbone.fpn.layer_blocks)
@@ -172,6 +194,22 @@ class Segment:
 
     def loss(self, model: nn.Module, images: Any, targets: Any) -> Tensor:
         return nn.functional.cross_entropy(model(images)["out"], targets, ignore_index=255)
+
+    def latency(self, networks: dict[str, nn.Module]) -> dict[str, dict[str, float]]:
+        runtimes = ["eager", "channels_last", "onnxruntime", "openvino"]
+        report = ghostify.latency(networks, (3, *Streets.size), runtimes=runtimes, batch_sizes=[1], fold=False)
+        found: dict[str, dict[str, float]] = {}
+        for t in report.timings:
+            assert t.seconds is not None, t.problem
+            found.setdefault(t.runtime, {})[t.model] = round(1e3 * t.seconds, 2)
+        return found
+
+    def said(self, model: nn.Module, image: Tensor) -> Any:
+        return model(image[None])["out"][0].argmax(0)
+
+    def draw(self, image: Tensor, found: Any) -> Tensor:
+        masks = torch.stack([found == k for k in range(Streets.classes)])
+        return draw_segmentation_masks((255 * (image * STD + MEAN)).byte(), masks, alpha=0.6, colors=COLORS[: Streets.classes])
 
     def prunable(self, model: Any) -> tuple[nn.Module, list[nn.Module]]:
         return model, [model.classifier.low_classifier, model.classifier.high_classifier]
@@ -338,10 +376,53 @@ class Bench:
                 self.once(lambda a=arm, r=lr: self.recovered(a, r, 0), "val", **told)
         for seed in range(seeds):
             for arm in STUDENTS:
-                mine = [r for r in self.rows() if (r["task"], r["split"], r["arm"]) == (self.task.name, "val", arm)]
-                lr = max(mine, key=lambda row: row["scores"][self.task.score])["lr"]
+                lr = self.best(arm)
                 told = {"arm": arm, "stage": "recovered", "steps": steps, "lr": lr, "seed": seed}
                 self.once(lambda a=arm, r=lr, s=seed: self.recovered(a, r, s), **told)
+
+    def best(self, arm: str) -> float:
+        """The learning rate that did best on the validation split."""
+        mine = [r for r in self.rows() if (r["task"], r["split"], r["arm"]) == (self.task.name, "val", arm)]
+        return float(max(mine, key=lambda row: row["scores"][self.task.score])["lr"])
+
+    def finish(self) -> None:
+        """Latency of the networks, folded, and a picture of what they say of test images."""
+        students = {arm: self.recovered(arm, self.best(arm), 0) for arm in STUDENTS}
+        path = RESULTS / "dense_latency.json"
+        found = json.loads(path.read_text()) if path.exists() else {}
+        told = self.task.latency({name: ghostify.fold(m) for name, m in {"teacher": self.teacher, **students}.items()})
+        found[self.task.name] = {"ms": told, "machine": machine(), "threads": torch.get_num_threads()}
+        path.write_text(json.dumps(found, indent=1) + "\n")
+        print(found[self.task.name])
+        self.picture(students["ghost"])
+
+    @torch.no_grad()
+    def picture(self, student: nn.Module, shown: int = 3) -> None:
+        """Test images in rows: labels, teacher, student."""
+        data = self.task.loader("test").dataset
+        fig, axes = plt.subplots(shown, 3, figsize=(9.6, 2.42 * shown), layout="constrained")
+        for row, index in zip(axes, range(0, len(data), len(data) // shown), strict=False):
+            image, target = data[index]
+            drawn = [self.task.draw(image, target)]
+            drawn += [self.task.draw(image, self.task.said(model, image)) for model in (self.teacher, student)]
+            for ax, one, title in zip(row, drawn, ("labels", "teacher", "student"), strict=True):
+                ax.imshow(one.permute(1, 2, 0))
+                ax.axis("off")
+                if ax in axes[0]:
+                    ax.set_title(title, fontsize=10)
+        fig.savefig(DOCS / f"{self.task.name}.png", dpi=100)
+
+
+def milliseconds(networks: dict[str, nn.Module], x: Any) -> dict[str, float]:
+    def load(network: nn.Module) -> Callable[[], Any]:
+        @torch.no_grad()
+        def run(x: Any) -> Any:
+            return network(x)
+
+        return lambda: run
+
+    found = in_turns({name: load(network) for name, network in networks.items()}, x, 20)
+    return {name: round(1e3 * statistics.median(seconds), 2) for name, seconds in found.items()}
 
 
 def main() -> None:
@@ -351,13 +432,17 @@ def main() -> None:
     parser.add_argument("--task", choices=("detect", "segment"))
     parser.add_argument("--seeds", type=int, default=2)
     parser.add_argument("--threads", type=int)
+    parser.add_argument("--finish", action="store_true")
     args = parser.parse_args()
     if args.threads:
         torch.set_num_threads(args.threads)
     args.work.mkdir(parents=True, exist_ok=True)
     for task in (Detect(args.data, args.bccd), Segment(args.data, args.camvid)):
         if args.task in (None, task.name):
-            Bench(task, args.work).run(args.seeds)
+            bench = Bench(task, args.work)
+            bench.run(args.seeds)
+            if args.finish:
+                bench.finish()
 
 
 if __name__ == "__main__":

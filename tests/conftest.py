@@ -1,7 +1,9 @@
 """Shared pieces of the tests."""
 
 import importlib.util
+import multiprocessing
 import os
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -11,6 +13,15 @@ from torch import nn
 torch.set_num_threads(1)  # tests run side by side
 
 SHARED = Path(os.environ.get("GHOSTIFY_SHARED", Path(__file__).resolve().parents[2] / "shared"))
+
+
+def forked(target: Callable[..., object], *args: object) -> multiprocessing.Process:
+    """A process of its own that can be killed, from a server that has imported what is slow to import."""
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(["accelerate", "ghostify", "matplotlib.pyplot", "pandas", "timm", "torchvision"])
+    process = context.Process(target=target, args=args)
+    process.start()
+    return process
 
 
 @pytest.fixture

@@ -1,4 +1,4 @@
-"""Run by test_distill in processes of their own: ``kill`` ends itself at some batch, ``share`` trains on several processes."""
+"""Run by test_distill in processes of their own: ``recover`` ends itself at some image, the script trains on several."""
 
 import json
 import os
@@ -38,14 +38,14 @@ def pair():
     return teacher, ghostify.convert(teacher, 2)
 
 
-def recover(out: Path, dies_at: int = 0) -> torch.Tensor:
+def recover(out: Path, dies_at: int = 0) -> None:
     teacher, student = pair()
     recipe = ghostify.Recipe(epochs=20, lr=0.01, ema=0.9, mixup=0.2, accumulate=2, clip=1.0)
     loader = DataLoader(Noise(dies_at), 8, shuffle=True)
     ghostify.distill(
         student, teacher, loader, val=Noise().images[:32], recipe=recipe, out=out, resume=True, checkpoint_seconds=0
     )
-    return torch.cat([tensor.flatten().double() for tensor in student.state_dict().values()])
+    torch.save(student.state_dict(), out / "weights.pt")
 
 
 def share(out: Path) -> None:
@@ -67,7 +67,4 @@ def share(out: Path) -> None:
 
 
 if __name__ == "__main__":
-    if sys.argv[1] == "share":
-        share(Path(sys.argv[2]))
-    else:
-        torch.save(recover(Path(sys.argv[2]), int(sys.argv[3])), Path(sys.argv[2]) / "weights.pt")
+    share(Path(sys.argv[1]))

@@ -1,9 +1,9 @@
 """sweep(): every combination once, whatever happens on the way; tables, fronts, pages."""
 
 import json
+import multiprocessing
 import os
 import signal
-import subprocess
 import sys
 import time
 from pathlib import Path
@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from conftest import Residual, randomize
+from conftest import Residual, forked, randomize
 from torch import nn
 
 import ghostify
@@ -117,59 +117,53 @@ def search_path():
     return os.pathsep.join([str(Path(__file__).parent), os.environ.get("PYTHONPATH", "")])
 
 
-SCRIPT = """
-import sys
-import torch
-from conftest import Residual
-import ghostify
-
-torch.manual_seed(0)
-torch.set_num_threads(1)
-model = Residual(16).eval()
-images = torch.randn(24, 3, 8, 8)
-ghostify.reestimate_norms(model, images)
-grid = [
-    {"ratio": [1.5, 2, 3, 4], "cheap": ["depthwise", "pointwise"], "method": ["none"]},
-    {"target": [{"flops": 0.6}, {"flops": 0.8}, {"params": 0.7}], "method": ["none"]},
-]
-print("begun", flush=True)
-found = ghostify.sweep(model, grid, images=images[:8], val=(images[8:], torch.arange(16) % 10), out=sys.argv[1])
-print("ended", flush=True)
-"""
+def swept(out, begun):
+    """Twelve trials, in a process that may be killed."""
+    torch.manual_seed(0)
+    torch.set_num_threads(1)
+    model = Residual(16).eval()
+    images = torch.randn(24, 3, 8, 8)
+    ghostify.reestimate_norms(model, images)
+    grid = [
+        {"ratio": [1.5, 2, 3, 4], "cheap": ["depthwise", "pointwise"], "method": ["none"]},
+        {"target": [{"flops": 0.6}, {"flops": 0.8}, {"params": 0.7}], "method": ["none"]},
+    ]
+    begun.set()
+    ghostify.sweep(model, grid, images=images[:8], val=(images[8:], torch.arange(16) % 10), out=out)
 
 
 def test_ten_kills_leave_the_same_table(tmp_path):
     """Twelve trials; each kill falls somewhere after the sweep has begun, at a time drawn from how long it takes."""
-    (tmp_path / "script.py").write_text(SCRIPT)
-    env = {**os.environ, "PYTHONPATH": search_path()}
 
     def start(folder):
-        arguments = [sys.executable, str(tmp_path / "script.py"), str(tmp_path / folder)]
-        process = subprocess.Popen(arguments, env=env, stdout=subprocess.PIPE, text=True)
-        assert process.stdout.readline() == "begun\n"
+        begun = multiprocessing.get_context("forkserver").Event()
+        process = forked(swept, tmp_path / folder, begun)
+        assert begun.wait(timeout=300)
         return process
 
-    begun = time.monotonic()
     whole = start("whole")
-    assert whole.wait() == 0
+    begun = time.monotonic()
+    whole.join()
+    assert whole.exitcode == 0
     taken = time.monotonic() - begun
     generator = np.random.default_rng(0)
     kills = 0
     for _ in range(40):
         process = start("killed")
-        try:
-            process.wait(timeout=taken / 11 * generator.uniform(0.2, 1.8))
-        except subprocess.TimeoutExpired:
-            process.send_signal(signal.SIGKILL)
-            process.wait()
+        process.join(timeout=taken / 11 * generator.uniform(0.2, 1.8))
+        if process.exitcode is None:
+            process.kill()
+            process.join()
             kills += 1
         if kills == 10:
             break
-        if process.returncode == 0:  # it was through before ten kills: begin again
+        if process.exitcode == 0:  # it was through before ten kills: begin again
             for path in (tmp_path / "killed" / "trials").glob("*/trial.json"):
                 path.unlink()
     assert kills == 10
-    assert start("killed").wait() == 0
+    last = start("killed")
+    last.join()
+    assert last.exitcode == 0
     tables = [table(SweepResult.load(tmp_path / folder)) for folder in ("whole", "killed")]
     assert len(tables[0]) == 12
     assert tables[0].equals(tables[1])
