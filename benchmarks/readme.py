@@ -298,20 +298,24 @@ def dense() -> str:
     groups: dict[tuple[str, str], list[Any]] = {}
     for row in map(json.loads, (RESULTS / "dense.jsonl").read_text().splitlines()):
         if row["split"] == "test":
-            arm = {"teacher": "original", "ghost": "ghostify", "pruned": "torch-pruning"}[row["arm"]]
+            arm = {"teacher": "original", "ghost": "ghostify", "pruned": "torch-pruning"}.get(row["arm"])
+            arm = arm or "ghostify, layers of the scores converted, too"
             stage = f", {row['stage']}" if row.get("stage", "pruned") != "pruned" else ""
             groups.setdefault((row["task"], arm + stage), []).append(row)
+    timed = load("dense_latency.json")
     lines = []
     for (task, name), rows in groups.items():
         scores = [
             f"{told} {_spread([row['scores'][key] for row in rows])}" for key, told in names.items() if key in rows[0]["scores"]
         ]
-        steps = rows[0]["steps"]
-        lines.append(
-            [task, name, f"{rows[0]['flops_share']:.1%}", f"{rows[0]['conv_share']:.1%}", f"{steps:,}", "; ".join(scores)]
-        )
-    header = ["task", "network", "FLOPs", "of convolutions", "training steps", "test images, %"]
-    return table(header, lines)
+        row = rows[0]
+        final = row["arm"] == "teacher" or row["stage"] == "recovered"
+        ms = [f"{runtime} {of[row['arm']]:.0f}" for runtime, of in timed[task]["ms"].items()] if final else []
+        steps, shares = f"{row['steps']:,}", [f"{row[key]:.1%}" for key in ("flops_share", "conv_share")]
+        lines.append([task, name, *shares, steps, "; ".join(scores), ", ".join(ms)])
+    header = ["task", "network", "FLOPs", "of convolutions", "training steps", "test images, %", "latency, ms"]
+    told = ", ".join(dict.fromkeys(f"{of['threads']} threads, {of['machine']}" for of in timed.values()))
+    return f"{table(header, lines)}\n\nLatency of one test image, folded: {told}."
 
 
 def int8() -> str:
@@ -346,6 +350,7 @@ SECTIONS: dict[str, dict[str, Callable[[], str]]] = {
         "warm_start": warm_start,
         "calibration": calibration,
         "budget": budget,
+        "dense": dense,
         "latency": latency,
         "speed": speed,
     },

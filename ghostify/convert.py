@@ -61,7 +61,8 @@ def convert(
             None keeps a site dense, and a full name also overrules ``skip`` and ``min_channels``.
         linear_ratio: how many times fewer weights fully connected layers get (:class:`ReducedLinear`). The last
             layer before the output stays as it is unless ``ratios`` has its full name.
-        skip: what stays dense by its place: ``"first"`` convolution, convolutions on ``"pooled"`` 1x1 maps.
+        skip: what stays dense by its place: ``"first"`` convolution, convolutions on ``"pooled"`` 1x1 maps, convolutions that
+            come ``"last"``, with no norm, activation or layer between them and the output, as in segmentation heads.
         min_channels: layers with fewer output channels stay dense.
         round_to: round the intrinsic channels up to a multiple of this, for hardware that likes 8 or 16.
         init: ``"warm"`` starts Ghost modules from the original weights and norms; ``"random"`` resets them, for training

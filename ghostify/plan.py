@@ -15,6 +15,7 @@ from .sites import Site
 SKIPS = {
     "first": "first convolution: the paper keeps it (skip=() converts it too)",
     "pooled": "works on a globally pooled 1x1 map: no FLOPs to save (skip=('first',) converts it too)",
+    "last": "gives the network's outputs, which don't follow from each other (skip=('first', 'pooled') converts it too)",
 }
 
 

@@ -115,6 +115,8 @@ class _Search:
                 if type(module) is nn.Linear:
                     yield replace(site, kind="linear")
                 else:
+                    if not part.whole:  # what leaves a part may be anything
+                        site = replace(site, roles=site.roles - {"last"})
                     yield site if site.reason not in (None, DEPTHWISE) else self._with_followers(site, part, node)
 
     def _blocked(self, name: str, module: nn.Module) -> str | None:
@@ -284,17 +286,20 @@ def _keeps_size(node: fx.Node, module: nn.Module | None) -> bool:
     return node.target in _FUNCTIONS
 
 
+def _has_parameters(module: nn.Module) -> bool:
+    return next(module.parameters(), None) is not None
+
+
 def _last_weights(part: Part, modules: dict[str, nn.Module]) -> set[fx.Node]:
-    """Convolutions and linear layers whose values reach the output with no other layer or activation after them."""
+    """Convolutions and linear layers whose values reach the output, and no other layer, norm or activation."""
     found: set[fx.Node] = set()
-    ahead = [node for node in part.graph.nodes if node.op == "output"]
-    seen = set(ahead)
-    while ahead:
-        node = ahead.pop()
+    only_output: set[fx.Node] = set()
+    for node in reversed(part.graph.nodes):
         module = modules[part.qualified(str(node.target))] if node.op == "call_module" else None
+        if node.op != "output" and not (node.users and only_output.issuperset(node.users)):
+            continue
         if module is not None and is_listed(module):
             found.add(node)
-        elif node.target not in _FUNCTIONS and (module is None or not lookup(module)):
-            ahead += [n for n in node.all_input_nodes if n not in seen]
-            seen.update(node.all_input_nodes)
+        elif node.target not in _FUNCTIONS and (module is None or not (lookup(module) or _has_parameters(module))):
+            only_output.add(node)
     return found

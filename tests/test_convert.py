@@ -41,7 +41,7 @@ def test_resnet_layers():
 
 @pytest.mark.parametrize("ratio", [1.5, 2, 2.7, 4])
 def test_intrinsic_channels_of_any_real_ratio(ratio):
-    student = ghostify.convert(stack(nn.Conv2d(32, 50, 3)), ratio)
+    student = ghostify.convert(stack(nn.Conv2d(32, 50, 3), nn.ReLU()), ratio)
     assert student[1].intrinsic_channels == math.ceil(50 / ratio)
     assert student[1].cheap_operation[0].out_channels == 50 - math.ceil(50 / ratio)
 
@@ -68,7 +68,7 @@ def test_intrinsic_channels_of_any_real_ratio(ratio):
 def test_followers_are_taken_in(followers, cheap):
     torch.manual_seed(0)
     model = randomize(stack(nn.Conv2d(32, 32, 3, padding=1, bias=False), *followers)).eval()
-    student = ghostify.convert(model, cheap=cheap)
+    student = ghostify.convert(model, cheap=cheap, skip=("first",))
     ghost = student[1]
     kept = [layer for layer in followers if not isinstance(layer, nn.Identity)]
     assert [type(m) for m in ghost.primary_conv[1:]] == [type(m) for m in kept]
@@ -197,12 +197,12 @@ class Tied(nn.Module):
 
     def forward(self, x):
         x = self.twice(self.twice(self.b(self.a(self.stem(x)))))
-        return self.good(self.hooked(self.read(x))) * self.read.weight.mean()
+        return self.good(self.hooked(self.read(x))).relu() * self.read.weight.mean()
 
 
 def test_every_skip_has_its_reason():
     def skipped(layer):
-        model = stack(layer, nn.Conv2d(32, 32, 3))
+        model = stack(layer, nn.Conv2d(32, 32, 3), nn.ReLU())
         return reasons(ghostify.convert(model))["1"]
 
     assert "depthwise" in skipped(nn.Conv2d(32, 32, 3, groups=32))
@@ -218,14 +218,35 @@ def test_every_skip_has_its_reason():
     assert "read from outside" in tied["read"]
     assert "hooks" in tied["hooked"]
     assert tied["good"] is None
-    few = nn.Sequential(nn.Conv2d(3, 32, 3), nn.Conv2d(32, 4, 3), nn.Conv2d(4, 32, 1), nn.Conv2d(32, 32, 3))
+    few = nn.Sequential(nn.Conv2d(3, 32, 3), nn.Conv2d(32, 4, 3), nn.Conv2d(4, 32, 1), nn.Conv2d(32, 32, 3), nn.ReLU())
     found = reasons(ghostify.convert(few))
     assert "too few channels" in found["1"]
     assert "a ghost map costs 9, a dense one 4" in found["2"]
 
 
+def test_layers_that_give_the_outputs_stay_dense():
+    class Segmenter(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.stem, self.body, self.low, self.high = (nn.Conv2d(c, 16, 3, padding=1) for c in (3, 16, 16, 16))
+            self.norm, self.normed = nn.GroupNorm(4, 16), nn.Conv2d(16, 16, 3, padding=1)
+
+        def forward(self, x):
+            y = self.stem(x).relu()
+            z = self.body(y)  # goes to the output by itself, and on
+            scores = nn.functional.interpolate(self.low(y) + self.high(z), size=x.shape[-2:])
+            return {"out": scores, "z": z, "normed": self.norm(self.normed(z))}
+
+    found = reasons(ghostify.convert(Segmenter()))
+    assert {name for name, reason in found.items() if reason is None} == {"body", "normed"}
+    assert "gives the network's outputs" in found["low"]
+    assert found["low"] == found["high"]
+    assert reasons(ghostify.convert(Segmenter(), skip=("first", "pooled")))["high"] is None
+    assert reasons(ghostify.convert(Segmenter(), ratios={"low": 2}))["low"] is None
+
+
 def test_old_style_weight_norm_is_skipped():
-    model = stack(nn.utils.weight_norm(nn.Conv2d(32, 32, 3)), nn.Conv2d(32, 32, 3))
+    model = stack(nn.utils.weight_norm(nn.Conv2d(32, 32, 3)), nn.Conv2d(32, 32, 3), nn.ReLU())
     student = ghostify.convert(model)
     assert "parametrised" in reasons(student)["1"]
     x = torch.randn(1, 3, 9, 9)
@@ -241,7 +262,7 @@ def test_unknown_convolution_class_is_listed():
         def forward(self, x):
             return nn.functional.conv2d(x, self.weight)
 
-    found = reasons(ghostify.convert(stack(StrangeConv(), nn.Conv2d(32, 32, 3))))
+    found = reasons(ghostify.convert(stack(StrangeConv(), nn.Conv2d(32, 32, 3), nn.ReLU())))
     assert "register_pattern" in found["1"]
 
 
@@ -354,7 +375,7 @@ def test_data_dependent_block_is_opaque_and_the_rest_still_traces():
         def forward(self, x):
             return self.body(x) if x.sum() > 0 else x
 
-    model = stack(nn.Conv2d(32, 32, 3), nn.BatchNorm2d(32), Gate(), nn.Conv2d(32, 32, 3))
+    model = stack(nn.Conv2d(32, 32, 3), nn.BatchNorm2d(32), Gate(), nn.Conv2d(32, 32, 3), nn.ReLU())
     assert set(ghosts(ghostify.convert(model))) == {"1", "3.body.0", "4"}
 
 

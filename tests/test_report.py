@@ -82,7 +82,7 @@ def test_html_is_escaped():
 
     Net.__name__ = "<b>Net"
     model = Net(torch.nn.Conv2d(3, 8, 3), torch.nn.Conv2d(8, 8, 3))
-    page = ghostify.report(ghostify.convert(model)).to_html()
+    page = ghostify.report(ghostify.convert(model, skip=("first",))).to_html()
     assert "<b>Net" not in page
     assert "&lt;b&gt;Net" in page
 
