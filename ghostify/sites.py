@@ -286,20 +286,25 @@ def _keeps_size(node: fx.Node, module: nn.Module | None) -> bool:
     return node.target in _FUNCTIONS
 
 
-def _has_parameters(module: nn.Module) -> bool:
-    return next(module.parameters(), None) is not None
+_SQUASHING = (nn.Sigmoid, nn.Tanh)  # what makes probabilities or pixels of scores
 
 
 def _last_weights(part: Part, modules: dict[str, nn.Module]) -> set[fx.Node]:
-    """Convolutions and linear layers whose values reach the output, and no other layer, norm or activation."""
+    """Convolutions and linear layers whose values reach the output, and no other layer, norm or activation; a sigmoid or tanh
+    there is a part of the output."""
     found: set[fx.Node] = set()
     only_output: set[fx.Node] = set()
     for node in reversed(part.graph.nodes):
         module = modules[part.qualified(str(node.target))] if node.op == "call_module" else None
         if node.op != "output" and not (node.users and only_output.issuperset(node.users)):
             continue
-        if module is not None and is_listed(module):
+        if module is None:
+            passes = _FUNCTIONS.get(node.target, nn.Sigmoid) in _SQUASHING
+        elif is_listed(module):
             found.add(node)
-        elif node.target not in _FUNCTIONS and (module is None or not (lookup(module) or _has_parameters(module))):
+            passes = False
+        else:
+            passes = isinstance(module, _SQUASHING) or not (lookup(module) or next(module.parameters(), None) is not None)
+        if passes:
             only_output.add(node)
     return found

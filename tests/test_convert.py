@@ -229,16 +229,16 @@ def test_layers_that_give_the_outputs_stay_dense():
         def __init__(self):
             super().__init__()
             self.stem, self.body, self.low, self.high = (nn.Conv2d(c, 16, 3, padding=1) for c in (3, 16, 16, 16))
-            self.norm, self.normed = nn.GroupNorm(4, 16), nn.Conv2d(16, 16, 3, padding=1)
+            self.norm, self.normed, self.active = nn.GroupNorm(4, 16), *(nn.Conv2d(16, 16, 3, padding=1) for _ in range(2))
 
         def forward(self, x):
             y = self.stem(x).relu()
             z = self.body(y)  # goes to the output by itself, and on
             scores = nn.functional.interpolate(self.low(y) + self.high(z), size=x.shape[-2:])
-            return {"out": scores, "z": z, "normed": self.norm(self.normed(z))}
+            return {"out": scores.sigmoid(), "z": z, "normed": self.norm(self.normed(z)), "relu": self.active(z).relu()}
 
     found = reasons(ghostify.convert(Segmenter()))
-    assert {name for name, reason in found.items() if reason is None} == {"body", "normed"}
+    assert {name for name, reason in found.items() if reason is None} == {"body", "normed", "active"}
     assert "gives the network's outputs" in found["low"]
     assert found["low"] == found["high"]
     assert reasons(ghostify.convert(Segmenter(), skip=("first", "pooled")))["high"] is None
