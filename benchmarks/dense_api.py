@@ -85,7 +85,7 @@ def examine(name: str) -> dict[str, Any]:
 
     task = task_for(student, main_output, None)
     recipe = ghostify.Recipe(
-        steps=STEPS, lr=1e-3, optimizer="adamw", temperature=1, labels=1, clip=10, schedule="constant", warmup=0
+        steps=STEPS, lr=3e-4, optimizer="adamw", temperature=1, labels=1, clip=10, schedule="constant", warmup=0
     )  # fmt: skip
 
     def loss() -> float:

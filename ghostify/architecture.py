@@ -73,7 +73,11 @@ def _candidates(model: nn.Module) -> Iterator[Architecture]:
         import torchvision
 
         builders = {name: torchvision.models.get_model_builder(name) for name in torchvision.models.list_models()}
-        names = [f"torchvision/{name}" for name, build in builders.items() if build.__module__ == type(model).__module__]
+        mine = type(model).__module__
+        near = [name for name, build in builders.items() if build.__module__ == mine]
+        if ".detection." in mine:  # where ssdlite.py builds the SSD of ssd.py
+            near += [name for name, build in builders.items() if ".detection." in build.__module__ and name not in near]
+        names = [f"torchvision/{name}" for name in near]
     for settings in _settings(model):
         for name in names:
             yield Architecture(name, settings)

@@ -212,6 +212,8 @@ def split_batch(item: Any, model: nn.Module, name: str = "train") -> tuple[Any, 
     """Images, checked and on the model's device, and labels, of one batch that a loader gives."""
     images = placed(first_images(item), model)
     labels = None
+    if not len(images):
+        raise ArgumentError(f"{name} has a batch without images")
     if isinstance(images, list):
         return images, None
     if isinstance(item, (tuple, list)) and len(item) > 1:
@@ -220,10 +222,21 @@ def split_batch(item: Any, model: nn.Module, name: str = "train") -> tuple[Any, 
         labels = next((item[key] for key in ("labels", "label") if key in item), None)
     if labels is None:
         return images, None
-    labels = torch.as_tensor(labels).to(images.device)
+    labels = _tensor_of_labels(labels, name).to(images.device)
     if labels.dim() == 0 or len(labels) != len(images):
         raise ArgumentError(f"{name} has a batch of {len(images)} images whose labels have shape {tuple(labels.shape)}")
     return images, labels
+
+
+def _tensor_of_labels(labels: Any, name: str) -> Tensor:
+    try:
+        if isinstance(labels, (list, tuple)) and labels and isinstance(labels[0], Tensor):
+            return torch.stack(list(labels))
+        return torch.as_tensor(labels)
+    except (TypeError, ValueError, RuntimeError) as error:
+        raise ArgumentTypeError(
+            f"{name} has labels that make no tensor ({type(labels).__name__}): give one, or a task= whose split() reads them"
+        ) from error
 
 
 def shared_out(source: Source, seed: int, training: bool) -> Iterable[Any]:

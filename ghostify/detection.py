@@ -209,6 +209,8 @@ def _unlike_on_proposals(student: Any, teacher: Any, mine: _Seen, theirs: _Seen)
     with torch.no_grad():
         goals, places = (t.float() for t in _box_head(teacher, theirs.maps, boxes, sizes))
     given, moved = (t.float() for t in _box_head(student, mine.maps, boxes, sizes))
+    if given.shape != goals.shape:
+        raise ArgumentError(f"student and teacher differ in their classes: {given.shape[1]} against {goals.shape[1]}")
     sure = goals.softmax(1)[:, 1:]
     error = F.smooth_l1_loss(moved, places, beta=BETA, reduction="none").unflatten(1, (-1, 4)).sum(-1)
     if error.shape[1] > 1:  # boxes of each class

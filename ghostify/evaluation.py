@@ -85,11 +85,14 @@ class _Counts:
         self.sums[6] += images * (len(scores) != images)
         if labels is not None:
             labels = labels.flatten()
+            if labels.is_floating_point():
+                raise ArgumentError(f"{self.name} has labels of type {labels.dtype}: give whole numbers, the classes")
             if len(labels) != len(scores):
                 raise ArgumentError(f"{self.name} has {len(labels)} labels for {len(scores)} scores")
-            valid = (labels >= 0) & ((labels != IGNORED) if len(scores) != images else True)
-            if bool((labels[valid] >= classes).any()):
-                raise ArgumentError(f"{self.name} has label {int(labels[valid].max())}, the model {classes} classes")
+            valid = labels >= 0 if len(scores) == images else labels != IGNORED
+            for worst in labels[valid].aminmax() if bool(valid.any()) else ():
+                if not 0 <= int(worst) < classes:
+                    raise ArgumentError(f"{self.name} has label {int(worst)}, the model {classes} classes")
             right = valid & (given == labels)
             among = scores.topk(min(5, classes), 1).indices == labels[:, None]
             self.sums[1] += valid.sum()

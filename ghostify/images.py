@@ -82,7 +82,12 @@ def first_images(item: Any) -> Any:
     if isinstance(item, (tuple, list)) and len(item):
         first = tensor_of(item[0]) if isinstance(item[0], np.ndarray) else item[0]
         if isinstance(first, (tuple, list)):  # (images, targets) of a detector
-            return list(first)
+            found = [tensor_of(image) if isinstance(image, np.ndarray) else image for image in first]
+            if not found:
+                raise ArgumentError("a batch of images is an empty list")
+            if strange := [type(image).__name__ for image in found if not isinstance(image, Tensor)]:
+                raise ArgumentTypeError(f"a list of images must hold tensors (C, H, W), not {strange[0]}")
+            return found
         if isinstance(first, Tensor) and first.dim() == 3 and all(isinstance(t, Tensor) and t.dim() == 3 for t in item):
             return list(item)
         item = first

@@ -12,6 +12,8 @@ from .norms import evaluation
 from .tasks import Task
 from .training_recipe import Recipe
 
+WEIGHTED = {"logits", "relation", "labels"}  # what a task may name; features are matched here
+
 
 class Lesson(nn.Module):
     """What is differentiated, in one module, so that each process can run it by itself and average gradients.
@@ -56,9 +58,19 @@ class Lesson(nn.Module):
         for recorder in self.recorders:
             recorder.listen()
         losses = self.task.losses(self.student, *self.unlearned, images, targets, self.recipe)
+        if not isinstance(losses, dict) or not losses.keys() <= WEIGHTED:
+            told = ", ".join(map(str, losses)) if isinstance(losses, dict) else type(losses).__name__
+            raise ArgumentError(f"the task's losses() must return a dict of some of {', '.join(sorted(WEIGHTED))}, not {told}")
         mine, theirs = (
             [m.maps for name in self.places for m in seen.get(name, [])] for seen in [r.take() for r in self.recorders]
         )
+        if not losses and not (self.places and mine):
+            raise ArgumentError("the task's losses() returned none, and there are no features to match")
+        if len(mine) != len(theirs) or (self.places and not mine):
+            raise ArgumentError(
+                "features can be matched where the task's losses() runs student and teacher once each, as its run() does: "
+                f"they passed {len(mine)} and {len(theirs)} places; else set features to 0"
+            )
         if self.places:
             losses["features"] = feature_matching(mine, theirs)
         weighted = [getattr(self.recipe, name) * value for name, value in losses.items()]

@@ -69,8 +69,11 @@ def _relative_error(student: Tensor, teacher: Tensor) -> Tensor:
 
 def label_loss(scores: Tensor, labels: Tensor) -> Tensor:
     """Cross-entropy with class indices (N, ...), or with probabilities (N, classes) as mixup makes them; positions of a
-    segmentation that are labelled 255 do not count."""
-    return F.cross_entropy(scores.float(), labels, ignore_index=IGNORED if scores.dim() > 2 else -100)
+    segmentation that are labelled 255 do not count, and a batch with no others costs nothing."""
+    if scores.dim() == 2:
+        return F.cross_entropy(scores.float(), labels)
+    total = F.cross_entropy(scores.float(), labels, ignore_index=IGNORED, reduction="sum")
+    return total / (labels != IGNORED).sum().clamp_min(1)
 
 
 def main_output(output: Any) -> list[Tensor]:

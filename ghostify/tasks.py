@@ -88,7 +88,7 @@ class Scores(Task):
 
     def __init__(self, outputs: Outputs = main_output):
         self.outputs = outputs
-        self.classes = 0
+        self.classes, self.dims = 0, 0  # of the scores that labels belong to
 
     def begin(self, student: nn.Module, teacher: nn.Module, images: Any) -> None:
         results = [run_checked(model, (images,), {}) for model in (student, teacher)]
@@ -99,14 +99,22 @@ class Scores(Task):
         if [t.shape for t in given] != [t.shape for t in goals]:
             shapes = [", ".join(str(tuple(t.shape[1:])) for t in found) for found in (given, goals)]
             raise ArgumentError(f"student and teacher differ in their outputs: {shapes[0]} against {shapes[1]}")
-        self.classes = given[0].shape[1]
+        self.classes, self.dims = given[0].shape[1], given[0].dim()
 
     def check(self, targets: Any) -> Any:
         if targets is None:
             raise ArgumentError("the recipe weighs labels, but train has none")
-        named = targets[targets != IGNORED] if targets.dim() > 1 else targets
-        if targets.is_floating_point() or bool(((named >= self.classes) | (named < 0)).any()):
-            raise ArgumentError(f"train has labels outside of 0 to {self.classes - 1}, the student's classes")
+        if targets.is_floating_point():
+            raise ArgumentError(f"train has labels of type {targets.dtype}: give whole numbers, the classes")
+        if targets.dim() != self.dims - 1:
+            wanted = "(N,)" if self.dims == 2 else f"(N, {', '.join('HWD'[: self.dims - 2])})"
+            raise ArgumentError(f"train has labels of shape {tuple(targets.shape)}, the student's scores take {wanted}")
+        named = targets[targets != IGNORED] if self.dims > 2 else targets
+        if bool((wrong := (named >= self.classes) | (named < 0)).any()):
+            left_out = f"; {IGNORED} is left out" if self.dims > 2 else ""
+            raise ArgumentError(
+                f"train has labels outside of 0 to {self.classes - 1}, the student's classes: {int(named[wrong][0])}{left_out}"
+            )
         return targets.long()
 
     def losses(

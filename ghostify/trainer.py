@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from .checkpoint import load_state, pack_optimizer, read_checkpoint, unpack_optimizer, write_checkpoint
 from .data import Source, mirrored_and_shifted, shared_out
-from .errors import ArgumentError, DivergedError
+from .errors import ArgumentError, ArgumentTypeError, DivergedError
 from .lesson import Lesson
 from .random_state import RandomStream, seed_all, seed_of
 from .recovery_report import EpochResult, RecoveryReport
@@ -303,7 +303,7 @@ class Trainer:
     def _mixed(self, images: Tensor, labels: Tensor | None) -> tuple[Tensor, Tensor | None]:
         from timm.data import Mixup
 
-        if not isinstance(self.task, Scores):
+        if not isinstance(self.task, Scores) or self.task.dims > 2:
             raise ArgumentError("mixup and cutmix mix classes: this task has none")
         if len(images) % 2:
             raise ArgumentError(f"mixup takes batches of an even size, not of {len(images)}")
@@ -358,6 +358,8 @@ class Trainer:
         if self.val is None:
             return row
         found = self.task.evaluate(self._judged(), self.teacher, self.val)
+        if not hasattr(found, "scores"):
+            raise ArgumentTypeError(f"the task's evaluate() must return something with scores(), not {type(found).__name__}")
         return replace(row, scores=found.scores())
 
     def _look_at_first_batch(self) -> None:

@@ -1,3 +1,5 @@
+import copy
+
 import pytest
 import torch
 from scenes import CLASSES, KINDS, batch, detector, scene
@@ -192,6 +194,43 @@ def test_a_teacher_of_other_classes_is_refused(pairs):
     other.head = RetinaNetHead(other.backbone.out_channels, 6, CLASSES + 3)
     with pytest.raises(ghostify.ArgumentError, match="differ in what their heads give"):
         ghostify.distill(student, other, [IMAGES], recipe=ghostify.Recipe(steps=1))
+
+
+def test_a_teacher_whose_proposals_have_other_classes_is_refused(pairs):
+    from torchvision.models.detection.faster_rcnn import FastRCNNPredictor
+
+    teacher, student, _ = pairs("faster")
+    other = copy.deepcopy(teacher)
+    other.roi_heads.box_predictor = FastRCNNPredictor(other.roi_heads.box_predictor.cls_score.in_features, CLASSES + 3)
+    with pytest.raises(ghostify.ArgumentError, match=f"differ in their classes: {CLASSES} against {CLASSES + 3}"):
+        ghostify.distill(student, other, [IMAGES], recipe=ghostify.Recipe(steps=1))
+
+
+@pytest.mark.parametrize(
+    ("batch", "said"),
+    [
+        ((["a.jpg"], TARGETS), "tensors .C, H, W., not str"),
+        (([], []), "an empty list"),
+    ],
+)
+def test_images_that_are_none_get_one_sentence(pairs, batch, said):
+    teacher, student, _ = pairs("ssd")
+    with pytest.raises(ghostify.GhostifyError, match=said):
+        ghostify.distill(student, teacher, [batch], recipe=ghostify.Recipe(steps=1))
+
+
+def test_arrays_are_images_too(pairs):
+    student = pairs("ssd")[1]
+    found = ghostify.evaluate(student, [([image.numpy() for image in IMAGES], TARGETS)])
+    assert found == ghostify.evaluate(student, [(IMAGES, TARGETS)])
+
+
+@pytest.mark.parametrize("name", ["ssdlite320_mobilenet_v3_large", "ssd300_vgg16"])
+def test_single_shot_detectors_come_back_by_their_names(name, tmp_path):
+    student = ghostify.convert(ghostify.create_model(f"torchvision/{name}"), 2)
+    ghostify.save(student, tmp_path / "s.safetensors")
+    again = ghostify.load(tmp_path / "s.safetensors")
+    assert all(torch.equal(value, again.state_dict()[key]) for key, value in student.state_dict().items())
 
 
 @pytest.mark.parametrize("kind", ["faster", "ssd"])

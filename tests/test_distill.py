@@ -93,7 +93,7 @@ def test_accumulated_batches_make_the_step_of_one_large_batch(images):
     teacher = nn.Sequential(nn.Conv2d(3, 16, 3), nn.Conv2d(16, 16, 3), nn.AdaptiveAvgPool2d(1), nn.Flatten()).eval()
     found = []
     for size, accumulate in ((32, 1), (8, 4)):
-        student = ghostify.convert(teacher, 2)
+        student = ghostify.convert(teacher, 2, skip=("first",))
         loader = DataLoader(images[:64], size)
         recipe = Recipe(epochs=1, accumulate=accumulate, features=0, schedule="constant")
         ghostify.distill(student, teacher, loader, recipe=recipe)
@@ -157,6 +157,64 @@ def test_a_loss_that_is_not_finite_ends_at_the_last_good_state(pair, images):
         ghostify.distill(student, teacher, images, recipe=recipe)
     assert 1 <= caught.value.step <= 300
     assert all(torch.isfinite(tensor).all() for tensor in student.state_dict().values())
+
+
+# -- tasks of one's own -----------------------------------------------------------------------------------------------
+
+
+def _task(losses, evaluate=lambda: None):
+    class Own(ghostify.Task):
+        def losses(self, student, teacher, images, targets, recipe):
+            return losses(student, teacher, images)
+
+        def evaluate(self, model, teacher, source, progress=False):
+            return evaluate()
+
+    return Own()
+
+
+def _nearer(student, teacher, images):
+    return {"logits": nn.functional.mse_loss(student(images), teacher(images).detach())}
+
+
+def test_a_task_of_ones_own_is_learned(pair, images):
+    teacher, student = pair
+
+    def distance():
+        with torch.no_grad():
+            return float(_nearer(student.eval(), teacher, images)["logits"])
+
+    before = distance()
+    told = ghostify.distill(student, teacher, images, task=_task(_nearer), recipe=Recipe(steps=40, batch_size=32, lr=0.01))
+    assert set(told.epochs[-1].parts) == {"logits", "features"}
+    assert distance() < 0.7 * before
+
+
+@pytest.mark.parametrize(
+    ("losses", "said"),
+    [
+        (
+            lambda s, t, x: {"heat": s(x).mean() + 0 * t(x).mean()},
+            "dict of some of labels, logits, relation, not heat",
+        ),
+        (lambda s, t, x: s(x).mean() + 0 * t(x).mean(), "dict of some of labels, logits, relation, not Tensor"),
+        (lambda s, t, x: {"logits": x.mean()}, "runs student and teacher once each.* set features to 0"),
+        (lambda s, t, x: {"logits": s(x).mean() + s(x).mean()}, "runs student and teacher once each.* set features to 0"),
+    ],
+)
+def test_losses_that_do_not_fit_get_one_sentence(pair, images, losses, said):
+    teacher, student = pair
+    before = _weights(student)
+    with pytest.raises(ghostify.ArgumentError, match=said):
+        ghostify.distill(student, teacher, images, task=_task(losses), recipe=Recipe(steps=1))
+    assert _same(student, before)
+
+
+def test_a_judgement_without_scores_gets_one_sentence(pair, images):
+    teacher, student = pair
+    task = _task(_nearer, lambda: {"error": 1.0})
+    with pytest.raises(ghostify.ArgumentTypeError, match=r"must return something with scores\(\), not dict"):
+        ghostify.distill(student, teacher, images, val=images, task=task, recipe=Recipe(steps=1))
 
 
 # -- resuming ---------------------------------------------------------------------------------------------------------

@@ -85,8 +85,11 @@ def test_mean_iou_is_that_of_counting():
     ("labels", "said"),
     [
         (LABELS[:, ::2, ::2], "labels of 24 x 32 positions, the student scores of 48 x 64"),
-        (LABELS + 1, "outside of 0 to 2"),
+        (LABELS + 1, "outside of 0 to 2, the student's classes: 3; 255 is left out"),
+        (LABELS - 1, "outside of 0 to 2, the student's classes: -1; 255 is left out"),
         (LABELS[:3], "4 images and 3 labels"),
+        (LABELS[:, 0, 0], r"labels of shape \(4,\), the student's scores take \(N, H, W\)"),
+        (LABELS.float(), "labels of type torch.float32: give whole numbers"),
     ],
 )
 def test_bad_labels_get_one_sentence(labels, said):
@@ -94,6 +97,35 @@ def test_bad_labels_get_one_sentence(labels, said):
     student = ghostify.convert(teacher, 2)
     with pytest.raises(ghostify.GhostifyError, match=said):
         ghostify.distill(student, teacher, (IMAGES, labels), recipe=ghostify.Recipe(steps=1, batch_size=4, labels=1.0))
+
+
+def test_labels_that_make_no_tensor_and_batches_without_images_get_one_sentence():
+    teacher = segmenter("lraspp")
+    student = ghostify.convert(teacher, 2)
+    recipe = ghostify.Recipe(steps=2, labels=1.0)
+    for batch, said in (
+        ((IMAGES, {"mask": LABELS}), "labels that make no tensor .dict.: give one, or a task="),
+        ((IMAGES[:0], LABELS[:0]), "a batch without images"),
+        ((IMAGES, LABELS[:, None]), r"labels of shape \(4, 1, 48, 64\), the student's scores take \(N, H, W\)"),
+    ):
+        with pytest.raises(ghostify.GhostifyError, match=said):
+            ghostify.distill(student, teacher, [batch], recipe=recipe)
+    with pytest.raises(ghostify.ArgumentError, match="mixup and cutmix mix classes"):
+        ghostify.distill(student, teacher, [(IMAGES, LABELS)], recipe=ghostify.Recipe(steps=1, labels=1.0, mixup=0.2))
+    for labels, said in ((LABELS - 1, "label -1, the model 3 classes"), (LABELS.float(), "labels of type torch.float32")):
+        with pytest.raises(ghostify.ArgumentError, match=said):
+            ghostify.evaluate(teacher, [(IMAGES, labels)])
+    listed = ghostify.evaluate(teacher, [(IMAGES, list(LABELS))])
+    assert listed == ghostify.evaluate(teacher, [(IMAGES, LABELS)])
+
+
+def test_a_batch_with_no_position_that_counts_costs_nothing():
+    teacher = segmenter("lraspp")
+    student = ghostify.convert(teacher, 2)
+    batches = [(IMAGES, LABELS), (IMAGES, torch.full_like(LABELS, 255))]
+    told = ghostify.distill(student, teacher, batches, recipe=ghostify.Recipe(epochs=1, lr=1e-4, labels=1.0))
+    assert told.steps == 2
+    assert told.epochs[-1].parts["labels"] > 0
 
 
 def test_a_backbone_without_a_head():
