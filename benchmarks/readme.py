@@ -304,7 +304,7 @@ def dense() -> str:
             groups.setdefault((row["task"], arm + stage), []).append(row)
     timed = load("dense_latency.json")
     lines = []
-    for (task, name), rows in groups.items():
+    for (task, name), rows in sorted(groups.items(), key=lambda group: group[0][0]):  # by task
         scores = [
             f"{told} {_spread([row['scores'][key] for row in rows])}" for key, told in names.items() if key in rows[0]["scores"]
         ]
