@@ -62,7 +62,8 @@ def convert(
         linear_ratio: how many times fewer weights fully connected layers get (:class:`ReducedLinear`). The last
             layer before the output stays as it is unless ``ratios`` has its full name.
         skip: what stays dense by its place: ``"first"`` convolution, convolutions on ``"pooled"`` 1x1 maps, convolutions that
-            come ``"last"``, with no norm, activation or layer between them and the output, as in segmentation heads.
+            come ``"last"``, as in segmentation heads: what follows them on the way to the output has no weights, and is no
+            activation but a sigmoid or tanh. In networks that trace in parts alone, as detectors do, none counts as last.
         min_channels: layers with fewer output channels stay dense.
         round_to: round the intrinsic channels up to a multiple of this, for hardware that likes 8 or 16.
         init: ``"warm"`` starts Ghost modules from the original weights and norms; ``"random"`` resets them, for training
