@@ -46,7 +46,7 @@ from torchvision.utils import draw_bounding_boxes, draw_segmentation_masks
 
 import ghostify
 from ghostify.costs import measure
-from ghostify.runtimes import in_turns, machine
+from ghostify.runtimes import RUNTIMES, in_turns, machine
 
 mpl.use("Agg")
 import matplotlib.pyplot as plt
@@ -416,15 +416,8 @@ class Bench:
 
 
 def milliseconds(networks: dict[str, nn.Module], x: Any) -> dict[str, float]:
-    def load(network: nn.Module) -> Callable[[], Any]:
-        @torch.no_grad()
-        def run(x: Any) -> Any:
-            return network(x)
-
-        return lambda: run
-
-    found = in_turns({name: load(network) for name, network in networks.items()}, x, 20)
-    return {name: round(1e3 * statistics.median(seconds), 2) for name, seconds in found.items()}
+    loads = {name: RUNTIMES["eager"].prepare(network, x, torch.get_num_threads()) for name, network in networks.items()}
+    return {name: round(1e3 * statistics.median(seconds), 2) for name, seconds in in_turns(loads, x, 20).items()}
 
 
 def main() -> None:
