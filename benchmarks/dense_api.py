@@ -34,7 +34,7 @@ DETECTORS = (
 SEGMENTERS = ("deeplabv3_resnet50", "fcn_resnet50", "lraspp_mobilenet_v3_large")
 SIDE = 192
 STEPS = 12
-RATES = {"ssd300_vgg16": 1e-5}  # it has no norms, and weights drawn at random here; the others 3e-4
+RATES = {"ssd300_vgg16": 1e-5, "keypointrcnn_resnet50_fpn": 1e-4}  # no norms; eight convolutions for the key points; else 3e-4
 
 
 def build(name: str) -> nn.Module:
