@@ -7,7 +7,7 @@ from pathlib import Path
 
 import matplotlib as mpl
 from matplotlib.patches import FancyArrowPatch, FancyBboxPatch, Rectangle
-from readme import trials
+from readme import load, trials
 
 import ghostify
 
@@ -116,8 +116,44 @@ CURVES = {
 }
 
 
+def latency_accuracy() -> None:
+    """Accuracy straight after calibration against measured latency, batch 1."""
+    results = load("latency_accuracy.json")
+    runtimes = ("openvino", "onnxruntime", "compile", "channels_last")
+    fig, axes = plt.subplots(
+        len(results), 4, figsize=(12.4, 3.1 * len(results)), layout="constrained", sharey="row", squeeze=False
+    )
+    for line, (network, found) in zip(axes, results.items(), strict=True):
+        for ax, runtime in zip(line, runtimes, strict=True):
+            timed = {t["model"]: t for t in found["timings"] if (t["runtime"], t["batch_size"]) == (runtime, 1)}
+            for method, (name, style) in TIMED.items():
+                rows = [
+                    (timed[model]["latency_ratio"], row["top1"])
+                    for model, row in found["rows"].items()
+                    if row["method"] == method
+                ]
+                if rows:  # in the order of the ratios
+                    ax.plot(*zip(*rows, strict=True), label=name, marker="o", ms=4, lw=1.6, **style)
+            ax.axhline(next(iter(found["rows"].values()))["base"], color=INK, lw=1, ls=":")
+            ax.axvline(1, color=INK, lw=1, ls=":")
+            ax.grid(alpha=0.25)
+            ax.spines[["top", "right"]].set_visible(False)
+            ax.set(xlabel="times faster", title=runtime)
+        line[0].set_ylabel(f"{network}: top-1, %")
+    axes[-1, 0].legend(frameon=False, fontsize=9)
+    fig.savefig(DOCS / "latency_accuracy.png", dpi=110)
+
+
+TIMED = {
+    "block": ("ghostify, block", {"color": "#173f6b"}),
+    "least_squares": ("ghostify, least_squares", {"color": INTRINSIC}),
+    "pruning": ("torch-pruning", {"color": "#c2571a", "ls": "--"}),
+}
+
+
 if __name__ == "__main__":
     DOCS.mkdir(exist_ok=True)
     how_it_works()
     savings()
     calibration_curves()
+    latency_accuracy()

@@ -318,6 +318,18 @@ def dense() -> str:
     return f"{table(header, lines)}\n\nLatency of one test image, folded: {told}."
 
 
+def latency_accuracy() -> str:
+    """Networks of equal FLOPs: how accurate after calibration, and how many times faster."""
+    rows = []
+    for network, found in load("latency_accuracy.json").items():
+        timed = {(t["model"], t["runtime"], t["batch_size"]): t for t in found["timings"]}
+        for name, row in found["rows"].items():
+            flops = f"{timed[name, 'openvino', 1]['flops_ratio']:.2f}"
+            cells = [" / ".join(_times(timed[name, runtime, size]) for size in (1, 8)) for runtime in RUNTIMES[:4]]
+            rows.append([network, name, flops, f"{row['base']:.1f}", f"{row['top1']:.1f}", *cells])
+    return table(["network", "made by", "times fewer FLOPs", "original, %", "top-1, %", *RUNTIMES[:4]], rows)
+
+
 def int8() -> str:
     rows = [
         [

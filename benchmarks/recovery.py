@@ -70,9 +70,15 @@ def main_trials() -> Iterator[Trial]:
 
 
 def long() -> Iterator[Trial]:
+    """The best arm of each side, by the grid."""
+    rows = [row for row in recorded() if row["section"] == "grid"]
     for network in NETWORKS:
-        for arm in ("ghost", "l2", "taylor"):
-            yield Trial("main", network, arm, 2000)
+        for side in (("ghost", "uniform"), ("taylor", "l2", "random")):
+            tops = {
+                arm: max((row["top1"] for row in rows if (row["network"], row["arm"]) == (network, arm)), default=0)
+                for arm in side
+            }
+            yield Trial("main", network, max(tops, key=tops.__getitem__), 2000)
 
 
 def few() -> Iterator[Trial]:
@@ -82,9 +88,13 @@ def few() -> Iterator[Trial]:
 
 
 def scratch() -> Iterator[Trial]:
-    for arm in ("ghost", "from scratch"):
-        for steps in (100, 400, 1000, 2000):
-            yield Trial("scratch", "resnet56", arm, steps, lr=None if arm == "ghost" else 0.1)
+    """Random weights; those of the calibrated student are in ``main``."""
+    for steps in (100, 400, 1000, 2000):
+        yield Trial("scratch", "resnet56", "from scratch", steps, lr=0.1)
+
+
+def recorded() -> list[dict[str, Any]]:
+    return [json.loads(line) for line in RESULTS.read_text().splitlines()] if RESULTS.exists() else []
 
 
 SECTIONS = {"grid": grid, "main": main_trials, "long": long, "few": few, "scratch": scratch}
@@ -170,7 +180,7 @@ def main() -> None:
         for trial in SECTIONS[section]():
             if args.network not in (None, trial.network) or args.arm not in (None, trial.arm):
                 continue
-            rows = [json.loads(line) for line in RESULTS.read_text().splitlines()] if RESULTS.exists() else []
+            rows = recorded()
             if trial.key in {row["key"] for row in rows}:
                 continue
             lr = trial.lr or bench.best_rate(trial.network, trial.arm, rows)
