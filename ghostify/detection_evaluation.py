@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from .errors import ArgumentError
-from .evaluation import summed
+from .processes import summed
 
 SURE = 0.5  # the score from which a detection of the teacher's counts as an object
 
@@ -95,7 +95,7 @@ class Matches:
         Raises:
             ArgumentError: no image, or nothing to compare with.
         """
-        total = round(summed(torch.tensor([float(self.images)]))[0])
+        total = int(summed(torch.tensor(self.images)))
         if not total:
             raise ArgumentError(f"{self.name} holds no image")
         if self.by_labels is None and self.by_teacher is None:

@@ -12,7 +12,8 @@ from torch import Tensor, nn
 from .checks import check_choice
 from .copying import copy_swapped
 from .data import make_source
-from .errors import ArgumentError, ArgumentTypeError, DivergedError, GhostifyError
+from .errors import ArgumentError, ArgumentTypeError, DivergedError
+from .files import write_text
 from .losses import main_output
 from .random_state import undisturbed
 from .recovery_report import EpochResult, RecoveryReport, history_csv
@@ -146,12 +147,7 @@ class _Folder:
 
     def tell(self, history: list[EpochResult]) -> None:
         """history.csv, and TensorBoard's last point."""
-        try:
-            part = self.path / "history.csv.part"
-            part.write_text(history_csv(history))
-            os.replace(part, self.path / "history.csv")
-        except OSError as error:
-            raise GhostifyError(f"{str(self.path / 'history.csv')!r} can't be written: {error.strerror}") from error
+        write_text(self.path / "history.csv", history_csv(history))
         if self.board is not None:
             row = history[-1].flat()
             for name in row.keys() - {"epoch", "step"}:

@@ -11,6 +11,7 @@ from .data import Source, shared_out, split_batch
 from .errors import ArgumentError
 from .losses import IGNORED
 from .norms import evaluation, run_checked
+from .processes import largest, summed
 from .progress import over_batches
 
 
@@ -111,35 +112,13 @@ def _rows(scores: Tensor) -> Tensor:
     return scores.float().movedim(1, -1).flatten(0, -2)
 
 
-def summed(values: Tensor) -> list[float]:
-    """Over all processes."""
-    from accelerate import PartialState
-    from accelerate.utils import reduce
-
-    state = PartialState()
-    total: Tensor = reduce(values.to(state.device), "sum") if state.num_processes > 1 else values
-    return total.tolist()
-
-
 def _summed(counts: _Counts | None, name: str) -> _Counts:
-    from accelerate import PartialState
-    from accelerate.utils import reduce
-
-    state = PartialState()
-    if state.num_processes > 1:
-        classes = torch.tensor(counts.by_class.shape[1] if counts else 0, device=state.device)
-        most = int(_largest(classes))
-        counts = counts or _Counts(most, state.device, name)
-        counts.sums, counts.by_class = (reduce(t.to(state.device), "sum") for t in (counts.sums, counts.by_class))
-    if counts is None or not counts.sums[0]:
+    classes = largest(counts.by_class.shape[1] if counts else 0)
+    counts = counts or _Counts(classes, torch.device("cpu"), name)  # this process may have had no batch
+    counts.sums, counts.by_class = summed(counts.sums), summed(counts.by_class)
+    if not counts.sums[0]:
         raise ArgumentError(f"{name} holds no image")
     return counts
-
-
-def _largest(value: Tensor) -> Tensor:
-    """The largest of all processes' values."""
-    torch.distributed.all_reduce(value, torch.distributed.ReduceOp.MAX)
-    return value
 
 
 def _finish(counts: _Counts) -> Evaluation:

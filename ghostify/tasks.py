@@ -10,9 +10,10 @@ from torch.utils._pytree import tree_leaves
 
 from .data import Source, shared_out, split_batch
 from .errors import ArgumentError, ArgumentTypeError
-from .evaluation import evaluate_source, summed
+from .evaluation import evaluate_source
 from .losses import IGNORED, feature_matching, label_loss, logit_distillation, main_output, relation_distillation
 from .norms import evaluation, run_checked
+from .processes import summed
 from .progress import over_batches
 from .training_recipe import Recipe
 
@@ -192,7 +193,8 @@ class Maps(Task):
                 images, _ = self.split(item, model, source.name)
                 given, goals = (tree_leaves(run_checked(network, (images,), {})) for network in (model, teacher))
                 found.append((len(images), float(feature_matching(given, goals))))
-        total, off = summed(torch.tensor([[n, n * error] for n, error in found], dtype=torch.float64).reshape(-1, 2).sum(0))
+        sums = torch.tensor([[n, n * error] for n, error in found], dtype=torch.float64).reshape(-1, 2).sum(0)
+        total, off = summed(sums).tolist()
         if not total:
             raise ArgumentError(f"{source.name} holds no image")
         return MapsEvaluation(round(total), 1 - off / total)

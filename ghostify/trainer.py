@@ -16,6 +16,7 @@ from .checkpoint import load_state, pack_optimizer, read_checkpoint, unpack_opti
 from .data import Source, mirrored_and_shifted, shared_out
 from .errors import ArgumentError, ArgumentTypeError, DivergedError
 from .lesson import Lesson
+from .processes import summed
 from .random_state import RandomStream, seed_all, seed_of
 from .recovery_report import EpochResult, RecoveryReport
 from .synced import SyncedNorms
@@ -211,7 +212,7 @@ class Trainer:
             return progress.step >= recipe.steps
         over = recipe.minutes is not None and progress.seconds >= 60 * recipe.minutes
         if recipe.minutes is not None and self.processes > 1:
-            over = bool(self._summed(torch.tensor(float(over))) > 0)
+            over = bool(summed(torch.tensor(float(over))) > 0)
         return over
 
     def _part(self) -> float:
@@ -328,7 +329,7 @@ class Trainer:
         if not pending:
             return
         values = torch.stack([torch.stack([losses[name].float() for name in pending[0]]) for losses in pending])
-        values = self._summed(values) / self.processes
+        values = summed(values) / self.processes
         for name, column in zip(pending[0], values.double().T.tolist(), strict=True):
             progress.sums[name] = progress.sums.get(name, 0.0) + sum(column)
         progress.summed += len(pending)
@@ -343,11 +344,6 @@ class Trainer:
             )
         speed = progress.images / max(progress.epoch_seconds, 1e-9)
         self.on_step(min(self._part(), 1.0), dict(zip(pending[0], values[-1].tolist(), strict=True)), speed)
-
-    def _summed(self, values: Tensor) -> Tensor:
-        from accelerate.utils import reduce
-
-        return values.cpu() if self.processes == 1 else reduce(values.to(self.device), "sum").cpu()
 
     # -- looking ------------------------------------------------------------------------------------------------------
 
