@@ -46,7 +46,8 @@ def only_faster(
     """The plan without the sites that would not be faster.
 
     Each site is timed by itself beside its Ghost module. Then the student is timed beside the original, where maps that have to
-    be copied between sites count, too; while it is not faster, the half of its sites that gain least stay dense as well.
+    be copied between sites count, too; while it is not faster, the half of its sites that gain least stay dense as well. A
+    student that is faster is timed a second time, and has to be faster again: of many students, one looks faster by chance.
 
     Args:
         model: the original; it is not changed.
@@ -72,7 +73,9 @@ def only_faster(
     kept = _without(plan, reasons)
     while gaining := [p.site.name for p in kept if p.site.name in gains and p.ratio is not None]:
         seconds = timer.network(quiet, kept, config, x)
-        if seconds.ghost <= MOST * seconds.original:
+        if seconds.faster:
+            seconds = timer.network(quiet, kept, config, x, again=True)
+        if seconds.faster:
             break
         told = f"with it the network was not faster on {runtime}: {_told(seconds)}"
         gaining.sort(key=lambda name: gains[name], reverse=True)
@@ -100,7 +103,7 @@ def _by_site(
                 reasons[name] = f"can't be timed on {runtime}: {told}"
             else:
                 gains[name] = seconds.original - seconds.ghost
-                if seconds.ghost > MOST * seconds.original:
+                if not seconds.faster:
                     reasons[name] = f"not faster on {runtime}: {_told(seconds)}"
             advance(name)
     return gains, reasons
@@ -112,6 +115,10 @@ class Seconds:
 
     original: float
     ghost: float
+
+    @property
+    def faster(self) -> bool:
+        return self.ghost <= MOST * self.original
 
 
 class Timer:
@@ -138,7 +145,13 @@ class Timer:
         ]
         return self._remembered(key, lambda: self._times(fold(layers_of(site)), _ghost(planned), x, LAYER_TURN))
 
-    def network(self, model: nn.Module, plan: Sequence[PlannedSite], config: GhostConfig, x: Tensor) -> Seconds:
+    def network(
+        self, model: nn.Module, plan: Sequence[PlannedSite], config: GhostConfig, x: Tensor, again: bool = False
+    ) -> Seconds:
+        """
+        Args:
+            again: measured anew, not the same figure once more.
+        """
         sites = [(p.site.name, p.intrinsic, p.cheap, p.dw_size) for p in plan if p.ratio is not None]
         shapes = {name: list(p.shape) for name, p in model.named_parameters()}
         digest = hashlib.sha256(json.dumps([sites, shapes, config.to_dict()]).encode()).hexdigest()
@@ -147,7 +160,7 @@ class Timer:
             student = swap(model, make_swaps(plan, config), inplace=False)
             return self._times(for_inference(model, True), for_inference(student, True), x, TURN)
 
-        return self._remembered([type(model).__name__, digest, list(x.shape)], times)
+        return self._remembered([type(model).__name__, digest, list(x.shape), *(["again"] if again else [])], times)
 
     def _times(self, original: nn.Module, ghost: nn.Module, x: Tensor, turn: float) -> Seconds:
         loads = {

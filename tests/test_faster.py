@@ -61,9 +61,17 @@ def test_sites_that_gain_nothing_stay_dense_and_say_why(monkeypatch):
 def test_a_network_that_is_not_faster_keeps_the_sites_that_gain_most(monkeypatch):
     asked = clock(monkeypatch, lambda kernel: Seconds(kernel, 0.5), lambda ghosts: Seconds(1, 0.9 if ghosts <= 1 else 1.1))
     student = ghostify.convert(net(), only_if_faster="eager", example_input=(1, 3, 16, 16))
-    assert [ghosts for sites, ghosts in asked if sites > 1] == [4, 2, 1]
+    assert [ghosts for sites, ghosts in asked if sites > 1] == [4, 2, 1, 1]  # what is faster is timed once more
     assert {name for name, _ in student.named_modules() if name.endswith("primary_conv")} == {"9.primary_conv"}  # 5x5
     assert "with it the network was not faster on eager" in reasons(student)["6"]
+
+
+def test_a_network_that_was_faster_by_chance_is_not_taken(monkeypatch):
+    lucky = iter([Seconds(1, 0.9), Seconds(1, 1)])
+    clock(monkeypatch, lambda kernel: Seconds(kernel, 0.5), lambda ghosts: next(lucky, Seconds(1, 0.9)))
+    student = ghostify.convert(net(), only_if_faster="eager", example_input=(1, 3, 16, 16))
+    assert sum(site.converted for site in recipe_of(student).sites) == 2  # of four that are faster by themselves
+    assert "with it the network was not faster on eager: 1e+03 ms, 1e+03 ms as it is" in reasons(student).values()
 
 
 def test_nothing_is_faster(monkeypatch):
@@ -87,15 +95,15 @@ def test_what_was_timed_is_remembered(monkeypatch, cache):
     asked = clock(monkeypatch, lambda kernel: Seconds(1, 0.5))
     for _ in range(2):
         ghostify.convert(net(), only_if_faster="eager", example_input=(1, 3, 16, 16))
-        assert len(asked) == 4  # three kinds of sites, two of one kind, and the network
+        assert len(asked) == 5  # three kinds of sites, two of one kind, and the network twice
     ghostify.convert(net(), only_if_faster="eager", example_input=(2, 3, 16, 16))
-    assert len(asked) == 8
+    assert len(asked) == 10
     ghostify.convert(net(), 3, only_if_faster="eager", example_input=(2, 3, 16, 16))
-    assert len(asked) == 12
+    assert len(asked) == 15
     torch.set_num_threads(1 if torch.get_num_threads() > 1 else 2)
     ghostify.convert(net(), only_if_faster="eager", example_input=(1, 3, 16, 16))
-    assert len(asked) == 16
-    assert len(json.loads(cache.read_text())) == 16
+    assert len(asked) == 20
+    assert len(json.loads(cache.read_text())) == 20
 
 
 @pytest.mark.parametrize("content", ["{", "[1]", None])
@@ -109,7 +117,7 @@ def test_a_cache_that_cannot_be_used_costs_only_time(monkeypatch, cache, content
         cache.write_text(content)
     with caplog.at_level(logging.WARNING, logger="ghostify"):
         student = ghostify.convert(net(), only_if_faster="eager", example_input=(1, 3, 16, 16))
-    assert len(asked) == (4 if content else 5)  # nothing can be remembered there
+    assert len(asked) == (5 if content else 6)  # nothing can be remembered there
     assert any(name.endswith("primary_conv") for name, _ in student.named_modules())
     assert caplog.records or content == "[1]"
 
