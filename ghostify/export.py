@@ -171,7 +171,9 @@ def to_openvino(model: nn.Module, example: Tensor, dynamic: bool) -> Any:
     import openvino
 
     shape = [-1 if dynamic else len(example), *example.shape[1:]]
-    return openvino.convert_model(model, example_input=example, input=[shape])
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", FutureWarning)  # of torch.jit, by which OpenVINO reads a network
+        return openvino.convert_model(model, example_input=example, input=[shape])
 
 
 def _write_onnx_int8(model: nn.Module, path: Path, example: Tensor, dynamic: bool, images: list[Tensor]) -> None:
