@@ -20,6 +20,7 @@ import tempfile
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -72,12 +73,16 @@ def runs() -> Iterator[Run]:
 class Budgets(Bench):
     def uniform(self, network: str, share: float) -> nn.Module:
         """The largest student of one ratio within the share."""
+        return ghostify.convert(self.teacher(network), self.uniform_ratio(network, share), cheap="auto")
+
+    @cache  # noqa: B019
+    def uniform_ratio(self, network: str, share: float) -> float:
         teacher, example = self.teacher(network), self.example(network)
         dense = measure(teacher, (example,)).flops
         for ratio in np.arange(1.1, 5, 0.01):
             student = ghostify.convert(teacher, round(float(ratio), 2), cheap="auto")
             if measure(student, (example,)).flops <= share * dense:
-                return student
+                return round(float(ratio), 2)
         raise AssertionError("no ratio up to 5 is enough")
 
     def chosen(self, run: Run, flops: int) -> nn.Module:

@@ -274,8 +274,8 @@ class Bench:
 
 
 @torch.no_grad()
-def predict(model: nn.Module, images: Tensor) -> Tensor:
-    return torch.cat([model(batch).argmax(1) for batch in images.split(50)])
+def predict(model: nn.Module, images: Tensor, batch_size: int = 50) -> Tensor:
+    return torch.cat([model(batch).argmax(1) for batch in images.split(batch_size)])
 
 
 def percent(hits: Tensor) -> float:

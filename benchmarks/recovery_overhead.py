@@ -3,8 +3,8 @@
     python benchmarks/recovery_overhead.py --models FILE [--rounds 5] [--steps 8]
 
 The bare loop runs the teacher, the student, the two losses, backward and the optimizer on tensors that are there. Both run in
-turns within one process; results/recovery_overhead.json has each round's seconds a step and the median of their ratios. The
-loader alone is timed as well: images a second without any network.
+turns within one process; results/recovery_overhead.json has each round's seconds a step and the median of their ratios, by
+device: a GPU where there is one. The loader alone is timed as well: images a second without any network.
 """
 
 import argparse
@@ -24,8 +24,15 @@ import ghostify
 from ghostify.data import make_source, mirrored_and_shifted, split_batch
 from ghostify.losses import feature_matching, logit_distillation
 from ghostify.match import Recorder, find_places
+from ghostify.runtimes import machine
 
 RESULTS = Path(__file__).parent / "results" / "recovery_overhead.json"
+DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
+
+
+def synchronize() -> None:
+    if DEVICE == "cuda":
+        torch.cuda.synchronize()
 
 
 def bare(student: nn.Module, teacher: nn.Module, images: torch.Tensor, steps: int) -> float:
@@ -45,6 +52,7 @@ def bare(student: nn.Module, teacher: nn.Module, images: torch.Tensor, steps: in
         loss.backward()
         optimizer.step()
         optimizer.zero_grad(set_to_none=True)
+    synchronize()
     taken = (time.perf_counter() - start) / steps
     mine.close(), theirs.close()
     return taken
@@ -60,13 +68,13 @@ def main() -> None:
     builders = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(builders)
     torch.manual_seed(0)
-    teacher = builders.resnet56().eval()
+    teacher = builders.resnet56().eval().to(DEVICE)
     student = ghostify.convert(teacher, 2, cheap="auto")
     images = torch.randn(128 * args.steps, 3, 32, 32)
     recipe = ghostify.Recipe(steps=args.steps)
     rows = []
     for turn in range(args.rounds + 1):
-        plain = bare(student, teacher, images, args.steps)
+        plain = bare(student, teacher, images.to(DEVICE), args.steps)
         ours = ghostify.distill(student, teacher, images, recipe=recipe).seconds / args.steps
         if turn:  # the first warms up
             rows.append({"bare_s": round(plain, 4), "distill_s": round(ours, 4), "ratio": round(ours / plain, 4)})
@@ -74,13 +82,16 @@ def main() -> None:
     source = make_source(torch.randn(12800, 3, 32, 32), teacher, 128, training=True)
     start = time.perf_counter()
     seen = sum(len(mirrored_and_shifted(split_batch(item, teacher)[0])) for item in source.batches)
+    synchronize()
     facts = {
         "rows": rows, "median_ratio": statistics.median(row["ratio"] for row in rows),
         "loader_images_per_s": round(seen / (time.perf_counter() - start)),
         "training_images_per_s": round(128 / statistics.median(row["distill_s"] for row in rows)),
-        "threads": torch.get_num_threads(), "torch": torch.__version__, "python": platform.python_version(),
+        "machine": machine(), "threads": torch.get_num_threads(), "python": platform.python_version(),
     }  # fmt: skip
-    RESULTS.write_text(json.dumps(facts, indent=1) + "\n")
+    found = json.loads(RESULTS.read_text()) if RESULTS.exists() else {}
+    found[DEVICE] = facts
+    RESULTS.write_text(json.dumps(found, indent=1) + "\n")
     print(facts)
 
 

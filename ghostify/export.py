@@ -75,8 +75,8 @@ def export(
     kind = _format(path, format, int8 is not None)
     max_images = whole_number("max_images", max_images, 1)
     example = _example(student, example_input)
-    model = for_inference(student, fold, split=int8 is None)
-    images = None if int8 is None else [args[0] for args, _ in as_calls(int8, student, max_images, 16)]
+    model = for_inference(student, fold, split=int8 is None).cpu()
+    images = None if int8 is None else [args[0] for args, _ in as_calls(int8, model, max_images, 16)]
     with _written(path) as temporary:
         run = _write(model, temporary, kind, example, dynamic_batch, images)
         _compare(model, run, example, dynamic_batch, kind, images)

@@ -163,6 +163,7 @@ class Timer:
         return self._remembered([type(model).__name__, digest, list(x.shape), *(["again"] if again else [])], times)
 
     def _times(self, original: nn.Module, ghost: nn.Module, x: Tensor, turn: float) -> Seconds:
+        x = self.runtime.placed(x)
         loads = {
             name: self.runtime.prepare(network.cpu(), x, self.threads)
             for name, network in (("original", original), ("ghost", ghost))

@@ -63,7 +63,7 @@ def choose_sources(cost: Tensor, m: int, groups: int = 1) -> tuple[Tensor, Tenso
         other channel in increasing order.
     """
     n, size = len(cost), len(cost) // groups
-    cost.fill_diagonal_(torch.inf)
+    cost = cost.cpu().fill_diagonal_(torch.inf)  # pairs are named one after the other: nothing for a GPU
     to_make = [(n - m) // groups] * groups  # ghosts of each group of channels, and intrinsic channels, still to be named
     to_keep = [m // groups] * groups
     room = np.full(n, -(-(n - m) // m))

@@ -138,7 +138,7 @@ def latency(
     threads = torch.get_num_threads() if threads is None else whole_number("threads", threads, 1)
     example = _example(next(iter(named.values())), input_size)
     flops = {name: measure(model, (example,)).flops for name, model in named.items()}
-    ready = {name: for_inference(model, fold) for name, model in named.items()}
+    ready = {name: for_inference(model, fold).cpu() for name, model in named.items()}
     timings: list[Timing] = []
     with thread_count(threads), site_bar("timing", len(chosen) * len(sizes), progress) as advance:
         for runtime in chosen:
@@ -191,9 +191,10 @@ def _timed(
 ) -> Iterator[Timing]:
     first = next(iter(models))
     x = torch.randn(size, *example.shape[1:], generator=torch.Generator().manual_seed(0)).to(example.dtype)
+    missing = runtime.missing()
+    x = x if missing else runtime.placed(x)
     problems: dict[str, str] = {}
     loads: dict[str, Load] = {}
-    missing = runtime.missing()
     for name, model in models.items():
         if missing:
             problems[name] = missing

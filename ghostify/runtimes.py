@@ -33,7 +33,7 @@ class Runtime:
         needs: packages to be installed.
         prepare: ``prepare(model, example, threads)`` gives a function that loads the network, at each call anew, and returns a
             function from an input of the example's shape to the outputs. The compiled one is compiled, and loaded, once.
-        cuda: runs on a GPU.
+        cuda: runs on a GPU, and takes its inputs there (:meth:`placed`).
     """
 
     name: str
@@ -48,13 +48,21 @@ class Runtime:
             return f"not installed: pip install {' '.join(absent)}"
         return "no GPU" if self.cuda and not torch.cuda.is_available() else None
 
+    def placed(self, x: Tensor) -> Tensor:
+        """An input where the runtime takes it from: the way to a GPU is not the network's time."""
+        return x.to("cuda", memory_format=_layout(x)) if self.cuda else x
+
 
 def _eager(model: nn.Module, example: Tensor, threads: int) -> Load:
     return lambda: _torch(model)
 
 
+def _layout(x: Tensor) -> torch.memory_format:
+    return {4: torch.channels_last, 5: torch.channels_last_3d}.get(x.dim(), torch.contiguous_format)
+
+
 def _channels_last(model: nn.Module, example: Tensor, threads: int) -> Load:
-    layout = {4: torch.channels_last, 5: torch.channels_last_3d}.get(example.dim(), torch.contiguous_format)
+    layout = _layout(example)
 
     def load() -> Run:
         run = _torch(copy.deepcopy(model).to(memory_format=layout))
@@ -64,26 +72,23 @@ def _channels_last(model: nn.Module, example: Tensor, threads: int) -> Load:
 
 
 def _compile(model: nn.Module, example: Tensor, threads: int) -> Load:
-    compiled: Any = torch.compile(copy.deepcopy(model), options={"freezing": True} if example.device.type == "cpu" else None)
+    compiled: Any = torch.compile(copy.deepcopy(model), options={"freezing": True})
     return lambda: _torch(compiled)
 
 
 def _cuda(model: nn.Module, example: Tensor, threads: int) -> Load:
-    layout = torch.channels_last if example.dim() == 4 else torch.contiguous_format
-
-    def load() -> Run:
-        moved: Any = copy.deepcopy(model)
-        run = _torch(moved.to("cuda", memory_format=layout))
-        return lambda x: run(x.to("cuda").contiguous(memory_format=layout))
-
-    return load
+    return lambda: _torch(_on_gpu(model, example))
 
 
 def _cuda_compile(model: nn.Module, example: Tensor, threads: int) -> Load:
-    layout = torch.channels_last if example.dim() == 4 else torch.contiguous_format
-    moved: Any = copy.deepcopy(model)
-    run = _torch(torch.compile(moved.to("cuda", memory_format=layout), mode="max-autotune"))  # CUDA graphs included
-    return lambda: lambda x: run(x.to("cuda").contiguous(memory_format=layout))
+    run = _torch(torch.compile(_on_gpu(model, example), mode="reduce-overhead"))  # CUDA graphs
+    return lambda: run
+
+
+def _on_gpu(model: nn.Module, example: Tensor) -> nn.Module:
+    copied: Any = copy.deepcopy(model)
+    moved: nn.Module = copied.to("cuda", memory_format=_layout(example))
+    return moved
 
 
 def _torch(model: Any) -> Run:

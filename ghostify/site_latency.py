@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor, nn
+from torch.utils._pytree import tree_map_only
 
 from .copying import copy_without_hooks
 from .initialize import make_ghost
@@ -27,11 +28,13 @@ class LatencyCosts:
     Args:
         model: the original.
         sites: places that are to be timed.
-        arguments: of its forward; batch size and device are what latency is wanted for.
+        arguments: of its forward; its batch size, and the model's device, are what latency is wanted for.
     """
 
     def __init__(self, model: nn.Module, sites: Sequence[Site], arguments: tuple[Any, ...]):
         quiet = copy_without_hooks(model).eval()
+        device = next(quiet.parameters()).device
+        arguments = tree_map_only(Tensor, lambda t: t.to(device), arguments)
         self.inputs = inputs_of(quiet, [site.name for site in sites], arguments)
         self.known: dict[tuple[Any, ...], float] = {}
         self.total = seconds_of(lambda: quiet(*arguments))
