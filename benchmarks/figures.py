@@ -7,7 +7,7 @@ from pathlib import Path
 
 import matplotlib as mpl
 from matplotlib.patches import FancyArrowPatch, FancyBboxPatch, Rectangle
-from readme import load, trials
+from readme import LEARNERS, load, recovered, trials
 
 import ghostify
 
@@ -151,9 +151,45 @@ TIMED = {
 }
 
 
+def recovery() -> None:
+    """Accuracy against steps of distillation."""
+    rows = recovered("main")
+    fig, axes = plt.subplots(1, 2, figsize=(10.6, 4), layout="constrained")
+    for ax, network in zip(axes, ("resnet56", "vgg16_bn"), strict=True):
+        for arm, name in LEARNERS.items():
+            mine = [row for row in rows if (row["network"], row["arm"]) == (network, arm)]
+            budgets = sorted({row["steps"] for row in mine})
+            seeds = [[row["top1"] for row in mine if row["steps"] == steps] for steps in budgets]
+            means = [sum(found) / len(found) for found in seeds]
+            ends = [
+                [m - min(f) for m, f in zip(means, seeds, strict=True)],
+                [max(f) - m for m, f in zip(means, seeds, strict=True)],
+            ]
+            ax.errorbar(range(len(budgets)), means, yerr=ends, label=name, marker="o", ms=4, lw=1.6, capsize=2, **LEARNING[arm])
+        ax.axhline(mine[0]["base"], color=INK, lw=1, ls=":")
+        ax.annotate("original", (0, mine[0]["base"]), xytext=(2, 3), textcoords="offset points", fontsize=9)
+        ax.set_xticks(range(len(budgets)), labels=[f"{steps:,}" for steps in budgets])
+        ax.set(xlabel="steps of 128 images", title=f"{network}, 53 % of the FLOPs", ylim=(75, mine[0]["base"] + 1.5))
+        ax.grid(alpha=0.25)
+        ax.spines[["top", "right"]].set_visible(False)
+    axes[0].set_ylabel("top-1, %")
+    axes[1].legend(frameon=False, fontsize=9, loc="lower right")
+    fig.savefig(DOCS / "recovery.png", dpi=110)
+
+
+LEARNING = {
+    "ghost": {"color": "#173f6b"},
+    "uniform": {"color": GHOST},
+    "taylor": {"color": "#e3a06b", "ls": "--"},
+    "l2": {"color": "#c2571a", "ls": "--"},
+    "random": {"color": "#b0b0b0", "ls": "--"},
+}
+
+
 if __name__ == "__main__":
     DOCS.mkdir(exist_ok=True)
     how_it_works()
     savings()
     calibration_curves()
+    recovery()
     latency_accuracy()

@@ -97,12 +97,12 @@ class Workers:
 
     def __init__(self, folder: Path, names: Sequence[str], compiled: Sequence[str], repeats: int):
         context = multiprocessing.get_context("spawn")
-        self.ready, compiles = context.Queue(), context.Semaphore(8)
+        self.ready, self.compiles = context.Queue(), context.Semaphore(8)  # both live as long as the processes
         self.goes = {(name, precision): context.Event() for name in names for precision in KINDS}
         self.processes = [
             context.Process(
                 target=work,
-                args=(folder / f"{key[0]}.pt", *key, key[0] in compiled, repeats, compiles, self.ready, go),
+                args=(folder / f"{key[0]}.pt", *key, key[0] in compiled, repeats, self.compiles, self.ready, go),
             )
             for key, go in self.goes.items()
         ]

@@ -318,6 +318,108 @@ def dense() -> str:
     return f"{table(header, lines)}\n\nLatency of one test image, folded: {told}."
 
 
+LEARNERS = {
+    "ghost": "ghostify, a ratio for each site", "uniform": "ghostify, one ratio", "taylor": "torch-pruning, Taylor",
+    "l2": "torch-pruning, L2", "random": "torch-pruning, random",
+}  # fmt: skip
+
+
+def recovered(section: str) -> list[Any]:
+    """Rows of the recovery benchmark."""
+    rows = map(json.loads, (RESULTS / "recovery.jsonl").read_text().splitlines())
+    return [row for row in rows if row["section"] == section]
+
+
+def recovery() -> str:
+    """Top-1 after each budget: mean over seeds, and range."""
+    rows = recovered("main")
+    budgets = sorted({row["steps"] for row in rows})
+    lines = []
+    for network in ("resnet56", "vgg16_bn"):
+        for arm, name in LEARNERS.items():
+            mine = [row for row in rows if (row["network"], row["arm"]) == (network, arm)]
+            if not mine:
+                continue
+            cells = [_spread([r["top1"] for r in mine if r["steps"] == steps] or [float("nan")]) for steps in budgets]
+            lines.append(
+                [network, name, f"{mine[0]['flops_share']:.1%}", f"{mine[0]['base']:.2f}", *cells, f"{mine[0]['lr']:g}"]
+            )
+    header = ["network", "method", "FLOPs", "original, %", *(f"{steps:,} steps" for steps in budgets), "learning rate"]
+    return f"{table(header, lines)}\n\n{rows[0]['about']}."
+
+
+def recovery_few() -> str:
+    """Top-1 after 500 steps on few images."""
+    rows = recovered("few")
+    counts = sorted({row["images"] for row in rows})
+    lines = []
+    for network, arm in sorted({(row["network"], row["arm"]) for row in rows}):
+        mine = {row["images"]: row for row in rows if (row["network"], row["arm"]) == (network, arm)}
+        row = next(iter(mine.values()))
+        cells = [f"{mine[count]['top1']:.2f}" if count in mine else "" for count in counts]
+        lines.append([network, LEARNERS[arm], f"{row['flops_share']:.1%}", f"{row['base']:.2f}", *cells])
+    return table(["network", "method", "FLOPs", "original, %", *(f"{count:,} images" for count in counts)], lines)
+
+
+def recovery_scratch() -> str:
+    """The same student from random weights and from calibrated ones."""
+    calibrated = [r for r in recovered("main") if (r["network"], r["arm"], r["seed"]) == ("resnet56", "ghost", 0)]
+    found = {
+        name: {row["steps"]: row["top1"] for row in rows}
+        for name, rows in (("random", recovered("scratch")), ("calibrated", calibrated))
+    }
+    budgets = sorted({steps for rows in found.values() for steps in rows})
+    lines = [[name, *(f"{rows[steps]:.2f}" if steps in rows else "" for steps in budgets)] for name, rows in found.items()]
+    return table(["weights at the start", *(f"{steps:,} steps" for steps in budgets)], lines)
+
+
+def recovery_paper() -> str:
+    """All sites at ratio 2, with labels: the learning rate that did best on held-out training images."""
+    rows = recovered("paper")
+    lines = []
+    for network in dict.fromkeys(row["network"] for row in rows):
+        mine = [row for row in rows if row["network"] == network]
+        row = max(mine, key=lambda row: row["held_out_top1"])
+        epochs = f"{row['steps'] * 128 / 45000:.0f}"
+        found = [f"{row[key]:.2f}" for key in ("base", "top1", "held_out_base", "held_out_top1")]
+        lines.append([network, f"{row['flops_share']:.1%}", f"{row['steps']:,}", epochs, f"{row['lr']:g}", *found])
+    header = ["network", "FLOPs", "steps", "epochs", "learning rate", "original, %", "top-1, %"]
+    return table([*header, "original, held-out images, %", "top-1, held-out images, %"], lines)
+
+
+def recovery_overhead() -> str:
+    lines = []
+    for found in load("recovery_overhead.json").values():
+        ratios = [row["ratio"] for row in found["rows"]]
+        speeds = [f"{found[key]:,}" for key in ("training_images_per_s", "loader_images_per_s")]
+        lines.append([found["machine"], f"{found['median_ratio']:.2f} ({min(ratios):.2f} to {max(ratios):.2f})", *speeds])
+    return table(["machine", "times as long as the bare loop", "images/s", "images/s of the loader alone"], lines)
+
+
+def latency_gpu() -> str:
+    """Original over student, and over the pruned network, on a GPU."""
+    found = load("latency_gpu.json")
+    timed = {(r["network"], r["precision"], r["runtime"], r["batch"], r["model"]): r for r in found["rows"]}
+    lines = []
+    for network in dict.fromkeys(row["network"] for row in found["rows"]):
+        for precision in ("fp32", "bf16"):
+            for runtime, told in (("cuda", "eager"), ("cuda_compile", "compiled, CUDA graphs")):
+                cells = []
+                for batch in (1, 32, 256):
+                    of = {model: timed.get((network, precision, runtime, batch, model)) for model in GPU_MODELS}
+                    ms = f"{of['dense']['ms']:.2f} ms" if of["dense"] else ""
+                    times = " / ".join(f"{of[m]['times_faster']:.2f}" for m in GPU_MODELS[1:] if of[m])
+                    cells.append(f"{ms}: {times}" if times else "")
+                if any(cells):
+                    row = timed[network, precision, runtime, 1, "depthwise"]
+                    lines.append([network, precision, told, f"{row['flops_ratio']:.2f}", *cells])
+    header = ["network", "precision", "run", "times fewer FLOPs", *(f"batch {batch}" for batch in (1, 32, 256))]
+    return f"{table(header, lines)}\n\n{found['machine']}."
+
+
+GPU_MODELS = ("dense", "depthwise", "pruned")
+
+
 def latency_accuracy() -> str:
     """Networks of equal FLOPs: how accurate after calibration, and how many times faster."""
     rows = []
@@ -363,10 +465,21 @@ SECTIONS: dict[str, dict[str, Callable[[], str]]] = {
         "calibration": calibration,
         "budget": budget,
         "dense": dense,
+        "recovery": recovery,
         "latency": latency,
         "speed": speed,
     },
-    "docs/deploy.md": {"forms": forms, "bad_files": bad_files, "memory": memory, "only_if_faster": only_if_faster},
+    "docs/deploy.md": {
+        "forms": forms,
+        "bad_files": bad_files,
+        "memory": memory,
+        "only_if_faster": only_if_faster,
+    },
+    "docs/recovery.md": {
+        "recovery_few": recovery_few,
+        "recovery_paper": recovery_paper,
+        "recovery_scratch": recovery_scratch,
+    },
     "docs/budgets.md": {"budget_costs": budget_costs},
     "docs/calibration.md": {"cost": cost, "images": by_images, "ablation": ablation},
 }
