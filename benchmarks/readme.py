@@ -348,6 +348,19 @@ def recovery() -> str:
     return f"{table(header, lines)}\n\n{rows[0]['about']}."
 
 
+def recovery_rates() -> str:
+    """2,000 steps at other learning rates than that of 100 steps."""
+    rows = [*recovered("rates"), *(row for row in recovered("main") if row["steps"] == 2000)]
+    chosen = sorted(
+        (row for row in rows if row["arm"] in ("ghost", "l2")), key=lambda row: (row["network"], row["arm"], row["lr"])
+    )
+    lines = [
+        [r["network"], LEARNERS[r["arm"]], f"{r['lr']:g}", f"{r['base']:.2f}", f"{r['top1']:.2f}", r["about"].partition(",")[0]]
+        for r in chosen
+    ]
+    return table(["network", "method", "learning rate", "original, %", "2,000 steps", "device"], lines)
+
+
 def recovery_few() -> str:
     """Top-1 after 500 steps on few images."""
     rows = recovered("few")
@@ -476,6 +489,7 @@ SECTIONS: dict[str, dict[str, Callable[[], str]]] = {
         "only_if_faster": only_if_faster,
     },
     "docs/recovery.md": {
+        "recovery_rates": recovery_rates,
         "recovery_few": recovery_few,
         "recovery_paper": recovery_paper,
         "recovery_scratch": recovery_scratch,

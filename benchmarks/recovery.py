@@ -1,6 +1,6 @@
 """Accuracy after distillation, beside torch-pruning at equal FLOPs, with the same recipe and the same budget.
 
-    python benchmarks/recovery.py --data DIR --models FILE [--section grid main long few scratch paper] [--threads 2]
+    python benchmarks/recovery.py --data DIR --models FILE [--section grid main long rates few scratch paper] [--threads 2]
 
 DIR holds cifar10.npz and the networks' weights, FILE builds the two networks. Both sides begin with what 256 training images
 gave them: ghostify shares 53 % of the FLOPs out by the sensitivities of its sites and calibrates (``uniform``: the same with
@@ -91,6 +91,13 @@ def long() -> Iterator[Trial]:
             yield Trial("main", network, max(tops, key=tops.__getitem__), 2000)
 
 
+def rates() -> Iterator[Trial]:
+    """The longest budget at a higher rate than 100 steps chose: they choose a low one where training begins near its end."""
+    for network, ghost, pruned in (("resnet56", 0.007, 0.02), ("vgg16_bn", 0.002, 0.002)):
+        yield Trial("rates", network, "ghost", 2000, lr=ghost)
+        yield Trial("rates", network, "l2", 2000, lr=pruned)
+
+
 def few() -> Iterator[Trial]:
     for network in NETWORKS:
         for arm in ("ghost", "taylor"):
@@ -116,7 +123,7 @@ def paper() -> Iterator[Trial]:
             yield Trial("paper", network, "ratio 2", PAPER_STEPS[network], lr=lr, options={"labels": 0.5, "weight_decay": 5e-4})
 
 
-SECTIONS = {"grid": grid, "main": main_trials, "long": long, "few": few, "scratch": scratch, "paper": paper}
+SECTIONS = {"grid": grid, "main": main_trials, "long": long, "rates": rates, "few": few, "scratch": scratch, "paper": paper}
 
 
 class Recovery(Budgets):
