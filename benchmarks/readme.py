@@ -348,6 +348,19 @@ def recovery() -> str:
     return f"{table(header, lines)}\n\n{rows[0]['about']}."
 
 
+def recovery_grid() -> str:
+    """Each learning rate after 100 steps, on held-out training images."""
+    rows = recovered("grid")
+    rates = sorted({row["lr"] for row in rows})
+    found = {(row["network"], row["arm"], row["lr"]): row for row in rows}
+    lines = [
+        [network, name, *(f"{found[network, arm, lr]['held_out_top1']:.2f}" for lr in rates)]
+        for network in ("resnet56", "vgg16_bn")
+        for arm, name in LEARNERS.items()
+    ]
+    return table(["network", "method", *(f"{lr:g}" for lr in rates)], lines)
+
+
 def recovery_rates() -> str:
     """2,000 steps at other learning rates than that of 100 steps."""
     rows = [*recovered("rates"), *(row for row in recovered("main") if row["steps"] == 2000)]
@@ -489,6 +502,7 @@ SECTIONS: dict[str, dict[str, Callable[[], str]]] = {
         "only_if_faster": only_if_faster,
     },
     "docs/recovery.md": {
+        "recovery_grid": recovery_grid,
         "recovery_rates": recovery_rates,
         "recovery_few": recovery_few,
         "recovery_paper": recovery_paper,

@@ -159,7 +159,7 @@ def _check_optimizer(name: Any) -> None:
 
 
 PRESETS: dict[str, dict[str, Any]] = {
-    "few_shot": {"steps": 1000, "batch_size": 64, "lr": 0.005, "labels": 0.0},
-    "short": {"steps": 400, "lr": 0.01},
-    "full": {"epochs": 200, "lr": 0.05, "labels": 0.5, "weight_decay": 5e-4},
+    "few_shot": {"steps": 1000, "batch_size": 64, "lr": 0.001},
+    "short": {"steps": 400, "lr": 0.002},
+    "full": {"epochs": 200, "lr": 0.005, "labels": 0.5, "weight_decay": 5e-4},
 }

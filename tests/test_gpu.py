@@ -17,11 +17,9 @@ pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU")
 
 @pytest.fixture(autouse=True)
 def exact():
-    """Convolutions in float32 itself."""
-    before = torch.backends.cudnn.allow_tf32
-    torch.backends.cudnn.allow_tf32 = False
-    yield
-    torch.backends.cudnn.allow_tf32 = before
+    """Convolutions in float32 itself, and sums in one order."""
+    with torch.backends.cudnn.flags(allow_tf32=False, deterministic=True):
+        yield
 
 
 @pytest.fixture
@@ -127,7 +125,7 @@ def test_an_interrupted_run_goes_on(teacher, images, tmp_path, precision):
         ghostify.distill(student, teacher, plain, recipe=recipe, out=folder, resume=interrupted)
         with torch.no_grad():
             results.append(student.eval()(images))
-    assert _apart(*results) < 1e-3  # sums on a GPU come in any order
+    assert _apart(*results) < 1e-3
 
 
 @pytest.mark.parametrize("runtime", [name for name in RUNTIMES if RUNTIMES[name].cuda])
