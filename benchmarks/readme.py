@@ -507,6 +507,7 @@ SECTIONS: dict[str, dict[str, Callable[[], str]]] = {
         "recovery_few": recovery_few,
         "recovery_paper": recovery_paper,
         "recovery_scratch": recovery_scratch,
+        "recovery_overhead": recovery_overhead,
     },
     "docs/budgets.md": {"budget_costs": budget_costs},
     "docs/calibration.md": {"cost": cost, "images": by_images, "ablation": ablation},
