@@ -20,6 +20,7 @@ import os
 import platform
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass, field
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -129,7 +130,6 @@ SECTIONS = {"grid": grid, "main": main_trials, "long": long, "rates": rates, "fe
 class Recovery(Budgets):
     def __init__(self, data: Path, models: Path):
         super().__init__(data, models, data)
-        self.bases: dict[tuple[str, bool], float] = {}  # accuracy of the originals
 
     def best_setting(self, network: str, importance: str, share: float) -> Setting:
         find = super().best_setting
@@ -210,23 +210,22 @@ class Recovery(Budgets):
             "seconds": round(seconds, 1),
         }
         if trial.section in ("grid", "paper"):
-            found |= {f"held_out_{name}": value for name, value in self.top1(trial, student, choose=True).items()}
-        return found if trial.section == "grid" else found | self.top1(trial, student, choose=False)
+            found |= {f"held_out_{name}": value for name, value in self.top1(trial.network, student, choose=True).items()}
+        return found if trial.section == "grid" else found | self.top1(trial.network, student, choose=False)
 
-    def top1(self, trial: Trial, student: nn.Module, choose: bool) -> dict[str, float]:
+    def top1(self, network: str, student: nn.Module, choose: bool) -> dict[str, float]:
         """On the test images, or to ``choose`` by on training images 45,000 to 49,999: the original's and the student's."""
-        return {"base": self.hits(trial.network, choose), "top1": self.hits(trial.network, choose, student)}
+        return {"base": self.base(network, choose), "top1": self.hits(network, student, choose)}
 
-    def hits(self, network: str, choose: bool, model: nn.Module | None = None) -> float:
-        if model is None and (network, choose) in self.bases:
-            return self.bases[network, choose]
+    @cache  # noqa: B019
+    def base(self, network: str, choose: bool) -> float:
+        return self.hits(network, self.teacher(network), choose)
+
+    def hits(self, network: str, model: nn.Module, choose: bool) -> float:
         _, _, images, labels = self.split(network, 0, 1, choose)
-        judged = copy.deepcopy(self.teacher(network) if model is None else model).eval()
-        answers = predict(judged.to(DEVICE), images.to(DEVICE), 50 if DEVICE == "cpu" else 1000)
-        found = percent(answers.cpu() == labels)
-        if model is None:
-            self.bases[network, choose] = found
-        return found
+        judged = copy.deepcopy(model).eval().to(DEVICE)
+        answers = predict(judged, images.to(DEVICE), 50 if DEVICE == "cpu" else 1000)
+        return percent(answers.cpu() == labels)
 
 
 def main() -> None:
