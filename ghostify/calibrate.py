@@ -20,6 +20,7 @@ from .progress import site_bar
 from .random_state import as_usual
 from .recipe import ConversionRecipe, attach_recipe
 from .rewrite import put
+from .serialization import versioned
 from .spool import Spool
 from .walk import Outcome, Walk
 
@@ -190,7 +191,7 @@ def _transplant(student: nn.Module, work: nn.Module, outcomes: dict[str, Outcome
     except BaseException:  # an interruption included: all or nothing
         for name, module in before.items():
             put(student, name, module)
-        student.load_state_dict(state)
+        student.load_state_dict(versioned(state, student))
         attach_recipe(student, recipe)
         raise
 

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from .errors import ArgumentError, GhostifyError
-from .serialization import checksum, write_tensors
+from .serialization import checksum, versioned, write_tensors
 
 FORMAT = 1
 _KEY = "ghostify_recovery"
@@ -77,7 +77,7 @@ def load_state(model: nn.Module, state: dict[str, Tensor], path: Path) -> None:
     own = model.state_dict()
     if own.keys() != state.keys() or any(own[name].shape != state[name].shape for name in own):
         raise ArgumentError(f"checkpoint {str(path)!r} is of another student: its layers differ")
-    model.load_state_dict(state)
+    model.load_state_dict(versioned(state, model))
 
 
 def _own(tensor: Tensor) -> Tensor:

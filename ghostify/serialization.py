@@ -3,7 +3,7 @@
 import json
 import os
 import zlib
-from collections import defaultdict
+from collections import OrderedDict, defaultdict
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -191,7 +191,7 @@ def _fill(student: nn.Module, tensors: dict[str, Tensor], original: Callable[[],
     for name, parameter in student.named_parameters(remove_duplicate=False):
         tied[id(parameter)].append(name)
     try:
-        student.load_state_dict(tensors, assign=True)
+        student.load_state_dict(versioned(tensors, student), assign=True)
     except (RuntimeError, ValueError, IndexError) as error:
         raise ArgumentError(f"the weights do not fit the recipe: {str(error).splitlines()[-1].strip()}") from error
     for names in tied.values():
@@ -230,7 +230,19 @@ def load_weights(model: nn.Module, path: str | os.PathLike[str]) -> None:
         if names:
             more = f" and {len(names) - 1} more" if len(names) > 1 else ""
             raise ArgumentError(f"weights file {str(path)!r} {what} {min(names)!r}{more}: it is of another architecture")
-    model.load_state_dict(state)
+    model.load_state_dict(versioned(state, model))
+
+
+def versioned(state: Mapping[str, Tensor], model: nn.Module) -> Mapping[str, Tensor]:
+    """The state dict with the versions that the modules of ``model`` have now, which a file of tensors lacks.
+
+    Some modules, torchvision's MNASNet among them, refuse a state dict that tells none.
+    """
+    if hasattr(state, "_metadata"):
+        return state
+    told: Any = OrderedDict(state)
+    told._metadata = model.state_dict()._metadata  # type: ignore[attr-defined]
+    return told
 
 
 def _read(path: Path) -> dict[str, Tensor]:

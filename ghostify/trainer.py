@@ -19,6 +19,7 @@ from .lesson import Lesson
 from .processes import summed
 from .random_state import RandomStream, seed_all, seed_of
 from .recovery_report import EpochResult, RecoveryReport
+from .serialization import versioned
 from .synced import SyncedNorms
 from .tasks import Scores, Task
 from .training_recipe import Recipe
@@ -336,7 +337,7 @@ class Trainer:
         if not all(map(math.isfinite, progress.sums.values())):
             bad = int((~torch.isfinite(values).all(1)).nonzero()[0])
             step = progress.step - (len(pending) - 1 - bad) // self.recipe.accumulate
-            self.student.load_state_dict(self.good)
+            self.student.load_state_dict(versioned(self.good, self.student))
             raise DivergedError(
                 f"the loss was not finite at step {step}, in epoch {progress.epoch + 1}: a lower lr, clip=1 or bf16 "
                 f"instead of fp16 may help; the weights are those of the end of epoch {progress.epoch}",

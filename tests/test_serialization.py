@@ -13,10 +13,12 @@ import torch
 import torchvision
 from conftest import Residual, randomize
 from safetensors import safe_open
+from safetensors.torch import save_file
 from torch import fx, nn
 
 import ghostify
-from ghostify.serialization import KEY, checksum
+from ghostify.checkpoint import load_state
+from ghostify.serialization import KEY, checksum, load_weights
 
 
 @pytest.fixture
@@ -67,6 +69,19 @@ def test_another_number_of_classes_and_of_input_channels_is_found(tmp_path):
         student = ghostify.convert(model)
         ghostify.save(student, tmp_path / "s.safetensors")
         assert same(student, ghostify.load(tmp_path / "s.safetensors"), *shape)
+
+
+def test_modules_that_ask_for_a_version_of_their_state_load_it_from_files(tmp_path):
+    model = torchvision.models.mnasnet0_75()
+    student = ghostify.convert(model)
+    ghostify.save(student, tmp_path / "s.safetensors")
+    assert same(student, ghostify.load(tmp_path / "s.safetensors"), 3, 64, 64)
+    save_file(model.state_dict(), tmp_path / "weights.safetensors")
+    again = torchvision.models.mnasnet0_75().eval()
+    load_weights(again, tmp_path / "weights.safetensors")
+    assert same(model, again, 3, 64, 64)
+    load_state(again, {name: value + 1 for name, value in model.state_dict().items()}, tmp_path)
+    assert torch.equal(again.classifier[1].bias, model.classifier[1].bias + 1)
 
 
 def test_what_the_zoo_does_not_build_asks_for_its_factory(tmp_path):
