@@ -483,6 +483,23 @@ def bad_files() -> str:
     return f"{table(['file', 'refused', 'longest time'], rows)}\n\n{told}"
 
 
+def round_trips() -> str:
+    with (RESULTS / "round_trips.csv").open(newline="") as file:
+        found = list(csv.DictReader(file))
+    off = sorted((float(row["fold_off"]), row["model"]) for row in found)
+    within = sum(value <= 1e-5 for value, _ in off)
+    rows = [["families", str(len(found))]]
+    rows.append(["loaded, outputs the very same", str(sum(row["loaded"] == "True" for row in found))])
+    rows.append(["folded, outputs within 1e-5 of the largest", str(within)])
+    for kind, told in (("onnx", "ONNX"), ("torch", "torch.export")):
+        whole = sum(row[kind] == "True" for row in found)
+        parts = sum(row[kind] in ("backbone", "feature_encoder") for row in found)
+        rows.append([f"exported as {told}, run and compared", f"{whole}, and {parts} by a part"])
+    beyond = ", ".join(f"{name.partition('/')[2]} by {value:.1e}" for value, name in off[within:])
+    note = "By a part: detectors and RAFT take no single tensor, so their backbone or feature encoder was exported."
+    return table(["", ""], rows) + f"\n\n{note}" + (f" Folded and off by more: {beyond}." if beyond else "")
+
+
 SECTIONS: dict[str, dict[str, Callable[[], str]]] = {
     "README.md": {
         "paper": paper,
@@ -496,7 +513,10 @@ SECTIONS: dict[str, dict[str, Callable[[], str]]] = {
         "speed": speed,
     },
     "docs/deploy.md": {
+        "round_trips": round_trips,
         "forms": forms,
+        "int8": int8,
+        "latency_accuracy": latency_accuracy,
         "bad_files": bad_files,
         "memory": memory,
         "only_if_faster": only_if_faster,

@@ -5,7 +5,7 @@
 Families are the modules in which the libraries define models; of each the smallest that results/zoo.csv has as converted and
 mostly convolutions. A row of results/round_trips.csv tells whether the loaded student's outputs are the very same, how far the
 folded one's are off (of the largest output), whether the ONNX and torch.export files agree (``ghostify.export`` compares
-them), or why not. A family that stands there is not run again.
+them; of a network that takes no single tensor the named part was exported), or why not. A family that stands there is not run again.
 """
 
 import argparse
@@ -26,6 +26,7 @@ from ghostify.zoo import example_input
 
 RESULTS = Path(__file__).parent / "results"
 COLUMNS = ("family", "model", "loaded", "fold_off", "norms_left", "orders_left", "onnx", "torch", "seconds")
+PARTS = ("backbone", "feature_encoder")  # that take one tensor, of detectors and RAFT, which do not
 FORMATS = {"onnx": "s.onnx", "torch": "s.pt2"}
 
 
@@ -82,13 +83,21 @@ def examine(family: str, name: str) -> dict[str, Any]:
             }
         except Exception as error:
             row["fold_off"] = told(error)
+        part = next((part for part in PARTS if hasattr(student, part)), None) if several(arguments) else None
         for kind, file in FORMATS.items():
             try:
-                ghostify.export(student, Path(folder) / file)
-                row[kind] = True
+                if part is None:
+                    ghostify.export(student, Path(folder) / file)
+                else:
+                    ghostify.export(getattr(student, part), Path(folder) / file, example_input=(1, 3, 320, 320))
+                row[kind] = part or True
             except Exception as error:
                 row[kind] = told(error)
     return row | {"seconds": round(time.perf_counter() - start, 1)}
+
+
+def several(arguments: tuple[Any, ...]) -> bool:
+    return len(arguments) > 1 or isinstance(arguments[0], list)
 
 
 def given_by(model: Any, arguments: tuple[Any, ...]) -> list[torch.Tensor]:

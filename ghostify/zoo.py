@@ -199,5 +199,8 @@ def one_input(model: nn.Module, given: Any, what: str) -> Tensor:
     """
     arguments = arguments_for(model, given, what)
     if len(arguments) != 1 or not isinstance(arguments[0], Tensor) or arguments[0].dim() < 2:
-        raise ArgumentError(f"{what} takes networks of one input, a tensor (N, C, ...)")
+        raise ArgumentError(
+            f"{what} takes networks of one input, a tensor (N, C, ...): of another, such as a detector, give it a part that "
+            "does, such as model.backbone, with example_input or input_size"
+        )
     return arguments[0]
