@@ -4,8 +4,9 @@
 
 Families are the modules in which the libraries define models; of each the smallest that results/zoo.csv has as converted and
 mostly convolutions. A row of results/round_trips.csv tells whether the loaded student's outputs are the very same, how far the
-folded one's are off (of the largest output), whether the ONNX and torch.export files agree (``ghostify.export`` compares
-them; of a network that takes no single tensor the named part was exported), or why not. A family that stands there is not run again.
+folded one's are off (of the largest output; where that is more than 1e-5 also how far the student itself is, run in
+channels_last), whether the ONNX and torch.export files agree (``ghostify.export`` compares them; of a network that takes no
+single tensor the named part was exported), or why not. A family that stands there is not run again.
 """
 
 import argparse
@@ -25,7 +26,8 @@ import ghostify
 from ghostify.zoo import example_input
 
 RESULTS = Path(__file__).parent / "results"
-COLUMNS = ("family", "model", "loaded", "fold_off", "norms_left", "orders_left", "onnx", "torch", "seconds")
+COLUMNS = ("family", "model", "loaded", "fold_off", "self_off", "norms_left", "orders_left", "onnx", "torch", "seconds")
+FOLD_WITHIN = 1e-5
 PARTS = ("backbone", "feature_encoder")  # that take one tensor, of detectors and RAFT, which do not
 FORMATS = {"onnx": "s.onnx", "torch": "s.pt2"}
 
@@ -81,6 +83,9 @@ def examine(family: str, name: str) -> dict[str, Any]:
                 "norms_left": left.get("norm", 0),
                 "orders_left": left.get("channel order", 0),
             }
+            if max(off) > FOLD_WITHIN:
+                again = given_by(student, tuple(a.contiguous(memory_format=torch.channels_last) for a in arguments))
+                row["self_off"] = f"{max(apart(a, b) for a, b in zip(wanted, again, strict=True)):.1e}"
         except Exception as error:
             row["fold_off"] = told(error)
         part = next((part for part in PARTS if hasattr(student, part)), None) if several(arguments) else None
