@@ -495,7 +495,7 @@ def round_trips() -> str:
         parts = sum(row[kind] in ("backbone", "feature_encoder") for row in found)
         rows.append([f"exported as {told}, run and compared", f"{whole}, and {parts} by a part"])
     told = "".join(
-        f" Folded, {row['model'].partition('/')[2]} is off by {row['fold_off']}; run in channels_last, it is off from itself by "
+        f" Folded, {row['model'].partition('/')[2]} is off by {row['fold_off']}; in channels_last it is off from itself by "
         f"{row['self_off']}."
         for row in beyond
     )

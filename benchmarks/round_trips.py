@@ -115,7 +115,8 @@ def given_by(model: Any, arguments: tuple[Any, ...]) -> list[torch.Tensor]:
     if not hasattr(model, "roi_heads"):
         return leaves(model.head(list(maps.values())))
     height, width = batch.image_sizes[0]
-    boxes = [torch.tensor([[0.0, 0.0, width, height], [width / 4, height / 4, width / 2, height / 2]]) for _ in batch.image_sizes]
+    places = [[0.0, 0.0, width, height], [width / 4, height / 4, width / 2, height / 2]]
+    boxes = [torch.tensor(places) for _ in batch.image_sizes]
     found = leaves(model.rpn.head(list(maps.values())))
     for kind in ("box", "mask", "keypoint"):
         parts = [getattr(model.roi_heads, f"{kind}_{part}", None) for part in ("roi_pool", "head", "predictor")]
