@@ -448,17 +448,21 @@ GPU_MODELS = ("dense", "depthwise", "pruned")
 
 def latency_accuracy() -> str:
     """Networks of equal FLOPs: how accurate after calibration, and how many times faster."""
-    rows = []
+    rows, machines = [], set()
     for network, found in load("latency_accuracy.json").items():
+        machines.add(f"{found['threads']} threads, {found['machine']}.")
         timed = {(t["model"], t["runtime"], t["batch_size"]): t for t in found["timings"]}
         for name, row in found["rows"].items():
             flops = f"{timed[name, 'openvino', 1]['flops_ratio']:.2f}"
             cells = [" / ".join(_times(timed[name, runtime, size]) for size in (1, 8)) for runtime in RUNTIMES[:4]]
             rows.append([network, name, flops, f"{row['base']:.1f}", f"{row['top1']:.1f}", *cells])
-    return table(["network", "made by", "times fewer FLOPs", "original, %", "top-1, %", *RUNTIMES[:4]], rows)
+    header = ["network", "made by", "times fewer FLOPs", "original, %", "top-1, %", *RUNTIMES[:4]]
+    return f"{table(header, rows)}\n\n{' '.join(sorted(machines))}"
 
 
 def int8() -> str:
+    found = load("int8.json")
+    header = ["runtime", "network", "top-1, %", "outputs off by", "file, MB", "ms"]
     rows = [
         [
             r["runtime"],
@@ -468,9 +472,9 @@ def int8() -> str:
             f"{r['file_mb']:.1f}",
             f"{r['ms']:.1f}",
         ]
-        for r in load("int8.json")["rows"]
+        for r in found["rows"]
     ]
-    return table(["runtime", "network", "top-1, %", "outputs off by", "file, MB", "ms"], rows)
+    return f"{table(header, rows)}\n\n{found['threads']} threads, {found['machine']}."
 
 
 def bad_files() -> str:
