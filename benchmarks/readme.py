@@ -465,15 +465,15 @@ def int8() -> str:
     header = ["runtime", "network", "top-1, %", "outputs off by", "file, MB", "ms"]
     rows = [
         [
-            r["runtime"],
-            r["network"],
-            f"{r['top1']:.1f}",
-            f"{r['off']:.0%}" if r["off"] else "",
-            f"{r['file_mb']:.1f}",
-            f"{r['ms']:.1f}",
+            r["runtime"], r["network"],
+            *(
+                ["", f"`export` refuses: {r['refused'].rpartition(': ')[2]}", "", ""]
+                if "refused" in r
+                else [f"{r['top1']:.1f}", f"{r['off']:.0%}" if r["off"] else "", f"{r['file_mb']:.1f}", f"{r['ms']:.1f}"]
+            ),
         ]
         for r in found["rows"]
-    ]
+    ]  # fmt: skip
     return f"{table(header, rows)}\n\n{found['threads']} threads, {found['machine']}."
 
 

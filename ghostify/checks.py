@@ -1,6 +1,8 @@
 """Checks of settings and models; each error is one sentence that repeats what was given."""
 
 import numbers
+import os
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -26,6 +28,16 @@ def whole_number(name: str, value: Any, least: int) -> int:
     if value < least:
         raise ArgumentError(f"{name} must be at least {least}, not {value!r}")
     return int(value)
+
+
+def path_of(name: str, value: Any) -> Path:
+    """
+    Raises:
+        ArgumentTypeError: ``value`` is no path.
+    """
+    if not isinstance(value, (str, os.PathLike)):
+        raise ArgumentTypeError(f"{name} must be a path, not {value!r}")
+    return Path(value)
 
 
 def check_model(model: nn.Module) -> None:

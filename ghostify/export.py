@@ -15,10 +15,11 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from .checks import check_choice, check_model, whole_number
+from .checks import check_choice, check_model, path_of, whole_number
 from .errors import ArgumentError, ArgumentTypeError, GhostifyError
 from .fold import for_inference
 from .images import as_calls
+from .norms import run_checked
 from .runtimes import Run, onnx_session, openvino_request, tensors_of
 from .zoo import one_input
 
@@ -50,7 +51,7 @@ def export(
         format: ``"onnx"``, ``"torch"`` (``torch.export``) or ``"openvino"``; None to tell by the suffix ``.onnx``, ``.pt2`` or
             ``.xml``.
         example_input: a tensor (N, C, H, W), or a shape such as ``(1, 3, 224, 224)``. Not needed for models of timm and
-            torchvision.
+            torchvision, nor with ``int8``.
         fold: fold norms and channel orders first (:func:`ghostify.fold`).
         dynamic_batch: let the batch size be whatever it is at run time.
         int8: images, as for :func:`ghostify.calibrate`, to quantize weights and maps to 8 bits by, with the runtime's own tool:
@@ -71,12 +72,17 @@ def export(
     if not isinstance(student, nn.Module):
         raise ArgumentTypeError(f"student must be a torch.nn.Module, not {type(student).__name__}")
     check_model(student)
-    path = Path(path)
+    path = path_of("path", path)
     kind = _format(path, format, int8 is not None)
     max_images = whole_number("max_images", max_images, 1)
-    example = _example(student, example_input)
     model = for_inference(student, fold, split=int8 is None).cpu()
     images = None if int8 is None else [args[0] for args, _ in as_calls(int8, model, max_images, 16)]
+    example = _example(student, images[0] if images and example_input is None else example_input)
+    for batch in images or []:
+        if batch.shape[1:] != example.shape[1:]:
+            raise ArgumentError(f"int8 has images {tuple(batch.shape[1:])}, and example_input has {tuple(example.shape[1:])}")
+    with torch.no_grad():
+        run_checked(model, (example,), {})
     with _written(path) as temporary:
         run = _write(model, temporary, kind, example, dynamic_batch, images)
         _compare(model, run, example, dynamic_batch, kind, images)

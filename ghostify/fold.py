@@ -95,7 +95,7 @@ def fold(student: nn.Module) -> nn.Module:
     go. The result can't be trained, converted or saved by :func:`ghostify.save`; export it, or keep the student.
 
     Args:
-        student: a converted network, or any other. It is not changed.
+        student: a converted network, or any other; of one that is folded you get a copy. It is not changed.
 
     Returns:
         A ``torch.fx.GraphModule``; where only parts of the network trace, a copy of it with those parts as such. Its outputs
@@ -108,7 +108,7 @@ def fold(student: nn.Module) -> nn.Module:
         >>> folded = ghostify.fold(student)
         >>> print(folded.folding)
     """
-    return _folded(student, split=True)
+    return for_inference(student, folded=True)
 
 
 def for_inference(model: nn.Module, folded: bool, split: bool = True) -> nn.Module:

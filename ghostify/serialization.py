@@ -14,7 +14,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from .architecture import Architecture, find_architecture
-from .checks import check_model
+from .checks import check_model, path_of
 from .copying import copy_to_meta, plain_tensors
 from .errors import ArgumentError, ArgumentTypeError
 from .files import replacing, write_text
@@ -48,7 +48,12 @@ def save(student: nn.Module, path: str | os.PathLike[str]) -> None:
     if not isinstance(student, nn.Module):
         raise ArgumentTypeError(f"student must be a torch.nn.Module, not {type(student).__name__}")
     check_model(student)
+    path = path_of("path", path)
     recipe = recipe_of(student)
+    if recipe is None and hasattr(student, "folding"):
+        raise ArgumentError(
+            f"student {type(student).__name__} is folded: save the one that was given to fold, or export this one"
+        )
     if recipe is None:
         raise ArgumentError(f"student {type(student).__name__} was not made by ghostify.convert, so there is no recipe to save")
     architecture = find_architecture(student, recipe)
@@ -58,7 +63,6 @@ def save(student: nn.Module, path: str | os.PathLike[str]) -> None:
         "architecture": None if architecture is None else {"name": architecture.name, "settings": architecture.settings},
         "class": f"{type(student).__module__}.{type(student).__qualname__}",
     }
-    path = Path(path)
     folder = path.is_dir() or not path.suffix
     header = {"format": "pt", KEY: json.dumps({**told, "checksum": checksum(state, told)})}
     try:
@@ -85,7 +89,7 @@ def load(path: str | os.PathLike[str], factory: Callable[[], nn.Module] | nn.Mod
         ArgumentError: the file is missing, damaged, of a newer format, holds no student, or that of another architecture; or
             a ``factory`` is needed.
     """
-    path = Path(path)
+    path = path_of("path", path)
     file = path / FOLDER_WEIGHTS if path.is_dir() else path
     told, shapes = _header(file)
     recipe = ConversionRecipe.from_dict(told["recipe"])

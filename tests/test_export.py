@@ -64,6 +64,28 @@ def test_networks_of_the_zoo(tmp_path, name):
         torch.testing.assert_close(run(x)[0], model(x), rtol=1e-3, atol=1e-4)
 
 
+@pytest.mark.parametrize(
+    ("given", "words"),
+    [
+        ({"example_input": (1, 4, 16, 16)}, "do not fit"),
+        ({"example_input": SHAPE, "int8": torch.zeros(2, 3, 8, 8)}, "int8 has"),
+    ],
+)
+def test_an_input_that_does_not_fit_is_told_and_leaves_no_file(student, tmp_path, given, words):
+    pytest.importorskip("onnxruntime")
+    with pytest.raises(ghostify.ArgumentError, match=words):
+        ghostify.export(student, tmp_path / "s.onnx", **given)
+    assert not list(tmp_path.iterdir())
+
+
+def test_what_is_no_path_is_told(student):
+    for call in (ghostify.save, ghostify.export):
+        with pytest.raises(ghostify.ArgumentTypeError, match="path must be a path, not 5"):
+            call(student, 5)
+    with pytest.raises(ghostify.ArgumentTypeError, match="path must be a path, not None"):
+        ghostify.load(None)
+
+
 @pytest.mark.parametrize("name", FILES[:2])
 def test_eight_bits(tmp_path, name):
     if name == "s.xml":
@@ -72,7 +94,7 @@ def test_eight_bits(tmp_path, name):
     model = randomize(Residual(32)).eval()
     images = torch.randn(32, *SHAPE[1:])
     small = ghostify.convert(model, 2, cheap="auto").eval()
-    run = reloaded(ghostify.export(small, tmp_path / name, example_input=SHAPE, int8=images))
+    run = reloaded(ghostify.export(small, tmp_path / name, int8=images))
     with torch.no_grad():
         wanted = small(images)
     given = run(images)[0]

@@ -185,7 +185,7 @@ def test_any_network_and_none():
     assert_same(plain, again)
     with pytest.raises(ghostify.ArgumentTypeError, match="student must be"):
         ghostify.fold("resnet18")
-    with pytest.raises(ghostify.ArgumentError, match="not made by"):
+    with pytest.raises(ghostify.ArgumentError, match="is folded"):
         ghostify.save(folded, "never.safetensors")
 
 
@@ -322,3 +322,14 @@ def test_a_folded_network_is_pickled_and_copied(name):
     x = torch.randn(2, 3, 64, 64)
     for again in (pickle.loads(pickle.dumps(folded)), copy.deepcopy(folded)):
         assert torch.equal(again(x), folded(x))
+
+
+def test_a_folded_network_folds_to_a_copy_and_is_not_saved(tmp_path):
+    torch.manual_seed(0)
+    folded = ghostify.fold(ghostify.convert(randomize(Residual())))
+    again = ghostify.fold(folded)
+    x = torch.randn(2, 3, 8, 8)
+    assert again is not folded
+    assert torch.equal(again(x), folded(x))
+    with pytest.raises(ghostify.ArgumentError, match="is folded"):
+        ghostify.save(folded, tmp_path / "s.safetensors")
