@@ -35,7 +35,7 @@ def path_of(name: str, value: Any) -> Path:
     Raises:
         ArgumentTypeError: ``value`` is no path.
     """
-    if not isinstance(value, (str, os.PathLike)):
+    if not isinstance(value, (str, os.PathLike)) or not os.fspath(value):
         raise ArgumentTypeError(f"{name} must be a path, not {value!r}")
     return Path(value)
 

@@ -2,6 +2,7 @@
 
 import copy
 import importlib.util
+import io
 import logging
 import os
 import shutil
@@ -136,7 +137,9 @@ def _write(model: nn.Module, path: Path, kind: str, example: Tensor, dynamic: bo
     threads = torch.get_num_threads()
     try:
         if kind == "torch":
-            torch.export.save(_exported(model, example, dynamic), path)
+            buffer = io.BytesIO()  # torch's own writer ends the process where the disk is full
+            torch.export.save(_exported(model, example, dynamic), buffer)
+            path.write_bytes(buffer.getbuffer())
             loaded = torch.export.load(path).module()
             return lambda x: tensors_of(loaded(x))
         if kind == "onnx":

@@ -1,6 +1,8 @@
 """export(): the file gives what PyTorch gives, whatever the batch; errors leave no file."""
 
+import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 import torch
@@ -78,12 +80,36 @@ def test_an_input_that_does_not_fit_is_told_and_leaves_no_file(student, tmp_path
     assert not list(tmp_path.iterdir())
 
 
+def test_a_full_disk_is_told_and_ends_nothing(student, tmp_path):
+    """In a process of its own, whose files may have 20 kB."""
+    ghostify.save(student, tmp_path / "student.safetensors")
+    script = f"""
+import resource, signal, sys
+import ghostify
+sys.path.insert(0, {str(Path(__file__).parent)!r})
+from conftest import Residual
+student = ghostify.load({str(tmp_path / "student.safetensors")!r}, lambda: Residual(32))
+signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+resource.setrlimit(resource.RLIMIT_FSIZE, (20000, resource.getrlimit(resource.RLIMIT_FSIZE)[1]))
+try:
+    ghostify.export(student, {str(tmp_path / "full" / "s.pt2")!r}, example_input={SHAPE})
+except ghostify.ArgumentError as error:
+    print(error)
+"""
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr[-2000:]
+    assert "can't be written" in done.stdout
+    assert not list((tmp_path / "full").iterdir())
+
+
 def test_what_is_no_path_is_told(student):
     for call in (ghostify.save, ghostify.export):
         with pytest.raises(ghostify.ArgumentTypeError, match="path must be a path, not 5"):
             call(student, 5)
     with pytest.raises(ghostify.ArgumentTypeError, match="path must be a path, not None"):
         ghostify.load(None)
+    with pytest.raises(ghostify.ArgumentTypeError, match="path must be a path, not ''"):
+        ghostify.save(student, "")
 
 
 @pytest.mark.parametrize("name", FILES[:2])
