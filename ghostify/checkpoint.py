@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from .errors import ArgumentError, GhostifyError
 from .serialization import checksum, versioned, write_tensors
 
-FORMAT = 1
+FORMAT = 2
 _KEY = "ghostify_recovery"
 
 
@@ -41,7 +41,9 @@ def read_checkpoint(path: Path) -> tuple[dict[str, dict[str, Tensor]], dict[str,
             metadata = file.metadata() or {}
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
         facts = json.loads(metadata[_KEY])
-    except (SafetensorError, OSError, KeyError, ValueError) as error:
+    except KeyError as error:
+        raise ArgumentError(f"{str(path)!r} is no checkpoint of a run: it is a file of another kind") from error
+    except (SafetensorError, OSError, ValueError) as error:
         raise ArgumentError(f"checkpoint {str(path)!r} can't be read ({error}): delete it to start anew") from error
     if facts.get("format") != FORMAT or facts.pop("crc") != checksum(tensors):
         raise ArgumentError(f"checkpoint {str(path)!r} is corrupt: its checksum does not fit; delete it to start anew")

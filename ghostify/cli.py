@@ -285,15 +285,14 @@ def recover(
 
         torchrun --nproc-per-node 4 -m ghostify recover resnet50 --pretrained --train train/ --out run
     """
-    from accelerate import PartialState
-
     from .calibrate import calibrate as make_calibrated
     from .distill import distill
+    from .processes import process_state
     from .serialization import load, save
 
     settings = _recipe(recipe, epochs, steps, minutes)
     network = trained_network(out / "student.safetensors", model, factory, weights, pretrained).eval()
-    main_process = PartialState().is_main_process
+    main_process = process_state().is_main_process
     bar = sys.stderr.isatty() and main_process
     made = out / "calibrated.safetensors"
     if student is None and resume and made.exists():

@@ -15,12 +15,13 @@ from .data import make_source
 from .errors import ArgumentError, ArgumentTypeError, DivergedError
 from .files import write_text
 from .losses import main_output
+from .processes import largest, process_state
 from .random_state import undisturbed
 from .recovery_report import EpochResult, RecoveryReport, history_csv
 from .serialization import save
 from .tasks import Task, task_for
 from .trainer import OnStep, Trainer
-from .training_recipe import Recipe
+from .training_recipe import PRESETS, Recipe
 
 
 def distill(
@@ -113,7 +114,8 @@ def _check(student: Any, teacher: Any, recipe: Any, folder: "_Folder | None", re
     if student is teacher:
         raise ArgumentError("teacher must be the original network, not the student itself")
     if not isinstance(recipe, Recipe):
-        raise ArgumentTypeError(f"recipe must be a ghostify.Recipe, not {type(recipe).__name__}")
+        hint = f": Recipe.preset({recipe!r})" if recipe in PRESETS else ""
+        raise ArgumentTypeError(f"recipe must be a ghostify.Recipe, not {type(recipe).__name__}{hint}")
     if isinstance(checkpoint_seconds, bool) or not isinstance(checkpoint_seconds, (int, float)) or checkpoint_seconds < 0:
         raise ArgumentError(f"checkpoint_seconds must be a number of at least 0, not {checkpoint_seconds!r}")
     if folder is None:
@@ -121,7 +123,7 @@ def _check(student: Any, teacher: Any, recipe: Any, folder: "_Folder | None", re
             raise ArgumentError("resume=True needs out=, the folder of the run to go on with")
     elif folder.path.exists() and not folder.path.is_dir():
         raise ArgumentError(f"out {str(folder.path)!r} is a file, not a folder")
-    elif folder.checkpoint.exists() and not resume:
+    elif largest(process_state().is_main_process and folder.checkpoint.exists()) and not resume:  # one process decides
         raise ArgumentError(f"out {str(folder.path)!r} holds a run already: resume=True goes on with it, or choose another")
 
 
@@ -174,9 +176,7 @@ def _load(student: nn.Module, state: dict[str, Tensor]) -> None:
 @contextmanager
 def _bar(progress: bool) -> Iterator[OnStep]:
     """A progress bar in the main process."""
-    from accelerate import PartialState
-
-    if not progress or not PartialState().is_main_process:
+    if not progress or not process_state().is_main_process:
         yield lambda part, losses, speed: None
         return
     from rich.console import Console

@@ -63,7 +63,12 @@ def evaluate_source(
         for item in over_batches(shared_out(source, 0, training=False), len(source), progress):
             images, labels = split_batch(item, model, source.name)
             scores = _rows(outputs(run_checked(model, (images,), {}))[0])
-            theirs = None if teacher is None else _rows(outputs(run_checked(teacher, (images,), {}))[0]).argmax(1)
+            goals = None if teacher is None else _rows(outputs(run_checked(teacher, (images,), {}))[0])
+            if goals is not None and goals.shape != scores.shape:
+                raise ArgumentError(
+                    f"model and teacher differ in their outputs: {tuple(scores.shape)} scores against {tuple(goals.shape)}"
+                )
+            theirs = None if goals is None else goals.argmax(1)
             counts = counts or _Counts(scores.shape[1], scores.device, source.name)
             counts.add(len(images), scores, None if labels is None else labels.to(scores.device), theirs)
     return _finish(_summed(counts, source.name))
@@ -90,7 +95,7 @@ class _Counts:
                 raise ArgumentError(f"{self.name} has labels of type {labels.dtype}: give whole numbers, the classes")
             if len(labels) != len(scores):
                 raise ArgumentError(f"{self.name} has {len(labels)} labels for {len(scores)} scores")
-            valid = labels >= 0 if len(scores) == images else labels != IGNORED
+            valid = torch.ones_like(labels, dtype=torch.bool) if len(scores) == images else labels != IGNORED
             for worst in labels[valid].aminmax() if bool(valid.any()) else ():
                 if not 0 <= int(worst) < classes:
                     raise ArgumentError(f"{self.name} has label {int(worst)}, the model {classes} classes")

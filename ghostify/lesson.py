@@ -72,7 +72,7 @@ class Lesson(nn.Module):
                 f"they passed {len(mine)} and {len(theirs)} places; else set features to 0"
             )
         if self.places:
-            losses["features"] = feature_matching(mine, theirs)
+            losses["features"] = feature_matching(mine, theirs, together=True)
         weighted = [getattr(self.recipe, name) * value for name, value in losses.items()]
         return {"loss": torch.stack(weighted).sum(), **losses}
 

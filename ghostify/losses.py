@@ -44,27 +44,41 @@ def _uncorrelated(p: Tensor, q: Tensor) -> Tensor:
 
 def _everyones(x: Tensor) -> Tensor:
     """The batch of all processes; gradients flow back to each."""
-    if not (torch.distributed.is_available() and torch.distributed.is_initialized()):
+    if not _are_many():
         return x
     from torch.distributed.nn.functional import all_gather
 
     return torch.cat(all_gather(x))
 
 
-def feature_matching(student: Sequence[Tensor], teacher: Sequence[Tensor]) -> Tensor:
+def _are_many() -> bool:
+    return torch.distributed.is_available() and torch.distributed.is_initialized() and torch.distributed.get_world_size() > 1
+
+
+def feature_matching(student: Sequence[Tensor], teacher: Sequence[Tensor], together: bool = False) -> Tensor:
     """Squared error of maps, each relative to the variance of the teacher's about its channel means, averaged over places.
 
     Args:
         student, teacher: maps (N, channels, ...) of equal shapes, one of each for every place.
+        together: take the variance over the batches of all processes, which then must all be here at once, as in training.
     """
-    losses = [_relative_error(s.float(), t.float()) for s, t in zip(student, teacher, strict=True)]
+    losses = [_relative_error(s.float(), t.float(), together) for s, t in zip(student, teacher, strict=True)]
     return torch.stack(losses).mean()
 
 
-def _relative_error(student: Tensor, teacher: Tensor) -> Tensor:
+def _relative_error(student: Tensor, teacher: Tensor, together: bool) -> Tensor:
     dims = [d for d in range(teacher.dim()) if d != 1]
-    variance = teacher.var(dims, unbiased=False).mean()
+    if together and _are_many():
+        mean = _mean_of_all(teacher.detach().mean(dims, keepdim=True))
+        variance = _mean_of_all((teacher.detach() - mean).square().mean())
+    else:
+        variance = teacher.var(dims, unbiased=False).mean()
     return F.mse_loss(student, teacher) / variance.clamp_min(1e-8)
+
+
+def _mean_of_all(x: Tensor) -> Tensor:
+    torch.distributed.all_reduce(x)
+    return x / torch.distributed.get_world_size()
 
 
 def label_loss(scores: Tensor, labels: Tensor) -> Tensor:

@@ -182,7 +182,7 @@ class Maps(Task):
         with torch.no_grad():
             goals = tree_leaves(teacher(images))
         given = tree_leaves(student(images))
-        return {"logits": feature_matching(given, goals)} if recipe.logits else {}
+        return {"logits": feature_matching(given, goals, together=True)} if recipe.logits else {}
 
     def evaluate(self, model: nn.Module, teacher: nn.Module | None, source: Source, progress: bool = False) -> MapsEvaluation:
         if teacher is None:

@@ -16,10 +16,10 @@ from .checkpoint import load_state, pack_optimizer, read_checkpoint, unpack_opti
 from .data import Source, mirrored_and_shifted, shared_out
 from .errors import ArgumentError, ArgumentTypeError, DivergedError
 from .lesson import Lesson
-from .processes import summed
+from .processes import process_state, summed
 from .random_state import RandomStream, seed_all, seed_of
 from .recovery_report import EpochResult, RecoveryReport
-from .serialization import versioned
+from .serialization import checksum, versioned
 from .synced import SyncedNorms
 from .tasks import Scores, Task
 from .training_recipe import Recipe
@@ -85,6 +85,7 @@ class Trainer:
         from timm.scheduler import create_scheduler_v2
         from timm.utils import ModelEmaV3
 
+        process_state()
         self.accelerator = Accelerator()
         self.processes = self.accelerator.num_processes
         self.device = self.accelerator.device
@@ -307,8 +308,10 @@ class Trainer:
 
         if not isinstance(self.task, Scores) or self.task.dims > 2:
             raise ArgumentError("mixup and cutmix mix classes: this task has none")
-        if len(images) % 2:
-            raise ArgumentError(f"mixup takes batches of an even size, not of {len(images)}")
+        if len(images) == 1:
+            return images, labels
+        even = len(images) // 2 * 2
+        images, labels = images[:even], None if labels is None else labels[:even]
         mixup = Mixup(self.recipe.mixup, self.recipe.cutmix, label_smoothing=0.0, num_classes=self.task.classes)
         none = labels is None
         images, mixed = mixup(images, torch.zeros(len(images), dtype=torch.long, device=self.device) if none else labels)
@@ -384,6 +387,7 @@ class Trainer:
             facts = {
                 "recipe": asdict(self.recipe), "progress": asdict(self.progress), "optimizer": plain,
                 "scaler": self.scaler.state_dict(), "batches": len(self.train),
+                "teacher": checksum(self.teacher.state_dict()), "val": self.val is not None,
             }  # fmt: skip
             write_checkpoint(self.checkpoint, groups, facts)
         self.accelerator.wait_for_everyone()
@@ -402,6 +406,11 @@ class Trainer:
             raise ArgumentError(
                 f"checkpoint {str(path)!r} is of other data: it had {facts['batches']} batches, not {len(self.train)}"
             )
+        if facts["teacher"] != checksum(self.teacher.state_dict()):
+            raise ArgumentError(f"checkpoint {str(path)!r} is of a run towards another teacher: its weights differ")
+        if facts["val"] != (self.val is not None):
+            told = "had val, to choose the best weights by: give it again" if facts["val"] else "had no val: leave it out"
+            raise ArgumentError(f"checkpoint {str(path)!r} is of a run that {told}")
         load_state(self.student, groups["student"], path)
         if self.ema is not None:
             load_state(self.ema.module, groups["ema"], path)

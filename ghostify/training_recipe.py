@@ -1,5 +1,6 @@
 """The recipe of a recovery: budget, losses, optimizer; to and from YAML."""
 
+import contextlib
 import difflib
 import math
 import os
@@ -9,11 +10,15 @@ from typing import Any
 
 from .checks import check_choice
 from .errors import ArgumentError, ArgumentTypeError
-from .files import read_settings
+from .files import read_settings, write_text
 
 PRECISIONS = ("fp32", "bf16", "fp16")
 SCHEDULES = ("cosine", "poly", "constant")
 AUGMENTATIONS = ("auto", "none")
+NUMBERS = (
+    "minutes", "lr", "weight_decay", "warmup", "logits", "temperature", "relation", "features", "labels", "mixup", "cutmix",
+    "ema", "clip",
+)  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -35,7 +40,7 @@ class Recipe:
         relation: weight of :func:`~ghostify.losses.relation_distillation`.
         features: weight of :func:`~ghostify.losses.feature_matching`, after each block (or site, where there are none).
         labels: weight of the cross-entropy with the labels of ``train``; 0 does not read them.
-        mixup, cutmix: alpha of timm's; 0 is off.
+        mixup, cutmix: alpha of timm's; 0 is off. Images are mixed in pairs: the last one of an odd batch is left out.
         augment: ``"auto"`` mirrors and shifts images by up to an eighth where ``train`` is a tensor or an array (folders get
             timm's training transform, loaders have their own); ``"none"`` does not.
         dropout: whether the student's dropout layers drop anything; a teacher's answers leave little to overfit to.
@@ -90,6 +95,8 @@ class Recipe:
                 raise ArgumentError(f"{name} must be below {most}, not {getattr(self, name)!r}")
         if not any((self.logits, self.relation, self.features, self.labels)):
             raise ArgumentError("a recipe needs a loss: one of logits, relation, features and labels above 0")
+        if (self.mixup or self.cutmix) and self.batch_size % 2:
+            raise ArgumentError(f"mixup and cutmix mix pairs of images: batch_size must be even, not {self.batch_size}")
         check_choice("schedule", self.schedule, SCHEDULES)
         check_choice("precision", self.precision, PRECISIONS)
         check_choice("augment", self.augment, AUGMENTATIONS)
@@ -139,13 +146,21 @@ class Recipe:
         Raises:
             ArgumentError: no such file, no YAML, or a setting that there is not.
         """
-        return cls.from_dict(read_settings(Path(path), "recipe"))
+        values = read_settings(Path(path), "recipe")
+        for name, value in values.items():
+            if isinstance(value, str) and name in NUMBERS:  # YAML 1.1 has 1e-3 for a text
+                with contextlib.suppress(ValueError):
+                    values[name] = float(value)
+        try:
+            return cls.from_dict(values)
+        except (ArgumentError, ArgumentTypeError) as error:
+            raise type(error)(f"recipe {str(path)!r}: {error}") from error
 
     def save(self, path: str | os.PathLike[str]) -> None:
         """Write the recipe as YAML, every setting in it."""
         import yaml
 
-        Path(path).write_text(yaml.safe_dump(asdict(self), sort_keys=False))
+        write_text(Path(path), yaml.safe_dump(asdict(self), sort_keys=False))
 
 
 def _check_optimizer(name: Any) -> None:

@@ -11,6 +11,7 @@ from conftest import Residual, randomize
 from torch.utils.data import DataLoader, Dataset
 
 import ghostify
+from ghostify.processes import process_state
 
 torch.set_num_threads(1)
 
@@ -62,7 +63,13 @@ def share(out: Path) -> None:
     found = ghostify.evaluate(student, DataLoader(torch.utils.data.TensorDataset(images[:67], labels[:67]), 4))
     if int(os.environ.get("RANK", 0)) == 0:
         weights = torch.cat([tensor.flatten().double() for tensor in student.state_dict().values()])
-        facts = {"losses": losses, "weights": weights.tolist(), "images": found.images, "top1": found.top1}
+        facts = {
+            "losses": losses,
+            "weights": weights.tolist(),
+            "images": found.images,
+            "top1": found.top1,
+            "processes": process_state().num_processes,
+        }
         out.write_text(json.dumps(facts))
 
 

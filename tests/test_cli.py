@@ -1,4 +1,5 @@
 import json
+import os
 import subprocess
 import sys
 
@@ -205,6 +206,30 @@ def test_recover_calibrates_trains_and_goes_on(monkeypatch, capsys, folder):
     code, _, err = run(monkeypatch, capsys, *arguments[:-1], "other", "--recipe", "shrot")
     assert code == 2
     assert "few_shot, short, full" in err
+
+
+def test_recover_with_two_processes(folder):
+    torch.manual_seed(0)
+    save_file(randomize(Residual()).eval().state_dict(), folder / "w.safetensors")
+    np.save(folder / "few.npy", torch.randn(40, 3, 12, 12).numpy())
+    (folder / "residual.py").write_text("from conftest import Residual as build")
+    launcher = [
+        sys.executable,
+        "-m",
+        "torch.distributed.run",
+        "--standalone",
+        "--nproc-per-node=2",
+        "-m",
+        "ghostify",
+        "recover",
+    ]
+    options = {"factory": "residual:build", "weights": "w.safetensors", "train": "few.npy", "out": "run", "steps": "3"}
+    command = launcher + [part for name, value in options.items() for part in (f"--{name}", value)]
+    environment = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": os.pathsep.join([str(folder), *sys.path])}
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=300, cwd=folder)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.count("written:") == 1  # one of them speaks
+    assert (folder / "run" / "student.safetensors").exists()
 
 
 def test_zoo(monkeypatch, capsys):

@@ -253,6 +253,7 @@ def test_two_processes_do_what_one_does(tmp_path):
         assert done.returncode == 0, done.stderr
         facts.append(json.loads((tmp_path / "facts.json").read_text()))
     one, two = facts
+    assert (one["processes"], two["processes"]) == (1, 2)
     assert np.abs(np.array(one["losses"]) - np.array(two["losses"])).max() < 1e-4
     assert np.abs(np.array(one["weights"]) - np.array(two["weights"])).max() < 1e-4
     assert (one["images"], one["top1"]) == (two["images"], two["top1"])
@@ -271,7 +272,7 @@ def test_a_finished_run_is_not_run_again(pair, images, tmp_path):
     assert _same(fresh, weights)
 
 
-@pytest.mark.parametrize("harm", ["truncated", "flipped", "text", "recipe", "data", "student"])
+@pytest.mark.parametrize("harm", ["truncated", "flipped", "text", "other kind", "recipe", "data", "student", "teacher", "val"])
 def test_a_checkpoint_that_does_not_fit_is_refused(pair, images, tmp_path, harm):
     teacher, student = pair
     recipe = Recipe(steps=3)
@@ -287,16 +288,31 @@ def test_a_checkpoint_that_does_not_fit_is_refused(pair, images, tmp_path, harm)
         match = "corrupt"
     elif harm == "text":
         path.write_text("no checkpoint")
+    elif harm == "other kind":
+        path.write_bytes((tmp_path / "student.safetensors").read_bytes())
+        match = "no checkpoint of a run"
     elif harm == "recipe":
         recipe, match = Recipe(steps=3, lr=0.3), "lr was 0.02, not 0.3"
     elif harm == "data":
         images, match = images[:128], "other data"
+    elif harm == "teacher":
+        teacher, match = randomize(Residual()).eval(), "another teacher"
+    elif harm == "val":
+        match = "had no val"
     else:
         student, match = ghostify.convert(teacher, 4), "another student"
         before = _weights(student)
+    val = images if harm == "val" else None
     with pytest.raises(ghostify.ArgumentError, match=match):
-        ghostify.distill(student, teacher, images, recipe=recipe, out=tmp_path, resume=True)
+        ghostify.distill(student, teacher, images, val=val, recipe=recipe, out=tmp_path, resume=True)
     assert _same(student, before)
+
+
+def test_the_last_image_of_an_odd_batch_is_not_mixed(pair, images):
+    teacher, student = pair
+    batches = [images[:32], images[32:65], images[65:66]]
+    told = ghostify.distill(student, teacher, batches, recipe=Recipe(epochs=1, mixup=0.2, lr=0.01))
+    assert told.epochs[-1].step == 3
 
 
 def test_a_run_is_not_overwritten(pair, images, tmp_path):

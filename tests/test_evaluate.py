@@ -69,6 +69,7 @@ def test_positions_of_a_segmentation_count_and_some_are_ignored():
         (torch.zeros(0, 8, 1, 1), "no image"),
         (torch.zeros(3, 8, 1, 1), "no labels"),
         ((torch.zeros(3, 8, 1, 1), torch.tensor([0, 1, 8])), "label 8, the model 8 classes"),
+        ((torch.zeros(3, 8, 1, 1), torch.tensor([0, 1, -1])), "label -1, the model 8 classes"),
         ((torch.zeros(3, 8, 1, 1), torch.tensor([0, 1])), "3 images and 2 labels"),
         (7, "must be a loader"),
         ("nowhere", "neither a folder"),
@@ -78,3 +79,10 @@ def test_bad_data_gets_one_sentence(data, said):
     with pytest.raises(ghostify.GhostifyError, match=said) as caught:
         ghostify.evaluate(_scores()[0], data)
     assert "\n" not in str(caught.value)
+
+
+def test_a_teacher_of_other_classes_is_refused():
+    model, images, _ = _scores()
+    teacher = nn.Sequential(nn.Flatten(), nn.Linear(8, 5))
+    with pytest.raises(ghostify.ArgumentError, match="differ in their outputs"):
+        ghostify.evaluate(model, images, teacher=teacher)

@@ -49,3 +49,17 @@ def test_bad_files_are_named(tmp_path, text, said):
         Recipe.load(tmp_path / "r.yaml")
     with pytest.raises(ghostify.ArgumentError, match="can't be read"):
         Recipe.load(tmp_path / "none.yaml")
+
+
+def test_numbers_that_yaml_has_for_texts(tmp_path):
+    path = tmp_path / "recipe.yaml"
+    path.write_text("steps: 10\nlr: 1e-3\n")
+    assert Recipe.load(path).lr == 1e-3
+    path.write_text("steps: 10\nlr: fast\n")
+    with pytest.raises(ghostify.ArgumentTypeError, match=r"recipe.yaml.*lr must be a number"):
+        Recipe.load(path)
+
+
+def test_pairs_for_mixing():
+    with pytest.raises(ghostify.ArgumentError, match="batch_size must be even"):
+        Recipe(steps=10, mixup=0.2, batch_size=33)
