@@ -45,7 +45,9 @@ def read_checkpoint(path: Path) -> tuple[dict[str, dict[str, Tensor]], dict[str,
         raise ArgumentError(f"{str(path)!r} is no checkpoint of a run: it is a file of another kind") from error
     except (SafetensorError, OSError, ValueError) as error:
         raise ArgumentError(f"checkpoint {str(path)!r} can't be read ({error}): delete it to start anew") from error
-    if facts.get("format") != FORMAT or facts.pop("crc") != checksum(tensors):
+    if facts.get("format") != FORMAT:
+        raise ArgumentError(f"checkpoint {str(path)!r} is of another version of ghostify: delete it to start anew")
+    if facts.pop("crc") != checksum(tensors):
         raise ArgumentError(f"checkpoint {str(path)!r} is corrupt: its checksum does not fit; delete it to start anew")
     groups: dict[str, dict[str, Tensor]] = {}
     for name, tensor in tensors.items():

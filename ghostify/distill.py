@@ -123,7 +123,7 @@ def _check(student: Any, teacher: Any, recipe: Any, folder: "_Folder | None", re
             raise ArgumentError("resume=True needs out=, the folder of the run to go on with")
     elif folder.path.exists() and not folder.path.is_dir():
         raise ArgumentError(f"out {str(folder.path)!r} is a file, not a folder")
-    elif largest(process_state().is_main_process and folder.checkpoint.exists()) and not resume:  # one process decides
+    elif largest(int(process_state().is_main_process and folder.checkpoint.exists())) and not resume:  # one process decides
         raise ArgumentError(f"out {str(folder.path)!r} holds a run already: resume=True goes on with it, or choose another")
 
 
