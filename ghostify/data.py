@@ -13,6 +13,7 @@ from torch.utils.data import DataLoader, Dataset
 
 from .errors import ArgumentError, ArgumentTypeError
 from .images import first_images, placed, read_npy, tensor_of
+from .processes import process_state
 
 TIMM_SETS = ("hfds/", "hfids/", "tfds/", "torch/", "wds/")
 
@@ -241,10 +242,9 @@ def _tensor_of_labels(labels: Any, name: str) -> Tensor:
 
 def shared_out(source: Source, seed: int, training: bool) -> Iterable[Any]:
     """The batches of this process: in training its part of each batch, else its batches, none twice."""
-    from accelerate import PartialState
     from accelerate.data_loader import prepare_data_loader
 
-    state = PartialState()
+    state = process_state()
     loader = source.batches
     if not isinstance(loader, DataLoader):
         return _EveryNth(loader, state.num_processes, state.process_index)

@@ -85,7 +85,7 @@ class Trainer:
         from timm.scheduler import create_scheduler_v2
         from timm.utils import ModelEmaV3
 
-        process_state()
+        process_state()  # the Accelerator takes over what it says of the processes
         self.accelerator = Accelerator()
         self.processes = self.accelerator.num_processes
         self.device = self.accelerator.device

@@ -15,10 +15,6 @@ from .files import read_settings, write_text
 PRECISIONS = ("fp32", "bf16", "fp16")
 SCHEDULES = ("cosine", "poly", "constant")
 AUGMENTATIONS = ("auto", "none")
-NUMBERS = (
-    "minutes", "lr", "weight_decay", "warmup", "logits", "temperature", "relation", "features", "labels", "mixup", "cutmix",
-    "ema", "clip",
-)  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -147,8 +143,9 @@ class Recipe:
             ArgumentError: no such file, no YAML, or a setting that there is not.
         """
         values = read_settings(Path(path), "recipe")
+        numbers = {f.name for f in fields(cls) if f.type in (float, float | None)}
         for name, value in values.items():
-            if isinstance(value, str) and name in NUMBERS:  # YAML 1.1 has 1e-3 for a text
+            if isinstance(value, str) and name in numbers:  # YAML 1.1 has 1e-3 for a text
                 with contextlib.suppress(ValueError):
                     values[name] = float(value)
         try:

@@ -56,6 +56,7 @@ def share(out: Path) -> None:
     images = Noise(random=False).images
     labels = teacher(images).argmax(1)
     data = torch.utils.data.TensorDataset(images, labels)
+    ghostify.evaluate(teacher, (images, labels))  # whatever comes first joins the processes
     losses = []
     for _ in range(3):
         told = ghostify.distill(student, teacher, DataLoader(data, 16, shuffle=True, drop_last=True), recipe=recipe)
