@@ -30,10 +30,10 @@ from calibration import CIFAR, Bench, percent, predict
 from torch import nn
 
 import ghostify
-from ghostify.allocate import allocate
-from ghostify.costs import measure
-from ghostify.files import write_text
-from ghostify.trial import Result, Trial
+from ghostify.common.costs import measure
+from ghostify.common.files import write_text
+from ghostify.conversion.allocate import allocate
+from ghostify.exploration.trial import Result, Trial
 
 sys.path.append(str(Path(__file__).parents[1] / "tests"))
 from test_allocate import least_loss, random_choices  # the same instances, and the same integer program

@@ -30,11 +30,10 @@ from pruning import SETTINGS, Setting, prune
 from torch import Tensor, nn
 
 import ghostify
-from ghostify.blocks import BlockSettings
-from ghostify.calibrate import calibrate_with
-from ghostify.costs import measure
-from ghostify.least_squares import Settings
-from ghostify.serialization import load_weights
+from ghostify.calibration.calibrate import calibrate_with
+from ghostify.calibration.settings import BlockSettings, Settings
+from ghostify.common.costs import measure
+from ghostify.students.weights import load_weights
 
 RESULTS = Path(__file__).parent / "results" / "calibration.jsonl"
 CIFAR, IMAGENET = ("resnet56", "vgg16_bn"), ("resnet18", "mobilenet_v2")

@@ -45,8 +45,9 @@ from torchvision.transforms.v2 import functional as F
 from torchvision.utils import draw_bounding_boxes, draw_segmentation_masks
 
 import ghostify
-from ghostify.costs import measure
-from ghostify.runtimes import RUNTIMES, in_turns, machine
+from ghostify.common.costs import measure
+from ghostify.deployment.runtimes import RUNTIMES
+from ghostify.deployment.timing import in_turns, machine
 
 mpl.use("Agg")
 import matplotlib.pyplot as plt

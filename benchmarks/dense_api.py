@@ -24,7 +24,7 @@ from scenes import CLASSES, POINTS, scene
 
 import ghostify
 from ghostify.losses import main_output
-from ghostify.tasks import task_for
+from ghostify.tasks.kinds import task_for
 
 RESULTS = Path(__file__).parent / "results" / "dense_api.json"
 DETECTORS = (

@@ -20,7 +20,8 @@ import torch
 from calibration import Bench, percent
 
 import ghostify
-from ghostify.runtimes import in_turns, machine, onnx_session, openvino_request
+from ghostify.deployment.formats import onnx_session, openvino_request
+from ghostify.deployment.timing import in_turns, machine
 
 RESULTS = Path(__file__).parent / "results" / "int8.json"
 SUFFIXES = {"onnxruntime": ".onnx", "openvino": ".xml"}

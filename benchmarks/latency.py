@@ -25,8 +25,9 @@ from pruning import Setting, prune
 from torch import nn
 
 import ghostify
-from ghostify.costs import count_params, measure
-from ghostify.runtimes import LOADS, RUNTIMES
+from ghostify.common.costs import count_params, measure
+from ghostify.deployment.runtimes import RUNTIMES
+from ghostify.deployment.timing import LOADS
 
 RESULTS = Path(__file__).parent / "results" / "latency.json"
 NETWORKS = ("resnet18", "resnet50", "vgg16_bn", "densenet121", "regnet_y_1_6gf", "efficientnet_b0")

@@ -24,8 +24,9 @@ from latency import INPUT, NETWORKS, networks
 from torch import Tensor, nn
 
 import ghostify
-from ghostify.costs import measure
-from ghostify.runtimes import RUNTIMES, in_turns, machine
+from ghostify.common.costs import measure
+from ghostify.deployment.runtimes import RUNTIMES
+from ghostify.deployment.timing import in_turns, machine
 
 RESULTS = Path(__file__).parent / "results" / "latency_gpu.json"
 BATCHES = (1, 32, 256)

@@ -8,7 +8,7 @@ import torch
 import torch_pruning as tp
 from torch import Tensor, nn
 
-from ghostify.costs import measure
+from ghostify.common.costs import measure
 
 
 @dataclass(frozen=True)

@@ -31,9 +31,9 @@ from pruning import Setting, prune
 from torch import nn
 
 import ghostify
-from ghostify.costs import measure
-from ghostify.files import write_text
-from ghostify.trainer import cpu_computes_in
+from ghostify.common.costs import measure
+from ghostify.common.files import write_text
+from ghostify.distillation.trainer import cpu_computes_in
 
 RESULTS = Path(__file__).parent / "results" / "recovery.jsonl"
 NETWORKS = ("resnet56", "vgg16_bn")

@@ -21,10 +21,11 @@ from timm.optim import create_optimizer_v2
 from torch import nn
 
 import ghostify
-from ghostify.data import make_source, mirrored_and_shifted, split_batch
+from ghostify.deployment.timing import machine
+from ghostify.distillation.feature_places import Recorder, find_places
+from ghostify.inputs.augment import mirrored_and_shifted
+from ghostify.inputs.sources import make_source, split_batch
 from ghostify.losses import feature_matching, logit_distillation
-from ghostify.match import Recorder, find_places
-from ghostify.runtimes import machine
 
 RESULTS = Path(__file__).parent / "results" / "recovery_overhead.json"
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"

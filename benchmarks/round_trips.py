@@ -23,7 +23,7 @@ import torch
 from torch.utils._pytree import tree_leaves
 
 import ghostify
-from ghostify.zoo import example_input
+from ghostify.inputs.examples import example_input
 
 RESULTS = Path(__file__).parent / "results"
 COLUMNS = ("family", "model", "loaded", "fold_off", "self_off", "norms_left", "orders_left", "onnx", "torch", "seconds")

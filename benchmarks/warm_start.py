@@ -19,7 +19,7 @@ from rich.progress import track
 from torch import Tensor, nn
 
 import ghostify
-from ghostify.serialization import load_weights
+from ghostify.students.weights import load_weights
 
 RESULTS = Path(__file__).parent / "results"
 SETTINGS = {

@@ -92,8 +92,8 @@ def build(name: str) -> tuple[Any, bool]:
 
 def compare(name: str, model: Any, student: Any, outcome: Outcome) -> None:
     import ghostify
-    from ghostify.costs import measure
-    from ghostify.zoo import example_input
+    from ghostify.common.costs import measure
+    from ghostify.inputs.examples import example_input
 
     arguments = example_input(model)
     try:

@@ -1,32 +1,33 @@
 """Convert convolutional networks to Ghost modules, and say what it saves."""
 
-__version__ = "0.1.0"
-
-from .calibrate import calibrate
-from .calibration_report import CalibrationReport
-from .convert import convert
-from .detection_evaluation import DetectionEvaluation
-from .distill import distill
+from .calibration.calibrate import calibrate
+from .calibration.norms import reestimate_norms
+from .calibration.report import CalibrationReport
+from .conversion.convert import convert
+from .conversion.report import Report, report
+from .conversion.sensitivity_table import Sensitivity
+from .deployment.export import export
+from .deployment.fold import fold
+from .deployment.fold_report import FoldReport
+from .deployment.latency import LatencyReport, latency
+from .distillation.distill import distill
+from .distillation.recipe import Recipe
+from .distillation.report import RecoveryReport
 from .errors import ArgumentError, ArgumentTypeError, DivergedError, GhostifyError, UnsupportedModelError
-from .evaluate import evaluate
-from .evaluation import Evaluation
-from .export import export
-from .fold import FoldReport, fold
-from .hub import HubStudent
-from .latency import LatencyReport, latency
-from .modules import GhostModule, ReducedLinear
-from .norms import reestimate_norms
-from .patterns import register_pattern
-from .recovery_report import RecoveryReport
-from .report import Report, report
-from .sensitivity import sensitivity
-from .sensitivity_result import Sensitivity
-from .serialization import load, save
-from .sweep import sweep
-from .sweep_result import SweepResult
-from .tasks import Task
-from .training_recipe import Recipe
-from .zoo import create_model, list_models
+from .exploration.sensitivity import sensitivity
+from .exploration.sweep import sweep
+from .exploration.sweep_result import SweepResult
+from .inputs.zoo import create_model, list_models
+from .layers.ghost_module import GhostModule
+from .layers.patterns import register_pattern
+from .layers.reduced_linear import ReducedLinear
+from .students.hub import HubStudent
+from .students.storage import load, save
+from .tasks.accuracy import Evaluation
+from .tasks.detection_precision import DetectionEvaluation
+from .tasks.evaluate import evaluate
+from .tasks.task import Task
+from .version import __version__ as __version__
 
 __all__ = [
     "ArgumentError",

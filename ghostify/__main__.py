@@ -1,5 +1,5 @@
 """``python -m ghostify``, for launchers that take a module."""
 
-from .cli import main
+from .cli.app import main
 
 main()

@@ -7,11 +7,11 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from .calibrate import calibrate
-from .convert import convert
-from .distill import distill
-from .report import Report, report
-from .training_recipe import Recipe
+from .calibration.calibrate import calibrate
+from .conversion.convert import convert
+from .conversion.report import Report, report
+from .distillation.distill import distill
+from .distillation.recipe import Recipe
 
 
 @dataclass(frozen=True)

@@ -11,7 +11,7 @@ from conftest import Residual, randomize
 from torch.utils.data import DataLoader, Dataset
 
 import ghostify
-from ghostify.processes import process_state
+from ghostify.common.processes import process_state
 
 torch.set_num_threads(1)
 

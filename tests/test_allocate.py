@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.optimize import Bounds, LinearConstraint, milp
 
-from ghostify.allocate import Option, allocate
+from ghostify.conversion.allocate import Option, allocate
 
 
 def cost_of(picked):

@@ -8,7 +8,7 @@ from conftest import Residual
 from torch import nn
 
 import ghostify
-from ghostify.serialization import load_weights
+from ghostify.students.weights import load_weights
 
 ratio_cases = [1, 0.5, 0, -2, float("nan"), float("inf"), "2", True]
 

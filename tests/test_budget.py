@@ -10,11 +10,12 @@ from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
 import ghostify
-from ghostify import site_latency
-from ghostify.copying import copy_to_meta
-from ghostify.costs import count_params, measure
-from ghostify.recipe import recipe_of
-from ghostify.sensitivity_result import Header, Sensitivity, SiteSensitivity, checksum_of_weights
+from ghostify.common.copying import copy_to_meta
+from ghostify.common.costs import count_params, measure
+from ghostify.common.tensors import checksum_of_weights
+from ghostify.conversion import site_latency
+from ghostify.conversion.sensitivity_table import Header, Sensitivity, SiteSensitivity
+from ghostify.students.recipe import recipe_of
 
 INPUT = torch.zeros(1, 3, 64, 64)
 
@@ -137,7 +138,7 @@ def test_the_report_tells_the_range(resnet):
 
 
 def test_a_student_of_a_budget_can_be_made_again(resnet):
-    from ghostify.replay import replay
+    from ghostify.students.replay import replay
 
     student = ghostify.convert(resnet, target={"flops": 0.5}, example_input=INPUT)
     again = replay(resnet, recipe_of(student))

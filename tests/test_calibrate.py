@@ -14,16 +14,18 @@ from hypothesis import strategies as st
 from torch import nn
 
 import ghostify
-from ghostify.blocks import BlockSettings
-from ghostify.calibrate import calibrate_with
-from ghostify.choose import Partition, choose_pointwise
-from ghostify.images import as_calls, copied
-from ghostify.least_squares import Settings, SiteProblem
-from ghostify.moments import Moments
-from ghostify.patches import Taps
-from ghostify.recipe import recipe_of
-from ghostify.rotated_adam import RotatedAdam, input_bases
-from ghostify.spool import Spool
+from ghostify.calibration.alignment import Partition
+from ghostify.calibration.calibrate import calibrate_with
+from ghostify.calibration.channel_choice import choose_pointwise
+from ghostify.calibration.patches import Taps
+from ghostify.calibration.regression import Moments
+from ghostify.calibration.rotated_adam import RotatedAdam, input_bases
+from ghostify.calibration.settings import BlockSettings, Settings
+from ghostify.calibration.site_fit import SiteProblem
+from ghostify.common.spill import SpilledList as Spool
+from ghostify.inputs.augment import copied
+from ghostify.inputs.images import as_calls
+from ghostify.students.recipe import recipe_of
 
 calibrate_module = importlib.import_module("ghostify.calibrate")
 

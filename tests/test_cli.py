@@ -11,7 +11,7 @@ from conftest import Residual, randomize
 from safetensors.torch import load_file, save_file
 
 import ghostify
-from ghostify import cli
+from ghostify.cli import app as cli
 
 
 def run(monkeypatch, capsys, *arguments):
@@ -345,7 +345,7 @@ def test_factory_weights_mismatch(monkeypatch, capsys, folder):
 def test_only_if_faster(monkeypatch, capsys, folder):
     monkeypatch.setenv("XDG_CACHE_HOME", str(folder / "cache"))
     for most, code in ((1e9, 0), (0, 2)):  # whatever the clock says, and whatever it says
-        monkeypatch.setattr("ghostify.faster.MOST", most)
+        monkeypatch.setattr("ghostify.conversion.only_if_faster.MOST", most)
         options = ["--factory", "mynets:build", "--input", "1x3x16x16", "--only-if-faster", "eager", "--out", "s.safetensors"]
         found, _, error = run(monkeypatch, capsys, "convert", *options)
         assert found == code, error

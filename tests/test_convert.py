@@ -494,7 +494,7 @@ def test_a_convolution_by_itself():
 
 
 def test_register_pattern():
-    from ghostify.patterns import _TABLE
+    from ghostify.layers.patterns import _TABLE
 
     class ScaledConv(nn.Module):
         """Not a subclass of Conv2d: a convolution whose output has a gain for each channel."""

@@ -6,8 +6,8 @@ from torch import nn
 
 import ghostify
 from ghostify import ArgumentError, GhostModule
-from ghostify.costs import count_params, measure
-from ghostify.zoo import example_input
+from ghostify.common.costs import count_params, measure
+from ghostify.inputs.examples import example_input
 
 
 def fvcore_flops(model, arguments):

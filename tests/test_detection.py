@@ -5,9 +5,9 @@ import torch
 from scenes import CLASSES, KINDS, batch, detector, scene
 
 import ghostify
-from ghostify.detection import Detection
-from ghostify.detection_evaluation import Matches
-from ghostify.detection_targets import checked_targets
+from ghostify.tasks.detection import Detection
+from ghostify.tasks.detection_precision import DetectionMatches as Matches
+from ghostify.tasks.detection_targets import checked_targets
 
 IMAGES, TARGETS = batch(0)
 
@@ -112,7 +112,7 @@ def test_a_detector_agrees_with_itself_and_is_validated_so(pairs):
     teacher.score_thresh, before = 0.3, teacher.score_thresh
     try:
         with pytest.MonkeyPatch.context() as patch:
-            patch.setattr("ghostify.detection_evaluation.SURE", 0.3)
+            patch.setattr("ghostify.tasks.detection_precision.SURE", 0.3)
             assert ghostify.evaluate(teacher, [IMAGES], teacher=teacher).agreement == pytest.approx(1, abs=0.02)
     finally:
         teacher.score_thresh = before

@@ -18,8 +18,8 @@ from torch.utils.data import DataLoader, IterableDataset, TensorDataset
 
 import ghostify
 from ghostify import Recipe, serialization
-from ghostify.match import find_places
-from ghostify.trainer import cpu_computes_in
+from ghostify.distillation.feature_places import find_places
+from ghostify.distillation.trainer import cpu_computes_in
 
 
 @pytest.fixture

@@ -11,7 +11,8 @@ from conftest import Residual, randomize
 from torch import nn
 
 import ghostify
-from ghostify.runtimes import RUNTIMES, onnx_session, openvino_request
+from ghostify.deployment.formats import onnx_session, openvino_request
+from ghostify.deployment.runtimes import RUNTIMES
 
 SHAPE = (1, 3, 16, 16)
 

@@ -9,9 +9,9 @@ from conftest import Residual
 from torch import nn
 
 import ghostify
-from ghostify import faster
-from ghostify.faster import Seconds, Timer
-from ghostify.recipe import recipe_of
+from ghostify.conversion import only_if_faster as faster
+from ghostify.conversion.only_if_faster import Seconds, Timer
+from ghostify.students.recipe import recipe_of
 
 
 @pytest.fixture(autouse=True)

@@ -11,10 +11,10 @@ from conftest import Residual, randomize
 from torch import fx, nn
 
 import ghostify
-from ghostify.fold import for_inference
-from ghostify.folded import FoldedGhost, GhostMaps
-from ghostify.joins import Joined
-from ghostify.modules import GhostModule
+from ghostify.deployment.fold import for_inference
+from ghostify.deployment.folded_ghost import FoldedGhost, GhostMaps
+from ghostify.deployment.parted_maps import PartedMaps as Joined
+from ghostify.layers.ghost_module import GhostModule
 
 
 def student_of(model, cheap="auto", ratio=2, **settings):

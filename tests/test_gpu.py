@@ -10,7 +10,7 @@ from conftest import Residual, randomize
 
 import ghostify
 from ghostify import Recipe
-from ghostify.runtimes import RUNTIMES
+from ghostify.deployment.runtimes import RUNTIMES
 
 pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU")
 

@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 from torch import nn
 
 import ghostify
-from ghostify.initialize import choose_sources
+from ghostify.surgery.source_choice import choose_sources
 
 
 @settings(max_examples=150, deadline=None)

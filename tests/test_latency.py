@@ -7,8 +7,9 @@ from conftest import Residual, randomize
 from torch import nn
 
 import ghostify
-from ghostify.costs import measure
-from ghostify.runtimes import LOADS, RUNTIMES, in_turns
+from ghostify.common.costs import measure
+from ghostify.deployment.runtimes import RUNTIMES
+from ghostify.deployment.timing import LOADS, in_turns
 
 SIZE = (3, 16, 16)
 

@@ -5,7 +5,7 @@ import torch
 from torch import nn
 
 from ghostify import ArgumentError, GhostModule, ReducedLinear
-from ghostify.costs import measure
+from ghostify.common.costs import measure
 
 
 def paper_module(in_channels, out_channels, kernel_size, ratio, dw_size, stride):

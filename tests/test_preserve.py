@@ -13,7 +13,7 @@ from torch import nn
 
 import ghostify
 from ghostify import GhostModule
-from ghostify.rewrite import make_swaps
+from ghostify.surgery.swap import make_swaps
 
 
 class RandomNet(nn.Module):
@@ -238,8 +238,8 @@ def test_failure_half_way_leaves_the_model_untouched(monkeypatch):
 
 
 def test_swaps_are_made_before_anything_is_changed():
-    from ghostify.plan import GhostConfig, make_plan
-    from ghostify.sites import find_sites
+    from ghostify.conversion.plan import GhostConfig, make_plan
+    from ghostify.graph.find_sites import find_sites
 
     model = randomize(Residual())
     before = snapshot(model)

@@ -8,8 +8,8 @@ from conftest import Residual
 
 import ghostify
 from ghostify import Report
-from ghostify.costs import count_params, measure
-from ghostify.zoo import example_input
+from ghostify.common.costs import count_params, measure
+from ghostify.inputs.examples import example_input
 
 mpl.use("Agg")
 

@@ -11,8 +11,8 @@ from torch import nn
 from torch.nn import functional as F
 
 import ghostify
-from ghostify import scan
-from ghostify.sensitivity_result import Sensitivity
+from ghostify.conversion.sensitivity_table import Sensitivity
+from ghostify.exploration import site_scan as scan
 
 
 @pytest.fixture(scope="module")

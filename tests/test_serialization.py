@@ -17,8 +17,10 @@ from safetensors.torch import save_file
 from torch import fx, nn
 
 import ghostify
-from ghostify.checkpoint import load_state
-from ghostify.serialization import KEY, checksum, load_weights
+from ghostify.common.tensors import checksum
+from ghostify.distillation.checkpoint import load_state
+from ghostify.students.storage import KEY
+from ghostify.students.weights import load_weights
 
 
 @pytest.fixture

@@ -15,9 +15,9 @@ from conftest import Residual, forked, randomize
 from torch import nn
 
 import ghostify
-from ghostify.sweep import make_trials
-from ghostify.sweep_result import SweepResult
-from ghostify.trial import Result, Trial
+from ghostify.exploration.sweep import make_trials
+from ghostify.exploration.sweep_result import SweepResult
+from ghostify.exploration.trial import Result, Trial
 
 EXACT = ["params", "flops", "params_share", "flops_share", "top1", "agreement", "error"]
 GRID = [{"ratio": [2, 4], "method": ["none", "least_squares"]}, {"target": [{"flops": 0.6}], "method": ["none"]}]

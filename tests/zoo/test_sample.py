@@ -12,7 +12,7 @@ from torch.utils._pytree import tree_leaves, tree_map_only
 
 import ghostify
 from ghostify import GhostModule
-from ghostify.zoo import example_input
+from ghostify.inputs.examples import example_input
 
 NAMES = Path(__file__).with_name("sample.txt").read_text().split()
 

@@ -1,0 +1,63 @@
+"""Fit a thin pair of fully connected layers to what the original gave: reduced-rank regression."""
+
+from collections.abc import Callable, Iterator
+from typing import TYPE_CHECKING
+
+import torch
+from torch import nn
+
+from ..layers.reduced_linear import ReducedLinear
+from .regression import Moments
+from .site_data import Batch
+from .site_fit import WIDEST
+
+if TYPE_CHECKING:
+    from .report import Outcome
+
+
+@torch.no_grad()
+def fit_linear(
+    name: str, module: ReducedLinear, original: nn.Linear, batches: Callable[[], Iterator[Batch]], ridge: float
+) -> "Outcome":
+    """Ridge regression towards the original's weight, cut to the rank that keeps most of what it predicts.
+
+    Among all products of this rank it is the best for these inputs (Izenman, Reduced-rank regression, 1975).
+    """
+    from .report import Outcome
+
+    features, targets = module.in_features, module.out_features
+    if features > WIDEST:
+        return Outcome(name, reason=f"{features} inputs are too many to solve for")
+    system = Moments.zeros(1, features, targets, original.weight.device, original.bias is not None)
+    before = 0.0
+    for batch in batches():
+        before += float((module(batch.inputs) - batch.own).double().square().sum())
+        system.add(batch.inputs.flatten(0, -2)[None], batch.own.flatten(0, -2)[None])
+    weights = system.solve(ridge, original.weight.detach().double().T[None])[0]  # (in, out)
+    gram = weights.T @ system.covariance()[0] @ weights
+    basis = torch.linalg.eigh((gram + gram.T) / 2).eigenvectors[:, -module.rank :]
+    module.reduce.weight.copy_((weights @ basis).T)
+    module.expand.weight.copy_(basis)
+    if module.expand.bias is not None:
+        module.expand.bias.copy_(system.mean_y[0] - system.mean_x[0] @ weights @ basis @ basis.T)
+    after = sum(float((module(batch.inputs) - batch.own).double().square().sum()) for batch in batches())
+    total = max(float(system.variance().sum()) * system.count, 1e-30)
+    return Outcome(name, before / total, after / total)
+
+
+@torch.no_grad()
+def refit_linear(module: nn.Linear, original: nn.Linear, batches: Callable[[], Iterator[Batch]], ridge: float) -> None:
+    """Ridge regression of a layer that was not converted towards the original's weight, in place.
+
+    A classifier sees one position an image, so the ridge grows with the unknowns that there are to each.
+    """
+    if module.in_features > WIDEST:
+        return
+    system = Moments.zeros(1, module.in_features, module.out_features, original.weight.device, original.bias is not None)
+    for batch in batches():
+        system.add(batch.inputs.flatten(0, -2)[None].float(), batch.own.flatten(0, -2)[None].float())
+    strength = max(ridge, module.in_features / system.count)
+    weights = system.solve(strength, original.weight.detach().double().T[None])[0]
+    module.weight.copy_(weights.T)
+    if module.bias is not None:
+        module.bias.copy_(system.mean_y[0] - system.mean_x[0] @ weights)

@@ -1,0 +1,111 @@
+"""Batch-norm statistics from images."""
+
+from collections.abc import Iterable
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from ..common.calls import Arguments, evaluation_mode, run_checked
+from ..common.checks import whole_number
+from ..errors import ArgumentTypeError
+from ..inputs.images import as_calls
+
+
+def reestimate_norms(student: nn.Module, images: Any, *, max_images: int | None = None, batch_size: int = 128) -> int:
+    """Set the running mean and variance of every batch norm to what it sees on these images, in place.
+
+    As in training, each batch is normalised by its own statistics on its way through the network, and the running ones
+    become the average over images. A norm that no batch reaches keeps its own. No other parameter changes. It mends a
+    network whose filters were changed without looking at data; after :func:`ghostify.calibrate`, which sets statistics as
+    it goes, it is not needed.
+
+    Args:
+        student: any model with batch norm.
+        images: as for :func:`ghostify.calibrate`; labels are ignored.
+        max_images: use so many at most.
+        batch_size: images at a time where ``images`` is not already in batches.
+
+    Returns:
+        The number of batch norms.
+
+    Raises:
+        ArgumentError: no image, or images that the model does not take; the model is then as it was.
+    """
+    if not isinstance(student, nn.Module):
+        raise ArgumentTypeError(f"student must be a torch.nn.Module, not {type(student).__name__}")
+    if max_images is not None:
+        max_images = whole_number("max_images", max_images, 1)
+    batch_size = whole_number("batch_size", batch_size, 1)
+    norms = [m for m in student.modules() if isinstance(m, nn.modules.batchnorm._BatchNorm) and m.running_var is not None]
+    saved = {norm: {name: buffer.clone() for name, buffer in norm.named_buffers()} for norm in norms}
+    momenta = {norm: norm.momentum for norm in norms}
+    seen: dict[nn.Module, int] = {}  # images that went into the statistics so far
+
+    def weigh(norm: Any, inputs: tuple[Tensor, ...]) -> None:
+        """A batch counts by its images; a single number for each channel has no variance, and is only passed on."""
+        x = inputs[0]
+        norm.train(x.numel() > x.shape[1])
+        if norm.training:
+            seen[norm] = seen.get(norm, 0) + len(x)
+            norm.momentum = len(x) / seen[norm]
+
+    handles = [norm.register_forward_pre_hook(weigh) for norm in norms]
+    with evaluation_mode(student):
+        try:
+            with torch.no_grad():
+                for args, kwargs in as_calls(images, student, max_images, batch_size):
+                    run_checked(student, args, kwargs)
+        except BaseException:
+            for norm in norms:
+                _restore(norm, saved[norm])
+            raise
+        finally:
+            for handle in handles:
+                handle.remove()
+            for norm in norms:
+                norm.momentum = momenta[norm]
+    return len(norms)
+
+
+def _restore(norm: nn.Module, buffers: dict[str, Tensor]) -> None:
+    for name, buffer in buffers.items():
+        getattr(norm, name).copy_(buffer)
+
+
+@torch.no_grad()
+def settle_norms(model: nn.Module, calls: Iterable[Arguments]) -> None:
+    """Set batch-norm statistics to what each norm sees in evaluation mode, and its scale and bias such that the network
+    computes what it computed before.
+
+    Statistics can't be changed alone once weights were trained with them in place: on ResNet-56 that cost a point.
+    """
+    norms: list[Any] = [
+        m for m in model.modules()
+        if isinstance(m, nn.modules.batchnorm._BatchNorm) and m.running_var is not None and m.affine
+    ]  # fmt: skip
+    sums: dict[Any, list[Any]] = {norm: [0, 0.0, 0.0] for norm in norms}
+
+    def note(norm: Any, inputs: tuple[Tensor, ...]) -> None:
+        x = inputs[0].detach().transpose(0, 1).flatten(1).double()
+        kept = sums[norm]
+        kept[0], kept[1], kept[2] = kept[0] + x.shape[1], kept[1] + x.sum(1), kept[2] + x.square().sum(1)
+
+    handles = [norm.register_forward_pre_hook(note) for norm in norms]
+    try:
+        with evaluation_mode(model):
+            for args, kwargs in calls:
+                model(*args, **kwargs)
+    finally:
+        for handle in handles:
+            handle.remove()
+    for norm, (count, total, squares) in sums.items():
+        if count < 2:
+            continue
+        mean = total / count
+        var = (squares / count - mean**2).clamp_min(0)
+        old_scale = norm.weight.double() * (norm.running_var.double() + norm.eps).rsqrt()
+        norm.bias.add_(((mean - norm.running_mean.double()) * old_scale).to(norm.bias))
+        norm.weight.copy_(old_scale * (var + norm.eps).sqrt())
+        norm.running_mean.copy_(mean)
+        norm.running_var.copy_(var)

@@ -1,0 +1,133 @@
+"""What a calibration did, site by site."""
+
+import json
+from dataclasses import asdict, dataclass
+from typing import TYPE_CHECKING
+
+from ..common.text import plain
+
+if TYPE_CHECKING:
+    import pandas as pd
+    from matplotlib.axes import Axes
+    from rich.console import Console, ConsoleOptions, RenderResult
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What became of one site. ``reason`` where its warm start was kept."""
+
+    name: str
+    before: float | None = None
+    after: float | None = None
+    cheap: str = ""
+    notes: tuple[str, ...] = ()
+    reason: str | None = None
+
+
+@dataclass(frozen=True)
+class SiteResult:
+    """One site. ``before`` and ``after`` are the squared error of its output, relative to the variance of what the teacher
+    asks of it, on the calibration images: with the warm start and with the closed form, both on the same input. A branch is
+    measured against what its shortcut lacks, which can be out of its reach. None where the warm start was kept, for ``reason``.
+    """
+
+    name: str
+    kind: str
+    cheap: str
+    before: float | None
+    after: float | None
+    note: str
+    reason: str | None
+
+
+@dataclass(frozen=True)
+class CalibrationReport:
+    """What :func:`ghostify.calibrate` did.
+
+    Attributes:
+        model: class name.
+        method: ``"least_squares"`` or ``"block"``.
+        images: how many were used.
+        seconds: it took.
+        sites: in the order of the recipe.
+        notes: what should be known of the images.
+    """
+
+    model: str
+    method: str
+    images: int
+    seconds: float
+    sites: tuple[SiteResult, ...]
+    notes: tuple[str, ...]
+
+    @property
+    def fitted(self) -> list[SiteResult]:
+        return [site for site in self.sites if site.reason is None]
+
+    @property
+    def kept(self) -> dict[str, list[str]]:
+        """Names of the sites that kept their warm start, by reason."""
+        reasons: dict[str, list[str]] = {}
+        for site in self.sites:
+            if site.reason is not None:
+                reasons.setdefault(site.reason, []).append(site.name)
+        return reasons
+
+    @property
+    def before(self) -> float | None:
+        """Mean relative error of the fitted sites before the fit."""
+        return _mean([site.before for site in self.fitted])
+
+    @property
+    def after(self) -> float | None:
+        """Mean relative error of the fitted sites after the fit."""
+        return _mean([site.after for site in self.fitted])
+
+    def to_frame(self) -> "pd.DataFrame":
+        """A DataFrame with a row for each site."""
+        import pandas as pd
+
+        return pd.DataFrame([asdict(site) for site in self.sites]).set_index("name")
+
+    def to_json(self) -> str:
+        return json.dumps(asdict(self))
+
+    def plot(self, ax: "Axes | None" = None) -> "Axes":
+        """The relative error of each site before and after."""
+        from ..common.figures import plot_calibration
+
+        return plot_calibration(self, ax)
+
+    def summary(self) -> str:
+        """The totals in a few lines."""
+        fitted = f"{len(self.fitted)} of {len(self.sites)} sites fitted to {self.images} images in {self.seconds:.1f} s"
+        lines = [f"{self.model}: {fitted}"]
+        if self.before is not None and self.after is not None:
+            lines.append(f"mean relative error of a site {self.before:.3f} → {self.after:.3f}")
+        lines += [f"warm start kept by {_some(names)}: {reason}" for reason, names in self.kept.items()]
+        return "\n".join([*lines, *self.notes])
+
+    def __str__(self) -> str:
+        return plain(self)
+
+    def __rich_console__(self, console: "Console", options: "ConsoleOptions") -> "RenderResult":
+        from rich.table import Table
+
+        table = Table(box=None, pad_edge=False)
+        for title, justify in (("site", "left"), ("cheap", "left"), ("before", "right"), ("after", "right"), ("note", "left")):
+            table.add_column(title, justify=justify)  # type: ignore[arg-type]
+        for site in self.sites:
+            numbers = ("" if value is None else f"{value:.3f}" for value in (site.before, site.after))
+            table.add_row(site.name, site.cheap, *numbers, site.note or site.reason or "")
+        yield table
+        yield ""
+        yield self.summary()
+
+
+def _mean(values: list[float | None]) -> float | None:
+    known = [value for value in values if value is not None]
+    return sum(known) / len(known) if known else None
+
+
+def _some(names: list[str]) -> str:
+    return ", ".join(names[:3]) + (f" and {len(names) - 3} more" if len(names) > 3 else "")

@@ -1,0 +1,110 @@
+"""What a site sees and what it should give, batch by batch, at all positions or at a sample of them."""
+
+import math
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from ..graph.sites import Site
+from ..layers.norm_affine import Affine, affine_of
+from .patches import at_positions
+
+WORK = 5e10  # multiply-adds that the normal equations of one site may take
+
+
+@dataclass
+class Batch:
+    """What a site sees and should give for one batch: maps of shape (N, channels, *spatial)."""
+
+    inputs: Tensor  # of the student's site
+    own: Tensor  # the teacher's convolution, before its norm
+    total: Tensor | None = None  # the teacher's sum of branch and shortcut
+    shortcut: Tensor | None = None  # the student's
+
+
+class SiteData:
+    """One site of the teacher, and the batches that reach it.
+
+    Args:
+        site: the teacher's convolution with what follows it.
+        batches: gives the batches anew at each call; what they hold may come from the disk.
+        images: how many there are, to know how many positions of each to take.
+        seed: of the positions.
+        after: the activation that follows the sum with the shortcut.
+    """
+
+    def __init__(
+        self,
+        site: Site,
+        batches: Callable[[], Iterator[Batch]],
+        images: int,
+        seed: int = 0,
+        after: nn.Module | None = None,
+    ):
+        self.site, self.batches, self.seed, self.after = site, batches, seed, after
+        self.conv: Any = site.module
+        self.n, self.groups = self.conv.out_channels, self.conv.groups
+        self.unknowns = self.conv.in_channels // self.groups * math.prod(self.conv.kernel_size)
+        weight = self.conv.weight.detach()
+        self.device = weight.device
+        norm = site.norm
+        affine = affine_of(norm, self.n, weight.float())
+        self.norm = norm if affine is not None else None  # a norm that depends on the image stays as it is
+        one = torch.ones(self.n, device=self.device)
+        self.affine = affine or Affine(one, 0 * one)
+        inner = getattr(norm, "act", None)
+        self.act: Any = site.act if site.act is not None else inner if isinstance(inner, nn.Module) else None
+        self.sees_image = norm is not None and affine is None
+        if self.sees_image:
+            self.act = None  # between the filters and the activation stands a norm that no regression sees through
+        self.images = max(1, images)
+        self.budget = int(max(8 * self.unknowns, min(WORK / self.unknowns**2, 65536)))
+
+    def positions(self, batch: Batch, budget: int, index: int) -> Tensor | None:
+        """Positions to take of each image of a batch; None for all."""
+        total = math.prod(batch.own.shape[2:])
+        wanted = math.ceil(budget / self.images)
+        if wanted >= total:
+            return None
+        generator = torch.Generator().manual_seed(self.seed * 7919 + index)
+        return torch.randperm(total, generator=generator)[:wanted].sort().values.to(self.device)
+
+    def sampled(self, budget: int | None = None) -> Iterator[tuple[Batch, Tensor | None]]:
+        for index, batch in enumerate(self.batches()):
+            yield batch, self.positions(batch, budget or self.budget, index)
+
+    def target(self, batch: Batch, positions: Tensor | None) -> tuple[Tensor, Tensor | None]:
+        """(P, n) what the site should give before its activation, and the student's shortcut there."""
+        own = at_positions(batch.own, positions).float() * self.affine.scale + self.affine.shift
+        if batch.total is None or batch.shortcut is None:
+            return own, None
+        shortcut = at_positions(batch.shortcut, positions).float()
+        return at_positions(batch.total, positions).float() - shortcut, shortcut
+
+    def missing(self, target: Tensor, given: Tensor, shortcut: Tensor | None, channels: Tensor) -> Tensor:
+        """What an output lacks after its activation: nothing where both are cut off."""
+        act = self.after if shortcut is not None else self.act
+        if act is None:
+            return target - given
+        add: Tensor | float = 0.0 if shortcut is None else shortcut[:, channels]
+        return self._activate(act, target + add, channels) - self._activate(act, given + add, channels)
+
+    def _activate(self, act: Any, values: Tensor, channels: Tensor) -> Tensor:
+        """The activation on (P, some channels); one with parameters for each channel gets all of them."""
+        if getattr(act, "num_parameters", 1) == 1:
+            return act(values.clone())
+        full = values.new_zeros(len(values), self.n)
+        full[:, channels] = values
+        return act(full)[:, channels]
+
+    def maps(self, batch: Batch) -> Tensor:
+        """(N, n, *spatial) of the teacher, after its norm and its activation."""
+        full = self.affine.on(batch.own.float())
+        return full if self.act is None else self.act(full)
+
+
+class UnevenError(Exception):
+    """Teacher and student do not have the same number of things to compare at a place."""

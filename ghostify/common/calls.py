@@ -1,0 +1,62 @@
+"""Calls of a network: their arguments, evaluation mode, errors, and what a module inside was called with."""
+
+from collections.abc import Collection, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.utils._pytree import tree_leaves
+
+from ..errors import ArgumentError
+
+Arguments = tuple[tuple[Any, ...], dict[str, Any]]
+
+
+def batch_size_of(arguments: Arguments) -> int:
+    tensor = next((t for t in tree_leaves(arguments) if isinstance(t, Tensor) and t.dim() > 0), None)
+    return 1 if tensor is None or tensor.dim() < 4 else len(tensor)
+
+
+def captured(model: nn.Module, outer: str, inner: str, calls: Collection[Arguments]) -> list[Arguments]:
+    """The arguments of each call of the module ``inner`` while ``outer`` runs."""
+    found: list[Arguments] = []
+
+    def note(module: nn.Module, args: Any, kwargs: Any) -> None:
+        found.append((args, kwargs))
+
+    handle = model.get_submodule(inner).register_forward_pre_hook(note, with_kwargs=True)
+    try:
+        with torch.no_grad():
+            for args, kwargs in calls:
+                model.get_submodule(outer)(*args, **kwargs)
+    finally:
+        handle.remove()
+    return found
+
+
+@contextmanager
+def evaluation_mode(model: nn.Module) -> Iterator[None]:
+    """Evaluation mode; every module's own flag comes back afterwards."""
+    modes = {module: module.training for module in model.modules()}
+    model.eval()
+    try:
+        yield
+    finally:
+        for module, training in modes.items():
+            module.training = training
+
+
+def run_checked(model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+    """One forward pass.
+
+    Raises:
+        ArgumentError: the model does not take these images.
+    """
+    try:
+        return model(*args, **kwargs)
+    except Exception as error:  # code of any kind runs here
+        shapes = ", ".join(str(tuple(t.shape)) for t in args if isinstance(t, Tensor)) or "a list"
+        lines = str(error).strip().splitlines() or [type(error).__name__]
+        hint = "; give batches (N, C, H, W), not single images" if isinstance(args[0], Tensor) and args[0].dim() == 3 else ""
+        raise ArgumentError(f"images of shape {shapes} do not fit {type(model).__name__}: {lines[0]}{hint}") from error

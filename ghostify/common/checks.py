@@ -1,0 +1,58 @@
+"""Checks of settings and models; each error is one sentence that repeats what was given."""
+
+import numbers
+import os
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+from torch.nn.parameter import is_lazy
+
+from ..errors import ArgumentError, ArgumentTypeError, UnsupportedModelError
+
+
+def check_choice(name: str, value: Any, choices: tuple[str, ...]) -> None:
+    if value not in choices:
+        raise ArgumentError(f"{name} must be one of {', '.join(map(repr, choices))}, not {value!r}")
+
+
+def whole_number(name: str, value: Any, least: int) -> int:
+    """``value``, an int or one of numpy's.
+
+    Raises:
+        ArgumentError, ArgumentTypeError: it is not, or below ``least``.
+    """
+    if isinstance(value, bool) or not isinstance(value, numbers.Integral):
+        raise ArgumentTypeError(f"{name} must be a whole number, not {value!r}")
+    if value < least:
+        raise ArgumentError(f"{name} must be at least {least}, not {value!r}")
+    return int(value)
+
+
+def path_of(name: str, value: Any) -> Path:
+    """
+    Raises:
+        ArgumentTypeError: ``value`` is no path.
+    """
+    if not isinstance(value, (str, os.PathLike)) or not os.fspath(value):
+        raise ArgumentTypeError(f"{name} must be a path, not {value!r}")
+    return Path(value)
+
+
+def check_model(model: nn.Module) -> None:
+    """Refuse what hides the real model or can't be rewritten.
+
+    Raises:
+        UnsupportedModelError: what it is, and what to pass instead.
+    """
+    name = type(model).__name__
+    if isinstance(model, (nn.DataParallel, nn.parallel.DistributedDataParallel)):
+        raise UnsupportedModelError(f"model is wrapped in {name}: pass model.module, and wrap the student afterwards")
+    if name == "OptimizedModule":
+        raise UnsupportedModelError("model is compiled: pass model._orig_mod, and compile the student afterwards")
+    if isinstance(model, torch.jit.ScriptModule):
+        raise UnsupportedModelError("model is a TorchScript module: pass the Python model it was made from")
+    for path, module in model.named_modules():
+        if any(is_lazy(p) for p in [*module._parameters.values(), *module._buffers.values()]):
+            raise UnsupportedModelError(f"layer {path!r} ({type(module).__name__}) is not initialised: run the model once")

@@ -1,0 +1,114 @@
+"""Copies of a module in which some parts are replaced before anything is copied.
+
+``copy.deepcopy`` looks every object up in its memo first. Filling that memo beforehand decides what a copy shares,
+what it swaps and what it never allocates: the dense weights of a converted convolution are not copied at all.
+"""
+
+import copy
+from collections.abc import Callable, Mapping
+from typing import Any, TypeVar, cast
+
+import torch
+from torch import Tensor, nn
+
+from ..errors import UnsupportedModelError
+
+M = TypeVar("M", bound=nn.Module)
+
+
+T = TypeVar("T")
+
+
+def copy_swapped(model: M, swaps: Mapping[nn.Module, nn.Module]) -> M:
+    """A deep copy of ``model`` with each key of ``swaps`` replaced by its value, in every place it stands in."""
+    memo: dict[int, object] = {id(old): new for old, new in swaps.items()}
+    gone = {id(part) for old in swaps for part in old.modules()}
+    for module in model.modules():
+        if id(module) not in gone:
+            # a derived tensor (the weight of an old-style weight_norm) has a graph behind it and refuses deepcopy
+            memo.update((id(t), t.detach().clone()) for t in plain_tensors(module).values() if not t.is_leaf)
+    return _deepcopy(model, memo)
+
+
+def copy_skeleton(model: M, is_leaf: Callable[[nn.Module], bool]) -> M:
+    """A copy in evaluation mode, without hooks, that shares tensors and leaf modules with ``model``.
+
+    Forward code above the leaves may run on it and leave what it likes in the copies; calling a leaf would not be safe.
+    """
+    shared = {id(m): m for m in model.modules() if m is not model and is_leaf(m)}
+    skeleton = _deepcopy(model, {**{id(t): t for t in _tensors(model)}, **shared})
+    for module in skeleton.modules():
+        if id(module) not in shared:
+            module.training = False
+            _clear_hooks(module)
+    return skeleton
+
+
+def copy_shared(model: M) -> M:
+    """A copy of the modules that shares all tensors with ``model``: modes and submodules can be changed, weights can't."""
+    return _deepcopy(model, {id(t): t for t in _tensors(model)})
+
+
+def copy_without_hooks(model: M) -> M:
+    """A deep copy that nobody listens to."""
+    copied = copy.deepcopy(model)
+    for module in copied.modules():
+        _clear_hooks(module)
+    return copied
+
+
+def copy_to_meta(model: M) -> M:
+    """A copy whose tensors have shapes and no values: shape inference on it needs no memory."""
+    memo: dict[int, object] = {}
+    for t in _tensors(model):
+        empty = torch.empty_like(t, device="meta")
+        memo[id(t)] = nn.Parameter(empty, t.requires_grad) if isinstance(t, nn.Parameter) else empty
+    return _deepcopy(model, memo)
+
+
+def on_meta(model: nn.Module) -> bool:
+    """Whether it has shapes and no values."""
+    return any(tensor.is_meta for tensor in model.state_dict().values())
+
+
+def channels_last(value: T) -> T:
+    """A module, or maps (N, C, H, W), in the layout that processors run convolutions in fastest; in place on a module."""
+    if isinstance(value, nn.Module):
+        cast(Any, value).to(memory_format=torch.channels_last)
+    elif isinstance(value, Tensor) and value.dim() == 4:
+        return value.contiguous(memory_format=torch.channels_last)  # type: ignore[return-value]
+    return value
+
+
+def _clear_hooks(module: nn.Module) -> None:
+    for hooks in ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks"):
+        getattr(module, hooks).clear()
+
+
+def _deepcopy(model: M, memo: dict[int, object]) -> M:
+    try:
+        return copy.deepcopy(model, memo)
+    except Exception as error:
+        raise UnsupportedModelError(
+            f"the model {type(model).__name__} can't be deep-copied ({error}); convert a model that copy.deepcopy accepts"
+        ) from error
+
+
+def _tensors(model: nn.Module) -> list[Tensor]:
+    found = [*model.parameters(), *model.buffers()]
+    for module in model.modules():
+        found += plain_tensors(module).values()
+    return found
+
+
+def plain_tensors(module: nn.Module) -> dict[str, Tensor]:
+    """Tensors kept as ordinary attributes, neither parameter nor buffer."""
+    return {name: value for name, value in vars(module).items() if isinstance(value, Tensor)}
+
+
+def copy_layer(layer: nn.Module) -> Any:
+    """A copy that shares the tensors, to be given others."""
+    copied = layer.__class__.__new__(layer.__class__)
+    copied.__dict__.update(layer.__dict__)
+    copied._parameters, copied._buffers = dict(layer._parameters), dict(layer._buffers)
+    return copied

@@ -1,0 +1,133 @@
+"""Parameters, FLOPs (multiply-adds) and activation memory of a model, from one forward pass without values.
+
+FLOPs come from torch.utils.flop_counter, halved: it counts a multiply and an add as two. Convolutions, linear layers,
+matrix products and attention count; norms, activations and pooling do not, as in the paper. The tests compare the figures
+with fvcore, which can't be used here itself: it needs torch.jit.trace and real weights, and a model on the meta device
+has none.
+"""
+
+import logging
+import weakref
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves, tree_map_only
+from torch.utils.flop_counter import FlopCounterMode
+
+from ..errors import ArgumentError
+from .copying import copy_to_meta
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Costs:
+    """What one forward pass takes.
+
+    ``flops``: multiply-adds. ``activation_bytes``: the most memory that intermediate tensors take up at any one time, in
+    inference. ``positions``: for each layer asked for, how many output positions it computes (a transposed
+    convolution: how many input positions it reads), over all its calls.
+    ``output``: what the model returned, on the meta device where that was possible.
+    """
+
+    flops: int
+    activation_bytes: int
+    positions: dict[str, int]
+    output: Any
+
+
+def count_params(model: nn.Module) -> int:
+    return sum(p.numel() for p in model.parameters())
+
+
+def measure(model: nn.Module, arguments: tuple[Any, ...], layers: Sequence[str] = ()) -> Costs:
+    """Run ``model`` once in evaluation mode on a copy without values, or on the CPU where its code needs values.
+
+    Args:
+        model: any module; it is not changed.
+        arguments: of its forward.
+        layers: qualified names of layers whose positions are wanted.
+
+    Raises:
+        ArgumentError: the model does not accept these arguments.
+    """
+    try:
+        meta = tree_map_only(Tensor, lambda t: t.to("meta"), arguments)
+        return _measure(copy_to_meta(model).eval(), meta, layers)
+    except Exception as error:  # code of any kind runs here; some of it looks at values, which meta tensors don't have
+        if any(p.is_meta for p in model.parameters()):
+            raise _refused(model, arguments, error) from error
+        log.debug("%s does not run on the meta device: %s", type(model).__name__, error)
+    modes = {module: module.training for module in model.modules()}
+    device = next((p.device for p in model.parameters()), torch.device("cpu"))
+    try:
+        return _measure(model.eval(), tree_map_only(Tensor, lambda t: t.to(device), arguments), layers)
+    except Exception as error:
+        raise _refused(model, arguments, error) from error
+    finally:
+        for module, training in modes.items():
+            module.training = training
+
+
+def _measure(model: nn.Module, arguments: tuple[Any, ...], layers: Sequence[str]) -> Costs:
+    positions: dict[str, int] = {}
+
+    def note(name: str) -> Any:
+        def hook(module: Any, inputs: Any, output: Tensor) -> None:
+            if isinstance(module, nn.modules.conv._ConvTransposeNd):  # each input position is multiplied, not each output
+                count = inputs[0].numel() // module.in_channels
+            else:
+                count = output.numel() // int(getattr(module, "out_channels", 0) or getattr(module, "out_features", 1))
+            positions[name] = positions.get(name, 0) + count
+
+        return hook
+
+    handles = [model.get_submodule(name).register_forward_hook(note(name)) for name in layers]
+    counter, memory = FlopCounterMode(display=False), _LiveMemory()
+    try:
+        with torch.no_grad(), counter, memory:
+            output = model(*arguments)
+    finally:
+        for handle in handles:
+            handle.remove()
+    return Costs(counter.get_total_flops() // 2, memory.peak, positions, output)
+
+
+class _LiveMemory(TorchDispatchMode):
+    """Adds up the storages that operations allocate, and takes each away again when its last tensor dies."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.live = self.peak = 0
+        self.seen: weakref.WeakSet[Any] = weakref.WeakSet()
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        before = {id(t.untyped_storage()) for t in tree_leaves((args, kwargs)) if isinstance(t, Tensor)}
+        result = func(*args, **(kwargs or {}))
+        for tensor in tree_leaves(result):
+            if isinstance(tensor, Tensor):
+                storage = tensor.untyped_storage()
+                if id(storage) not in before and storage not in self.seen:
+                    self._add(storage)
+        return result
+
+    def _add(self, storage: Any) -> None:
+        size = storage.nbytes()
+        self.seen.add(storage)
+        self.live += size
+        self.peak = max(self.peak, self.live)
+        weakref.finalize(storage, self._free, size)
+
+    def _free(self, size: int) -> None:
+        self.live -= size
+
+
+def _refused(model: nn.Module, arguments: tuple[Any, ...], error: Exception) -> ArgumentError:
+    shapes = [tuple(t.shape) for t in tree_leaves(arguments) if isinstance(t, Tensor)]
+    lines = str(error).strip().splitlines() or [type(error).__name__]
+    given = ", ".join(map(str, shapes)) or "no tensor"
+    return ArgumentError(f"example_input ({given}) does not fit {type(model).__name__}: {lines[0]}")

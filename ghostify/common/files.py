@@ -1,0 +1,61 @@
+"""Files that are written as a whole or not at all; settings read from YAML."""
+
+import os
+import tempfile
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from ..errors import ArgumentError
+
+
+@contextmanager
+def replacing(path: Path) -> Iterator[str]:
+    """The name of a temporary file, which takes the place of ``path`` once all went well, and is gone otherwise."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=path.name, suffix=".part")
+    os.close(handle)
+    try:
+        yield temporary
+        os.chmod(temporary, 0o644)
+        os.replace(temporary, path)
+    except BaseException:
+        os.unlink(temporary)
+        raise
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write a text.
+
+    Raises:
+        ArgumentError: the file can't be written; one that was there before is whole.
+    """
+    try:
+        with replacing(path) as temporary:
+            Path(temporary).write_text(text, encoding="utf-8")
+    except OSError as error:
+        raise ArgumentError(f"{str(path)!r} can't be written: {error.strerror}") from error
+
+
+def read_settings(path: Path, what: str) -> dict[str, Any]:
+    """The mapping in a YAML file.
+
+    Args:
+        path: of the file.
+        what: it is, for errors.
+
+    Raises:
+        ArgumentError: no such file, no YAML, or no mapping.
+    """
+    import yaml
+
+    try:
+        values = yaml.safe_load(path.read_text())
+    except OSError as error:
+        raise ArgumentError(f"{what} {str(path)!r} can't be read: {error.strerror}") from error
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise ArgumentError(f"{what} {str(path)!r} is no YAML: {str(error).splitlines()[0]}") from error
+    if not isinstance(values, Mapping):
+        raise ArgumentError(f"{what} {str(path)!r} must be a mapping of settings to values")
+    return dict(values)

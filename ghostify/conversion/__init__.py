@@ -1,0 +1,1 @@
+"""Which site gets which ratio: settings, targets, budgets, the conversion and its report."""

@@ -1,0 +1,159 @@
+"""convert(): trace to find sites, plan a ratio for each, build Ghost modules from the original layers, swap them in."""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any, TypeVar
+
+import torch
+from torch import nn
+
+from ..common.checks import check_model
+from ..errors import ArgumentError, ArgumentTypeError, UnsupportedModelError
+from ..graph.find_sites import find_sites
+from ..inputs.zoo import create_model
+from ..layers.ghost_module import GhostModule
+from ..layers.reduced_linear import ReducedLinear
+from ..students.recipe import attach_recipe, make_recipe, recipe_of
+from ..surgery.swap import make_swaps, swap
+from .budget import plan_budget
+from .only_if_faster import only_faster
+from .plan import SKIPS, GhostConfig, make_plan, nothing_to_convert
+from .sensitivity_table import Sensitivity
+from .target import Target
+
+M = TypeVar("M", bound=nn.Module)
+
+
+def convert(
+    model: M | Callable[[], M] | str,
+    ratio: float | None = None,
+    *,
+    target: Mapping[str, float | str] | None = None,
+    sensitivity: Sensitivity | str | Path | None = None,
+    dw_size: int = 3,
+    cheap: str = "depthwise",
+    ratios: Mapping[str, float | None] | None = None,
+    linear_ratio: float | None = None,
+    skip: Sequence[str] = tuple(SKIPS),
+    min_channels: int = 8,
+    round_to: int | None = None,
+    init: str = "warm",
+    seed: int = 0,
+    only_if_faster: str | None = None,
+    example_input: Any = None,
+    progress: bool = False,
+    inplace: bool = False,
+) -> M:
+    """Convert a convolutional network to Ghost modules.
+
+    Args:
+        model: the network; or a constructor such as ``torchvision.models.resnet50``; or a name, ``"resnet50"``,
+            ``"timm/..."`` or ``"torchvision/..."``. Constructors and names give untrained networks: pass a module to
+            keep its weights.
+        ratio: s, any number > 1, by default 2. A layer of n channels computes m = ceil(n / s) and makes n - m of those.
+        target: in place of ``ratio``, what the student may cost, never more: ``{"flops": 0.5}`` or ``{"params": 0.5}``, a
+            share of the original's; ``{"flops": "2G"}``, multiply-adds; ``{"latency": 0.6}`` or ``{"latency": "12ms"}``, the
+            sum of what each site takes on this machine. Each site gets a ratio of its own such that little is lost.
+        sensitivity: what :func:`ghostify.sensitivity` found, or its file, for ``target`` to go by; far better than the guess
+            from the weights that is made without.
+        dw_size: kernel size d of the depthwise cheap operation: 1, 3, 5 or 7.
+        cheap: ``"depthwise"``, the paper's; ``"pointwise"``, a 1x1 convolution over all intrinsic maps; or ``"auto"``,
+            pointwise where it costs at most an eighth of the dense layer for each map, else depthwise.
+        ratios: other ratios by qualified name or glob, ``{"layer4.*": 4, "layer1.0.conv1": None}``. The last match wins,
+            None keeps a site dense, and a full name also overrules ``skip`` and ``min_channels``.
+        linear_ratio: how many times fewer weights fully connected layers get (:class:`ReducedLinear`). The last
+            layer before the output stays as it is unless ``ratios`` has its full name.
+        skip: what stays dense by its place: ``"first"`` convolution, convolutions on ``"pooled"`` 1x1 maps, convolutions that
+            come ``"last"``, as in segmentation heads: what follows them on the way to the output has no weights, and is no
+            activation but a sigmoid or tanh. In networks that trace in parts alone, as detectors do, none counts as last.
+        min_channels: layers with fewer output channels stay dense.
+        round_to: round the intrinsic channels up to a multiple of this, for hardware that likes 8 or 16.
+        init: ``"warm"`` starts Ghost modules from the original weights and norms; ``"random"`` resets them, for training
+            from scratch.
+        seed: of ``init="random"``.
+        only_if_faster: a runtime as for :func:`ghostify.latency`, ``"openvino"``, ``"onnxruntime"``, ``"compile"``, ...: sites
+            that are not faster there as Ghost modules stay dense. What was timed is remembered in ``~/.cache/ghostify``.
+        example_input: for ``target`` and ``only_if_faster``: a tensor, a shape such as ``(1, 3, 224, 224)``, or a tuple of
+            forward arguments. Not needed for models of timm and torchvision, or for params.
+        progress: show a progress bar while sites are timed.
+        inplace: change ``model`` itself instead of a copy.
+
+    Returns:
+        A model of the same class, on the same device and of the same type, which takes and gives the same shapes.
+        :func:`ghostify.report` tells what was converted. The argument is unchanged unless ``inplace``.
+
+    Raises:
+        ArgumentError, ArgumentTypeError: a setting is out of range, or a name is not known.
+        UnsupportedModelError: the model is wrapped, compiled, scripted or uninitialised, or has nothing to convert.
+
+    Example:
+        >>> student = ghostify.convert(torchvision.models.resnet50(), ratio=2)
+        >>> print(ghostify.report(student))
+    """
+    wanted = None if target is None else Target.parse(target)
+    if wanted is not None and ratio is not None:
+        raise ArgumentError(f"give either ratio={ratio!r} or target={dict(target or {})!r}, not both")
+    if wanted is None and sensitivity is not None:
+        raise ArgumentError("sensitivity goes with target=, which is missing")
+    if wanted is None and only_if_faster is None and example_input is not None:
+        raise ArgumentError("example_input goes with target= or only_if_faster=, which are missing")
+    if wanted is not None and only_if_faster is not None:
+        raise ArgumentError("only_if_faster goes with ratio=, not with target=, whose share-out it would undo")
+    config = GhostConfig(
+        2 if ratio is None else ratio,
+        dw_size,
+        cheap,
+        {} if ratios is None else ratios,
+        linear_ratio,
+        skip,
+        min_channels,
+        round_to,
+        init,
+        seed,
+    )
+    given = isinstance(model, nn.Module)
+    network: Any = model if given else _build(model)
+    check_model(network)
+    budget = None
+    if wanted is None:
+        plan = make_plan(find_sites(network), config)
+    else:
+        plan, budget = plan_budget(network, find_sites(network), config, wanted, _found(sensitivity), example_input)
+    if only_if_faster is not None:
+        plan = only_faster(network, plan, config, only_if_faster, example_input, progress)
+    already = any(isinstance(m, (GhostModule, ReducedLinear)) for m in network.modules())
+    if not already and not any(p.ratio for p in plan):
+        raise UnsupportedModelError(nothing_to_convert(network, [p.reason for p in plan]))
+    if inplace and any(p.ratio and not p.site.name for p in plan):
+        raise UnsupportedModelError(
+            f"model is itself a {type(network).__name__}, which can't be replaced in place: leave inplace"
+        )
+    # parameters made in inference mode could never be trained, and the choice of channels needs a device with values
+    with torch.inference_mode(False), torch.device("cpu"):
+        student = swap(network, make_swaps(plan, config.init, config.seed), inplace or not given)
+    settings = config.to_dict() | ({} if budget is None else {"ratio": None, "budget": asdict(budget)})
+    attach_recipe(student, make_recipe(plan, settings, recipe_of(network)))
+    return student
+
+
+def _found(sensitivity: Any) -> Sensitivity | None:
+    if sensitivity is None or isinstance(sensitivity, Sensitivity):
+        return sensitivity
+    if isinstance(sensitivity, (str, Path)):
+        return Sensitivity.load(sensitivity)
+    raise ArgumentTypeError(f"sensitivity must come from ghostify.sensitivity, not {type(sensitivity).__name__}")
+
+
+def _build(model: Any) -> nn.Module:
+    if isinstance(model, str):
+        return create_model(model)
+    if not callable(model):
+        raise ArgumentTypeError(f"model must be a module, a constructor or a name, not {type(model).__name__}")
+    try:
+        built = model()
+    except TypeError as error:
+        raise ArgumentTypeError(f"model must be a constructor that takes no arguments: {error}") from error
+    if not isinstance(built, nn.Module):
+        raise ArgumentTypeError(f"model() must return a torch.nn.Module, not {type(built).__name__}")
+    return built

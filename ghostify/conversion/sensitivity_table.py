@@ -1,0 +1,165 @@
+"""What sensitivity() found: rows, a table, a heat map, a JSON file."""
+
+import json
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from ..common.files import write_text
+from ..common.text import plain
+from ..errors import ArgumentError
+
+if TYPE_CHECKING:
+    import pandas as pd
+    from matplotlib.axes import Axes
+    from rich.console import Console, ConsoleOptions, RenderResult
+
+FORMAT = 1
+
+
+@dataclass(frozen=True)
+class SiteSensitivity:
+    """One site at one ratio, all others as they were.
+
+    Attributes:
+        name: of the site.
+        ratio: s; ``intrinsic`` and ``cheap`` are what it came to.
+        error: squared error of the site's output relative to its variance; None where the site sees nothing.
+        kl: Kullback-Leibler divergence of the model's class probabilities from the original's, in nats, mean over images.
+        top1: share of the images that the model gets right.
+    """
+
+    name: str
+    ratio: float
+    intrinsic: int
+    cheap: str
+    error: float | None
+    kl: float | None
+    top1: float | None = None
+
+
+@dataclass(frozen=True)
+class Header:
+    """What was measured, and how: two measurements with equal headers may be put together."""
+
+    model: str
+    images: int
+    ratios: tuple[float, ...]
+    cheap: str
+    dw_size: int
+    seed: int
+    weights: int  # checksums
+    pixels: int
+    labels: int = 0
+
+
+@dataclass(frozen=True)
+class Sensitivity:
+    """What each site loses at each ratio; made by :func:`ghostify.sensitivity`.
+
+    Attributes:
+        header: model, images and settings.
+        rows: sites in execution order, ratios in increasing order.
+        top1: of the original on the same images; None without labels.
+    """
+
+    header: Header
+    rows: tuple[SiteSensitivity, ...]
+    top1: float | None = None
+
+    @property
+    def sites(self) -> list[str]:
+        return list(dict.fromkeys(row.name for row in self.rows))
+
+    def to_frame(self) -> "pd.DataFrame":
+        """A DataFrame with a row for each site and ratio."""
+        import pandas as pd
+
+        return pd.DataFrame([asdict(row) for row in self.rows])
+
+    def plot(self, metric: str | None = None, ax: "Axes | None" = None) -> "Axes":
+        """A heat map of sites and ratios; ``metric`` is ``"kl"`` (if there is one), ``"error"`` or ``"top1"``."""
+        from ..common.figures import plot_sensitivity
+
+        return plot_sensitivity(self, metric, ax)
+
+    def save(self, path: str | Path) -> None:
+        """Write a JSON file, which appears under its name only once it is complete.
+
+        Raises:
+            ArgumentError: it can't be written there.
+        """
+        write_text(Path(path), self.to_json() + "\n")
+
+    def to_json(self) -> str:
+        return json.dumps({"format": FORMAT, **asdict(self)}, indent=1)
+
+    @classmethod
+    def load(cls, path: str | Path) -> "Sensitivity":
+        """What :meth:`save` wrote.
+
+        Raises:
+            ArgumentError: no such file, or it is something else.
+        """
+        try:
+            data = json.loads(Path(path).read_text())
+            if data.pop("format") != FORMAT:
+                raise ValueError("of another version of ghostify")
+            header = Header(**{**data["header"], "ratios": tuple(data["header"]["ratios"])})
+            return cls(header, tuple(SiteSensitivity(**row) for row in data["rows"]), data["top1"])
+        except OSError as error:
+            raise ArgumentError(f"sensitivity {str(path)!r} can't be read: {error.strerror}") from error
+        except (ValueError, TypeError, KeyError, AttributeError) as error:
+            reason = f"it lacks {error}" if isinstance(error, KeyError) else error
+            raise ArgumentError(f"sensitivity {str(path)!r} is no file of ghostify.sensitivity: {reason}") from error
+
+    def summary(self) -> str:
+        """The totals in a few lines."""
+        told = f"{self.header.model}: {len(self.sites)} sites, {self.header.images} images, cheap={self.header.cheap!r}"
+        lines = [told] + ([f"top-1 of the original on them {self.top1:.2%}"] if self.top1 is not None else [])
+        if self.rows and all(row.kl is None for row in self.rows):
+            lines.append("no class scores in what the model returns: relative errors of the sites instead of divergences")
+        return "\n".join(lines)
+
+    def __str__(self) -> str:
+        return plain(self)
+
+    def __rich_console__(self, console: "Console", options: "ConsoleOptions") -> "RenderResult":
+        from rich.table import Table
+
+        metric = self.metric()
+        table = Table(box=None, pad_edge=False)
+        table.add_column("site" if metric == "error" else "site, divergence in millinats")
+        for ratio in self.header.ratios:
+            table.add_column(f"s = {ratio:g}", justify="right")
+        cells = {(row.name, row.ratio): getattr(row, metric) for row in self.rows}
+        scale = 1.0 if metric == "error" else 1000.0
+        for name in self.sites:
+            values = (cells.get((name, ratio)) for ratio in self.header.ratios)
+            table.add_row(name, *("" if value is None else f"{scale * value:.3f}" for value in values))
+        yield table
+        yield ""
+        yield self.summary()
+
+    def metric(self) -> str:
+        """What sites are compared by: the divergence, or the error where no site has one."""
+        return "kl" if any(row.kl is not None for row in self.rows) else "error"
+
+    def with_rows(self, rows: "list[SiteSensitivity]", order: "list[str]") -> "Sensitivity":
+        """With more rows, sites in this order."""
+        place = {name: i for i, name in enumerate(order)}
+        merged = sorted([*self.rows, *rows], key=lambda row: (place[row.name], row.ratio))
+        return replace(self, rows=tuple(merged))
+
+
+def check_header(found: Sensitivity, wanted: Header, path: Any) -> None:
+    """Ratios aside, which may be added.
+
+    Raises:
+        ArgumentError: the file holds another measurement; the message says what differs.
+    """
+    for name, value in asdict(wanted).items():
+        there = getattr(found.header, name)
+        if there != value and name != "ratios":
+            told = "other " + name if name in ("weights", "pixels", "labels") else f"{name}={there!r}, not {value!r}"
+            raise ArgumentError(f"out {str(path)!r} holds another measurement, with {told}: choose another file")

@@ -1,0 +1,117 @@
+"""Latency of the layers at a site, on this machine and as they would run in eager mode."""
+
+import statistics
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.utils._pytree import tree_map_only
+
+from ..common.copying import copy_without_hooks
+from ..graph.sites import Site
+from ..layers.reduced_linear import ReducedLinear
+from ..surgery.planned import PlannedSite
+from ..surgery.warm_start import make_ghost
+
+REPEATS = 7
+
+
+LEAST_SECONDS = 0.02  # that one repeat takes, so that the clock's grain and a hiccup count little
+
+
+TIMED = (0.25, 0.4, 0.55, 0.7, 0.85)  # shares of intrinsic channels that are timed; what lies between is interpolated
+
+
+class LatencyCosts:
+    """Seconds of each site in one forward pass, and of the whole model.
+
+    Args:
+        model: the original.
+        sites: places that are to be timed.
+        arguments: of its forward; its batch size, and the model's device, are what latency is wanted for.
+    """
+
+    def __init__(self, model: nn.Module, sites: Sequence[Site], arguments: tuple[Any, ...]):
+        quiet = copy_without_hooks(model).eval()
+        device = next(quiet.parameters()).device
+        arguments = tree_map_only(Tensor, lambda t: t.to(device), arguments)
+        self.inputs = inputs_of(quiet, [site.name for site in sites], arguments)
+        self.known: dict[tuple[Any, ...], float] = {}
+        self.total = seconds_of(lambda: quiet(*arguments))
+
+    def dense(self, site: Site) -> float:
+        return self._seconds(site, "dense", lambda: layers_of(site))
+
+    def ghost(self, planned: PlannedSite) -> float:
+        conv: Any = planned.site.module
+        if planned.site.kind == "linear":
+            return self._seconds(
+                planned.site, f"rank {planned.intrinsic}", lambda: ReducedLinear.from_linear(conv, planned.intrinsic)
+            )
+        timed = sorted({max(1, round(share * conv.out_channels / conv.groups)) * conv.groups for share in TIMED})
+        seconds = [self._ghost(replace(planned, intrinsic=m)) for m in timed if m < conv.out_channels]
+        return float(np.interp(planned.intrinsic, timed[: len(seconds)], seconds))
+
+    def _ghost(self, planned: PlannedSite) -> float:
+        kind = f"{planned.intrinsic} {planned.cheap} {planned.dw_size}"
+        return self._seconds(planned.site, kind, lambda: make_ghost(planned, init="random"))
+
+    def _seconds(self, site: Site, kind: str, build: Any) -> float:
+        """Sites of the same shape take the same time."""
+        if site.name not in self.inputs:
+            return 0.0  # never runs in evaluation mode
+        x = self.inputs[site.name]
+        module: Any = site.module
+        key = (kind, site.layers, tuple(x.shape), x.dtype, tuple(module.weight.shape), getattr(module, "stride", 1))
+        if key not in self.known:
+            layers = copy_without_hooks(build()).eval()
+            with torch.no_grad():
+                self.known[key] = seconds_of(lambda: layers(x))
+        return self.known[key]
+
+
+@torch.no_grad()
+def inputs_of(model: nn.Module, names: Sequence[str], arguments: tuple[Any, ...]) -> dict[str, Tensor]:
+    """Noise of the shape that each layer gets; nothing for a layer that does not run."""
+    found: dict[str, Tensor] = {}
+
+    def note(name: str) -> Any:
+        def hook(module: nn.Module, inputs: tuple[Tensor, ...]) -> None:
+            found[name] = torch.randn_like(inputs[0])
+
+        return hook
+
+    handles = [model.get_submodule(name).register_forward_pre_hook(note(name)) for name in names]
+    try:
+        model(*arguments)
+    finally:
+        for handle in handles:
+            handle.remove()
+    return found
+
+
+def layers_of(site: Site) -> nn.Sequential:
+    """What a Ghost module stands in for."""
+    layers = [site.module, site.norm if site.norm_name else None, site.act if site.act_name else None]
+    return nn.Sequential(*(layer for layer in layers if layer is not None))
+
+
+@torch.no_grad()
+def seconds_of(run: Callable[[], Any]) -> float:
+    """Median time of one call, each repeat long enough to be timed."""
+
+    def timed(calls: int) -> float:
+        start = time.perf_counter()
+        for _ in range(calls):
+            run()
+        if torch.cuda.is_available():
+            torch.cuda.synchronize()
+        return (time.perf_counter() - start) / calls
+
+    timed(1)
+    calls = max(1, round(LEAST_SECONDS / max(timed(1), 1e-7)))
+    return statistics.median(timed(calls) for _ in range(REPEATS))

@@ -1,0 +1,76 @@
+"""What each site loses at each number of intrinsic channels: measured, or guessed from its weights."""
+
+import numpy as np
+from torch import nn
+
+from ..common.copying import on_meta
+from ..common.tensors import checksum_of_weights
+from ..errors import ArgumentError
+from ..surgery.planned import PlannedSite
+from ..surgery.white_noise import unexplained
+from .plan import GhostConfig
+from .sensitivity_table import Sensitivity
+
+MOST = 4.0  # the highest ratio where no measurement says how a site bears more
+
+
+class MeasuredLosses:
+    """Losses between the ratios that were measured, along the share of intrinsic channels; a dense site loses nothing.
+
+    A loss never falls as channels go, which noise in a measurement could make it seem.
+    """
+
+    def __init__(self, found: Sensitivity, config: GhostConfig, model: nn.Module):
+        header = found.header
+        if not on_meta(model) and checksum_of_weights(model) != header.weights:
+            raise ArgumentError(
+                f"sensitivity was measured on other weights ({header.model}), not on those of this {type(model).__name__}: "
+                "measure it anew"
+            )
+        for name in ("cheap", "dw_size"):
+            there, wanted = getattr(header, name), getattr(config, name)
+            if there != wanted:
+                raise ArgumentError(f"sensitivity was measured with {name}={there!r}, not {wanted!r}: give convert the same")
+        self.model, self.most = header.model, max(header.ratios)
+        metric = found.metric()
+        self.curves: dict[str, list[tuple[int, float]]] = {}
+        for row in found.rows:
+            value = getattr(row, metric)
+            self.curves.setdefault(row.name, []).append((row.intrinsic, 0.0 if value is None else value))
+
+    def of(self, planned: PlannedSite) -> float:
+        """
+        Raises:
+            ArgumentError: the site was not measured.
+        """
+        curve = self.curves.get(planned.site.name)
+        if curve is None:
+            raise ArgumentError(
+                f"sensitivity has no site {planned.site.name!r}: it was measured on another model ({self.model}) or skipped it"
+            )
+        channels = planned.site.module.out_channels
+        points = sorted({*curve, (channels, 0.0)})
+        values = np.maximum.accumulate([loss for _, loss in reversed(points)])[::-1]
+        return float(np.interp(planned.intrinsic, [m for m, _ in points], values))
+
+
+class WeightProxy:
+    """A guess from the weights and norms alone: the square of the share of a layer's output that the kept channels leave
+    unexplained, were its inputs white noise (see :mod:`ghostify.initialize`).
+    """
+
+    most = MOST
+
+    def __init__(self) -> None:
+        self.curves: dict[str, np.ndarray] = {}
+
+    def of(self, planned: PlannedSite) -> float:
+        key = f"{planned.site.name} {planned.cheap}"
+        if key not in self.curves:
+            self.curves[key] = self._curve(planned)
+        return float(self.curves[key][planned.intrinsic])
+
+    def _curve(self, planned: PlannedSite) -> np.ndarray:
+        """For each number of intrinsic channels, from none to all."""
+        site = planned.site
+        return unexplained(site.module, site.norm, site.act, planned.cheap) ** 2

@@ -1,0 +1,97 @@
+"""Targets: what a student may cost, and what a target came to."""
+
+import math
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from ..common.checks import check_choice
+from ..errors import ArgumentError, ArgumentTypeError
+
+METRICS = ("flops", "params", "latency")
+
+
+@dataclass(frozen=True)
+class Target:
+    """What a student may cost: ``value`` of ``metric``, a share of the original's where ``share``, else multiply-adds,
+    parameters or seconds."""
+
+    metric: str
+    value: float
+    share: bool
+
+    @classmethod
+    def parse(cls, target: Any) -> "Target":
+        """From ``{"flops": 0.5}``, ``{"params": "5M"}``, ``{"latency": "12ms"}``.
+
+        Raises:
+            ArgumentError, ArgumentTypeError: another form; the message gives the right ones.
+        """
+        if not isinstance(target, Mapping):
+            raise ArgumentTypeError(f'target must be of the form {{"flops": 0.5}}, not {target!r}')
+        if len(target) != 1:
+            raise ArgumentError(f"target must have one of {', '.join(map(repr, METRICS))}, not {len(target)}: {dict(target)!r}")
+        metric, value = next(iter(target.items()))
+        check_choice("target", metric, METRICS)
+        units = _TIMES if metric == "latency" else _COUNTS
+        number = value
+        if isinstance(value, str):
+            match = re.fullmatch(r"\s*([0-9.]+(?:e[+-]?[0-9]+)?)\s*([A-Za-z]*)\s*", value)
+            try:
+                number = float(match[1]) * units[match[2]] if match else math.nan
+            except (KeyError, ValueError):
+                number = math.nan
+            if match and match[2] and number == number:
+                return cls(metric, number, share=False)
+        if isinstance(number, bool) or not isinstance(number, (int, float)) or not 0 < number < math.inf:
+            forms = "0.5, '12ms'" if metric == "latency" else "0.5, 2e9, '2G'"
+            raise ArgumentError(f"target[{metric!r}] must be of a form such as {forms}, not {value!r}")
+        if 1 <= number < _LEAST_COUNT or (metric == "latency" and number >= 1):
+            other = "a time such as '12ms'" if metric == "latency" else f"a number of {metric} such as 2e9 or '2G'"
+            raise ArgumentError(f"target[{metric!r}] must be a share below 1, or {other}, not {value!r}")
+        return cls(metric, float(number), share=number < 1)
+
+
+_LEAST_COUNT = 100  # what is smaller was meant to be a share
+
+
+_COUNTS = {"": 1.0, "k": 1e3, "K": 1e3, "M": 1e6, "G": 1e9, "B": 1e9, "T": 1e12}
+
+
+_TIMES = {"": 1.0, "us": 1e-6, "ms": 1e-3, "s": 1.0}
+
+
+@dataclass(frozen=True)
+class Budget:
+    """What a target came to.
+
+    Attributes:
+        metric: ``"flops"``, ``"params"`` or ``"latency"``.
+        limit: multiply-adds, parameters or seconds.
+        original: of the original.
+        least: the least that is feasible, with the highest ratio everywhere.
+        planned: what the student was planned to cost; no more than ``limit``.
+    """
+
+    metric: str
+    limit: float
+    original: float
+    least: float
+    planned: float
+
+    def __str__(self) -> str:
+        planned, limit, least, original = (
+            amount(self.metric, v) for v in (self.planned, self.limit, self.least, self.original)
+        )
+        return f"{self.metric} {planned}, at most {limit} (feasible {least} to {original})"
+
+
+def amount(metric: str, value: float) -> str:
+    """1.5e9 as 1.5G, 0.012 seconds as 12ms."""
+    if metric == "latency":
+        return f"{value * 1e3:.3g}ms"
+    for unit, size in (("T", 1e12), ("G", 1e9), ("M", 1e6), ("k", 1e3)):
+        if value >= size:
+            return f"{value / size:.4g}{unit}"
+    return f"{value:.0f}"

@@ -1,0 +1,1 @@
+"""Inference: fold a student, export it, run it on a runtime, time it."""

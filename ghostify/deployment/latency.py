@@ -1,0 +1,228 @@
+"""latency(): networks timed side by side, on what they may run on."""
+
+import json
+import statistics
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor, nn
+
+from ..common.checks import check_model, whole_number
+from ..common.costs import measure
+from ..common.progress import site_bar
+from ..common.text import plain
+from ..errors import ArgumentError, ArgumentTypeError
+from ..inputs.examples import as_arguments, example_input
+from .fold import for_inference
+from .runtimes import RUNTIMES, Runtime, runtime_named
+from .timing import Load, in_turns, machine, thread_count
+
+if TYPE_CHECKING:
+    import pandas as pd
+    from rich.console import Console, ConsoleOptions, RenderResult
+
+
+@dataclass(frozen=True)
+class Timing:
+    """One network on one runtime at one batch size.
+
+    Attributes:
+        seconds, low, high: of one batch: median, and quartiles, over repeats.
+        flops: multiply-adds for one input.
+        flops_ratio, latency_ratio: the first network's over this one's: how many times fewer, how many times faster.
+        problem: why there are no seconds.
+    """
+
+    model: str
+    runtime: str
+    batch_size: int
+    flops: int
+    flops_ratio: float
+    seconds: float | None = None
+    low: float | None = None
+    high: float | None = None
+    latency_ratio: float | None = None
+    problem: str | None = None
+
+
+@dataclass(frozen=True)
+class LatencyReport:
+    """What :func:`ghostify.latency` measured.
+
+    Attributes:
+        timings: for each runtime, batch size and network.
+        threads: that each runtime was given.
+        machine: processor and versions.
+    """
+
+    timings: tuple[Timing, ...]
+    threads: int
+    machine: str
+
+    def to_frame(self) -> "pd.DataFrame":
+        """A DataFrame with a row for each timing."""
+        import pandas as pd
+
+        return pd.DataFrame([asdict(timing) for timing in self.timings])
+
+    def to_json(self) -> str:
+        """All of it."""
+        return json.dumps(asdict(self), indent=1)
+
+    def summary(self) -> str:
+        """Threads and machine."""
+        return f"{self.threads} threads, {self.machine}. Median of a batch (quartiles); FLOPs are multiply-adds for one input."
+
+    def __str__(self) -> str:
+        return plain(self, 140)
+
+    def __rich_console__(self, console: "Console", options: "ConsoleOptions") -> "RenderResult":
+        from rich.table import Table
+
+        table = Table(box=None, pad_edge=False)
+        for title in ("runtime", "batch", "model"):
+            table.add_column(title)
+        for title in ("latency", "times faster", "times fewer FLOPs"):
+            table.add_column(title, justify="right")
+        for t in self.timings:
+            if t.seconds is None or t.low is None or t.high is None:
+                told, faster = str(t.problem), ""
+            else:
+                told = f"{_told(t.seconds)} ({_told(t.low)} to {_told(t.high)})"
+                faster = f"{t.latency_ratio:.2f}"
+            table.add_row(t.runtime, str(t.batch_size), t.model, told, faster, f"{t.flops_ratio:.2f}")
+        yield table
+        yield ""
+        yield self.summary()
+
+
+def latency(
+    models: Mapping[str, nn.Module] | Sequence[nn.Module] | nn.Module,
+    input_size: Any = None,
+    *,
+    runtimes: Sequence[str] | None = None,
+    batch_sizes: Sequence[int] = (1, 8),
+    threads: int | None = None,
+    repeats: int = 20,
+    fold: bool = True,
+    progress: bool = False,
+) -> LatencyReport:
+    """Time networks side by side in one process, taking turns.
+
+    Args:
+        models: networks by name, the one that all are compared with first; or in a list; or one alone.
+        input_size: shape of one input, such as ``(3, 224, 224)``; None where the first model is one of timm or torchvision.
+        runtimes: of ``"eager"``, ``"channels_last"``, ``"compile"``, ``"onnxruntime"``, ``"openvino"``, ``"cuda"`` and
+            ``"cuda_compile"``; None for all. One that can't be used here is listed with the reason.
+        batch_sizes: of the inputs.
+        threads: of each runtime; None for torch's number.
+        repeats: turns of each network. A turn is a tenth of a second or two calls, after one that finds the caches cold and is
+            not counted. Each fifth of the turns has networks loaded anew: where in memory they come to lie is luck.
+        fold: fold all of the networks first (:func:`ghostify.fold`), as one would for use.
+        progress: show a progress bar.
+
+    Returns:
+        Median and quartiles, and the ratios of latency and of FLOPs beside each other.
+
+    Raises:
+        ArgumentError, ArgumentTypeError: a setting that can't be used.
+
+    Example:
+        >>> print(ghostify.latency({"dense": resnet50, "student": student}, runtimes=["eager", "openvino"]))
+    """
+    named = _named(models)
+    chosen = [runtime_named(name) for name in (RUNTIMES if runtimes is None else runtimes)]
+    sizes = [whole_number("batch_sizes", size, 1) for size in batch_sizes]
+    repeats = whole_number("repeats", repeats, 1)
+    threads = torch.get_num_threads() if threads is None else whole_number("threads", threads, 1)
+    example = _example(next(iter(named.values())), input_size)
+    flops = {name: measure(model, (example,)).flops for name, model in named.items()}
+    ready = {name: for_inference(model, fold).cpu() for name, model in named.items()}
+    timings: list[Timing] = []
+    with thread_count(threads), site_bar("timing", len(chosen) * len(sizes), progress) as advance:
+        for runtime in chosen:
+            for size in sizes:
+                timings += _timed(runtime, size, ready, flops, example, threads, repeats)
+                advance(f"{runtime.name}, batch {size}")
+    return LatencyReport(tuple(timings), threads, machine())
+
+
+def _named(models: Any) -> dict[str, nn.Module]:
+    if isinstance(models, nn.Module):
+        models = [models]
+    if not isinstance(models, Mapping):
+        if not isinstance(models, Sequence) or isinstance(models, str):
+            raise ArgumentTypeError(f"models must be networks by name, or in a list, not {type(models).__name__}")
+        lone = len(models) == 1
+        models = {f"{'' if lone else f'{i}: '}{type(model).__name__}": model for i, model in enumerate(models)}
+    if not models:
+        raise ArgumentError("models is empty: give at least one network")
+    for name, model in models.items():
+        if not isinstance(model, nn.Module):
+            raise ArgumentTypeError(f"models[{name!r}] must be a torch.nn.Module, not {type(model).__name__}")
+        check_model(model)
+    return dict(models)
+
+
+def _example(model: nn.Module, input_size: Any) -> Tensor:
+    arguments = example_input(model) if input_size is None else as_arguments(model, (1, *_sizes(input_size)))
+    if arguments is None or len(arguments) != 1 or not isinstance(arguments[0], Tensor):
+        raise ArgumentError(
+            f"latency needs an input_size such as (3, 224, 224): {type(model).__name__} does not say what it takes"
+        )
+    return arguments[0]
+
+
+def _sizes(given: Any) -> tuple[int, ...]:
+    if not isinstance(given, (tuple, list)) or not all(type(size) is int for size in given):
+        raise ArgumentTypeError(f"input_size must be the shape of one input, such as (3, 224, 224), not {given!r}")
+    return tuple(given)
+
+
+def _timed(
+    runtime: Runtime,
+    size: int,
+    models: Mapping[str, nn.Module],
+    flops: Mapping[str, int],
+    example: Tensor,
+    threads: int,
+    repeats: int,
+) -> Iterator[Timing]:
+    first = next(iter(models))
+    x = torch.randn(size, *example.shape[1:], generator=torch.Generator().manual_seed(0)).to(example.dtype)
+    missing = runtime.missing()
+    x = x if missing else runtime.placed(x)
+    problems: dict[str, str] = {}
+    loads: dict[str, Load] = {}
+    for name, model in models.items():
+        if missing:
+            problems[name] = missing
+            continue
+        try:
+            loads[name] = runtime.prepare(model, x, threads)
+            loads[name]()(x)
+        except Exception as error:  # whatever a runtime says of a network that it can't take
+            problems[name] = (str(error).strip() or type(error).__name__).splitlines()[0][:200]
+            loads.pop(name, None)
+    seconds = in_turns(loads, x, repeats)
+    for name in models:
+        told = (name, runtime.name, size, flops[name], flops[first] / max(1, flops[name]))
+        if name in problems:
+            yield Timing(*told, problem=problems[name])
+            continue
+        low, median, high = _quartiles(seconds[name])
+        ratio = None if first not in seconds else statistics.median(seconds[first]) / median
+        yield Timing(*told, median, low, high, ratio)
+
+
+def _quartiles(values: Sequence[float]) -> tuple[float, float, float]:
+    if len(values) == 1:
+        return values[0], values[0], values[0]
+    low, median, high = statistics.quantiles(values, n=4, method="inclusive")
+    return low, median, high
+
+
+def _told(seconds: float) -> str:
+    return f"{seconds * 1e3:.3g} ms"

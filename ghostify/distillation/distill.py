@@ -1,0 +1,152 @@
+"""distill(): train a student towards its teacher, on one machine or many."""
+
+import os
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from ..common.checks import check_choice
+from ..common.copying import copy_swapped
+from ..common.processes import largest, process_state
+from ..common.random_state import undisturbed
+from ..errors import ArgumentError, ArgumentTypeError, DivergedError
+from ..inputs.sources import make_source
+from ..losses import main_output
+from ..tasks.kinds import task_for
+from ..tasks.task import Task
+from .recipe import PRESETS, Recipe
+from .report import RecoveryReport
+from .run_folder import RunFolder
+from .trainer import OnStep, Trainer
+
+
+def distill(
+    student: nn.Module,
+    teacher: nn.Module,
+    train: Any,
+    *,
+    val: Any = None,
+    recipe: Recipe | None = None,
+    out: str | os.PathLike[str] | None = None,
+    resume: bool = False,
+    outputs: Callable[[Any], Sequence[Tensor]] = main_output,
+    task: Task | None = None,
+    workers: int | None = None,
+    broken: str = "skip",
+    checkpoint_seconds: float = 300,
+    progress: bool = False,
+) -> RecoveryReport:
+    """Train the student to do what its teacher does, in place.
+
+    The same call runs on one CPU, one GPU, or, under ``accelerate launch`` or ``torchrun``, on many GPUs and machines:
+    each process then takes its part of every batch, and batch norms see the batches of all, so that the number of processes
+    changes the speed and not the result.
+
+    Args:
+        student: what :func:`ghostify.convert` made, best after :func:`ghostify.calibrate`; any other network of the same
+            outputs works too, without matched features. It is changed only once training is over: after an error or an
+            interruption it is as it was, but for a loss that is not finite (see Raises).
+        teacher: the original; it is not changed.
+        train: a DataLoader or other iterable of batches, with labels or without; a tensor or array of images
+            (N, C, H, W), or a pair of them and labels (N,); a folder of pictures, one folder for each class; or a timm
+            data set such as ``"torch/cifar10"``.
+        val: the same, to choose the best weights by: after each epoch top-1 with labels, agreement with the teacher without.
+        recipe: budget, losses and optimizer; None for ``Recipe.preset("short")``.
+        out: folder for checkpoint.safetensors, student.safetensors, history.csv, curve.png and recipe.yaml, and for
+            TensorBoard's files where it is installed.
+        resume: go on from the checkpoint in ``out``, to the result that the run would have had without a break; where
+            there is none, start. The other arguments must be as they were.
+        outputs: from what the model returns to the scores to match, a list of tensors (N, classes, ...); the default takes
+            the main output (:func:`ghostify.losses.main_output`).
+        task: how networks of a kind of their own are compared and judged (:class:`ghostify.Task`); None for the one that
+            fits the network.
+        workers: processes that read a folder's pictures; None for one a core, eight at most.
+        broken: what to do with a picture of ``train`` that can't be read: ``"skip"`` takes the next one, and the report
+            counts them; ``"fail"`` raises. One of ``val`` always does.
+        checkpoint_seconds: time between checkpoints within an epoch; there is one after each epoch as well.
+        progress: show a progress bar with speed and time left.
+
+    Returns:
+        The losses of each epoch, validation, speed; printable, as a DataFrame, as a plot.
+
+    Raises:
+        ArgumentError, ArgumentTypeError: data, a setting or a checkpoint that can't be used; the message says why.
+        DivergedError: a loss was not finite; the student then has the weights of the end of the epoch before.
+
+    Example:
+        >>> ghostify.distill(student, teacher, loader, recipe=ghostify.Recipe.preset("short", steps=1000), out="run")
+    """
+    recipe = Recipe.preset("short") if recipe is None else recipe
+    folder = None if out is None else RunFolder(Path(out))
+    _check(student, teacher, recipe, folder, resume, checkpoint_seconds)
+    check_choice("broken", broken, ("skip", "fail"))
+    source = make_source(train, teacher, recipe.batch_size, training=True, workers=workers, broken=broken)
+    held = None if val is None else make_source(val, teacher, 256, training=False, name="val", workers=workers, broken="fail")
+    with undisturbed(), torch.inference_mode(False), torch.enable_grad(), _bar(progress) as on_step:
+        trainer = Trainer(
+            copy_swapped(student, {}), copy_swapped(teacher, {}), source, held, recipe, task_for(student, outputs, task),
+            folder.checkpoint if folder else None, float(checkpoint_seconds),
+            folder.tell if folder else lambda history: None, on_step,
+        )  # fmt: skip
+        if folder is not None and trainer.accelerator.is_main_process:
+            folder.begin(recipe)
+        try:
+            report = trainer.run(resume)
+        except DivergedError:
+            _load(student, trainer.good)
+            raise
+    _load(student, trainer.result())
+    if folder is not None and trainer.accelerator.is_main_process:
+        folder.finish(student, report)
+    return report
+
+
+def _check(student: Any, teacher: Any, recipe: Any, folder: "RunFolder | None", resume: bool, checkpoint_seconds: Any) -> None:
+    for name, model in (("student", student), ("teacher", teacher)):
+        if not isinstance(model, nn.Module):
+            raise ArgumentTypeError(f"{name} must be a torch.nn.Module, not {type(model).__name__}")
+        if any(p.is_meta for p in model.parameters()):
+            raise ArgumentError(f"{name} is on the meta device and has no weights")
+    if student is teacher:
+        raise ArgumentError("teacher must be the original network, not the student itself")
+    if not isinstance(recipe, Recipe):
+        hint = f": Recipe.preset({recipe!r})" if recipe in PRESETS else ""
+        raise ArgumentTypeError(f"recipe must be a ghostify.Recipe, not {type(recipe).__name__}{hint}")
+    if isinstance(checkpoint_seconds, bool) or not isinstance(checkpoint_seconds, (int, float)) or checkpoint_seconds < 0:
+        raise ArgumentError(f"checkpoint_seconds must be a number of at least 0, not {checkpoint_seconds!r}")
+    if folder is None:
+        if resume:
+            raise ArgumentError("resume=True needs out=, the folder of the run to go on with")
+    elif folder.path.exists() and not folder.path.is_dir():
+        raise ArgumentError(f"out {str(folder.path)!r} is a file, not a folder")
+    elif largest(int(process_state().is_main_process and folder.checkpoint.exists())) and not resume:  # one process decides
+        raise ArgumentError(f"out {str(folder.path)!r} holds a run already: resume=True goes on with it, or choose another")
+
+
+@torch.no_grad()
+def _load(student: nn.Module, state: dict[str, Tensor]) -> None:
+    for name, tensor in student.state_dict().items():
+        tensor.copy_(state[name])
+
+
+@contextmanager
+def _bar(progress: bool) -> Iterator[OnStep]:
+    """A progress bar in the main process."""
+    if not progress or not process_state().is_main_process:
+        yield lambda part, losses, speed: None
+        return
+    from rich.console import Console
+    from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeRemainingColumn
+
+    columns = (
+        TextColumn("recovering"), BarColumn(), TaskProgressColumn(), TimeRemainingColumn(), TextColumn("{task.description}"),
+    )  # fmt: skip
+    with Progress(*columns, console=Console(stderr=True)) as bar:
+        task = bar.add_task("", total=1.0)
+        yield lambda part, losses, speed: bar.update(
+            task, completed=part, description=f"loss {losses['loss']:.4f}, {speed:,.0f} images/s"
+        )

@@ -1,0 +1,154 @@
+"""What a recovery did, epoch by epoch."""
+
+import csv
+import io
+import json
+from dataclasses import asdict, dataclass, field
+from typing import TYPE_CHECKING, Any
+
+from ..common.text import plain
+
+if TYPE_CHECKING:
+    import pandas as pd
+    from matplotlib.axes import Axes
+    from rich.console import Console, ConsoleOptions, RenderResult
+
+SCORES = {
+    "top1": "top-1", "agreement": "agreement with the teacher", "mean_iou": "mean IoU", "map": "mAP", "map50": "mAP@0.5"
+}  # fmt: skip
+
+
+@dataclass(frozen=True)
+class EpochResult:
+    """One epoch; the first, number 0, is the student before training.
+
+    Attributes:
+        step: optimizer steps until then.
+        lr: learning rate of the last step.
+        loss: mean over the epoch, of the weighted sum; ``parts`` are its terms, unweighted.
+        scores: of the validation, from 0 to 1, such as ``top1``, ``agreement``, ``mean_iou``; the best epoch is chosen by
+            the first.
+        seconds: of training until then.
+        images_per_second: while training.
+    """
+
+    epoch: int
+    step: int
+    lr: float | None = None
+    loss: float | None = None
+    parts: dict[str, float] = field(default_factory=dict)
+    scores: dict[str, float] = field(default_factory=dict)
+    seconds: float = 0.0
+    images_per_second: float | None = None
+
+    @property
+    def score(self) -> float | None:
+        """What the best epoch is chosen by."""
+        return next(iter(self.scores.values()), None)
+
+    def flat(self) -> dict[str, Any]:
+        told = {name: getattr(self, name) for name in ("epoch", "step", "lr", "loss")}
+        told |= self.scores | {"seconds": self.seconds, "images_per_second": self.images_per_second}
+        return told | {f"loss_{name}": value for name, value in self.parts.items()}
+
+
+@dataclass(frozen=True)
+class RecoveryReport:
+    """What :func:`ghostify.distill` did.
+
+    Attributes:
+        model: class name.
+        epochs: one row each.
+        best: number of the epoch whose weights the student has; None where nothing was there to choose by.
+        ended: why training ended.
+        broken: pictures that could not be read and were left out.
+        notes: what should be known of the run.
+    """
+
+    model: str
+    epochs: tuple[EpochResult, ...]
+    best: int | None
+    ended: str
+    broken: int = 0
+    notes: tuple[str, ...] = ()
+
+    @property
+    def steps(self) -> int:
+        return self.epochs[-1].step
+
+    @property
+    def seconds(self) -> float:
+        return self.epochs[-1].seconds
+
+    def to_frame(self) -> "pd.DataFrame":
+        """A DataFrame with a row for each epoch."""
+        import pandas as pd
+
+        return pd.DataFrame([row.flat() for row in self.epochs]).set_index("epoch")
+
+    def to_csv(self) -> str:
+        return history_csv(self.epochs)
+
+    def to_json(self) -> str:
+        return json.dumps(asdict(self))
+
+    def plot(self, ax: "Axes | None" = None) -> "Axes":
+        """The loss, and the validation where there is one, against steps."""
+        from ..common.figures import plot_recovery
+
+        return plot_recovery(self, ax)
+
+    def summary(self) -> str:
+        """The outcome in a few lines."""
+        speeds = [row.images_per_second for row in self.epochs if row.images_per_second]
+        speed = f", {sum(speeds) / len(speeds):,.0f} images/s" if speeds else ""
+        lines = [f"{self.model}: {self.steps} steps in {self.seconds:.1f} s{speed}; {self.ended}"]
+        scored = [row for row in self.epochs if row.score is not None]
+        if scored and self.best is not None:
+            kept = next(row for row in scored if row.epoch == self.best)
+            what = SCORES.get(next(iter(kept.scores)), next(iter(kept.scores)))
+            lines.append(f"{what} {scored[0].score:.2%} → {kept.score:.2%}, with the weights of epoch {kept.epoch}")
+        if self.broken:
+            lines.append(f"{self.broken} picture{'s' if self.broken > 1 else ''} could not be read and were left out")
+        return "\n".join([*lines, *self.notes])
+
+    def __str__(self) -> str:
+        return plain(self)
+
+    def __rich_console__(self, console: "Console", options: "ConsoleOptions") -> "RenderResult":
+        from rich.table import Table
+
+        table = Table(box=None, pad_edge=False)
+        scores = list(self.epochs[0].scores)
+        for title in ("epoch", "step", "lr", "loss", *(SCORES.get(name, name) for name in scores), "seconds"):
+            table.add_column(title, justify="right")
+        for row in _some(self.epochs):
+            table.add_row(
+                str(row.epoch), str(row.step), _number(row.lr, ".4g"), _number(row.loss, ".4f"),
+                *(_number(row.scores.get(name), ".2%") for name in scores), f"{row.seconds:.1f}",
+            )  # fmt: skip
+        yield table
+        yield ""
+        yield self.summary()
+
+
+def history_csv(epochs: "tuple[EpochResult, ...] | list[EpochResult]") -> str:
+    """One row for each epoch, with a column for each part of the loss."""
+    rows = [row.flat() for row in epochs]
+    names = list(dict.fromkeys(name for row in rows for name in row))
+    text = io.StringIO()
+    writer = csv.DictWriter(text, names, lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(rows)
+    return text.getvalue()
+
+
+def _some(rows: tuple[EpochResult, ...], most: int = 24) -> list[EpochResult]:
+    """All rows, or where they are many evenly some, the first and the last among them."""
+    if len(rows) <= most:
+        return list(rows)
+    return [rows[round(i * (len(rows) - 1) / (most - 1))] for i in range(most)]
+
+
+def _number(value: float | None, form: str) -> str:
+    return "" if value is None else format(value, form)

@@ -1,0 +1,1 @@
+"""Accuracy against size: what each site loses, and sweeps over settings."""

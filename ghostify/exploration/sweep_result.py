@@ -1,0 +1,175 @@
+"""What a sweep found: a table, its Pareto front, plots, a page."""
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass, fields
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from ..common.checks import check_choice
+from ..common.files import write_text
+from ..conversion.target import Target
+from ..errors import ArgumentError, ArgumentTypeError
+from .trial import Result, Trial
+
+if TYPE_CHECKING:
+    import pandas as pd
+    from matplotlib.axes import Axes
+
+COSTS = ("flops", "params", "latency")
+
+
+_FIGURES = tuple(f.name for f in fields(Result) if f.name not in ("settings", "format"))
+
+
+@dataclass(frozen=True)
+class SweepResult:
+    """The trials of a sweep; made by :func:`ghostify.sweep`, or read from its folder by :meth:`load`.
+
+    Attributes:
+        results: of the trials, the originals among them, in order of their settings.
+        unreadable: files that are no results, with the reason; they are left where they are.
+    """
+
+    results: tuple[Result, ...]
+    unreadable: dict[str, str]
+
+    @classmethod
+    def load(cls, out: str | Path) -> "SweepResult":
+        """Read the folder of a sweep.
+
+        Raises:
+            ArgumentError: there is no sweep.
+        """
+        folder = Path(out)
+        if not (folder / "sweep.json").is_file():
+            raise ArgumentError(f"{str(folder)!r} is no folder of a sweep: it has no sweep.json")
+        results, unreadable = [], {}
+        for path in sorted((folder / "trials").glob("*/trial.json")):
+            try:
+                results.append(Result.from_json(path.read_text()))
+            except (OSError, ValueError) as error:
+                unreadable[str(path.relative_to(folder))] = str(error).splitlines()[0] if str(error) else type(error).__name__
+        return cls(tuple(sorted(results, key=_order)), unreadable)
+
+    def named(self, include_failed: bool = True) -> set[str]:
+        """Names of the trials that are done."""
+        return {Trial(result.settings).name for result in self.results if include_failed or result.error is None}
+
+    @property
+    def metric(self) -> str:
+        """What trials are judged by: ``"top1"``, or ``"agreement"`` with the original where there were no labels."""
+        return "top1" if any(result.top1 is not None for result in self.results) else "agreement"
+
+    @property
+    def failed(self) -> list[Result]:
+        return [result for result in self.results if result.error is not None]
+
+    def to_frame(self) -> "pd.DataFrame":
+        """A DataFrame with a row for each trial: its settings, then its figures."""
+        import pandas as pd
+
+        settings = list(dict.fromkeys(key for result in self.results for key in result.settings))
+        rows = [
+            {key: _cell(result.settings.get(key)) for key in settings} | {key: getattr(result, key) for key in _FIGURES}
+            for result in self.results
+        ]
+        return pd.DataFrame(rows, columns=[*settings, *_FIGURES])
+
+    def pareto(self, cost: str = "flops") -> "pd.DataFrame":
+        """The trials that no other beats: none costs as little and is better, cheapest first.
+
+        Args:
+            cost: ``"flops"``, ``"params"`` or ``"latency"``.
+        """
+        check_choice("cost", cost, COSTS)
+        frame = self.to_frame().dropna(subset=[cost, self.metric])
+        frame = frame.sort_values([cost, self.metric], ascending=[True, False], kind="stable")
+        return frame[frame[self.metric] > frame[self.metric].cummax().shift(fill_value=float("-inf"))]
+
+    def best(self, **limits: float | str) -> Result:
+        """The best trial within limits, such as ``best(flops_share=0.5)`` or ``best(params="5M", latency="10ms")``; of equals
+        the one with fewest FLOPs. Where the original keeps to them, it may be that.
+
+        Raises:
+            ArgumentError: a limit on something that there is not, or no trial within them.
+        """
+        most_of = {name: _limit(name, value) for name, value in limits.items()}
+        fitting = [
+            result
+            for result in self.results
+            if getattr(result, self.metric) is not None and all(getattr(result, name) <= most for name, most in most_of.items())
+        ]
+        if not fitting and all(result.error for result in self.results):
+            raise ArgumentError("no trial has succeeded")
+        if not fitting:
+            raise ArgumentError(f"no trial keeps to {', '.join(f'{name} <= {most:g}' for name, most in most_of.items())}")
+        return max(fitting, key=lambda result: (getattr(result, self.metric), -(result.flops or 0)))
+
+    def plot(self, cost: str = "flops", by: str | None = None, ax: "Axes | None" = None) -> "Axes":
+        """Accuracy against ``cost``, with the Pareto front and the original; colours by the setting ``by``."""
+        from ..common.figures import plot_sweep
+
+        return plot_sweep(self, cost, by, ax)
+
+    def to_csv(self, path: str | Path) -> None:
+        """Write the table."""
+        write_text(Path(path), self.to_frame().to_csv(index=False))
+
+    def to_html(self, path: str | Path) -> None:
+        """Write one page with an interactive plot and the table, which needs nothing from the network."""
+        from .page import sweep_page
+
+        write_text(Path(path), sweep_page(self))
+
+    def summary(self) -> str:
+        """The totals in a few lines."""
+        lines = [f"{len(self.results)} trials" + (f", {len(self.failed)} of them failed" if self.failed else "")]
+        students = [result for result in self.results if result.error is None and not Trial(result.settings).is_original]
+        if students:
+            best = SweepResult(tuple(students), {}).best()
+            judged = f"{self.metric} {getattr(best, self.metric):.2%}, {best.flops_share:.1%} of the FLOPs"
+            lines.append(f"best student: {judged}: {_told(best)}")
+        lines += [f"failed: {_told(result)}: {result.error}" for result in self.failed[:5]]
+        lines += [f"can't be read: {name}: {reason}" for name, reason in list(self.unreadable.items())[:5]]
+        return "\n".join(lines)
+
+    def __str__(self) -> str:
+        frame = self.to_frame()
+        return (frame.to_string(index=False, max_rows=40) + "\n\n" if len(frame) else "") + self.summary()
+
+
+def _order(result: Result) -> list[tuple[str, bool, Any]]:
+    """Originals first, then by each setting in turn, numbers by size."""
+    settings = result.settings
+    keys: Sequence[str] = sorted(settings)
+    return [(str(len(settings) > 1), False, "")] + [
+        (key, isinstance(settings[key], str), settings[key] if isinstance(settings[key], str) else _number(settings[key]))
+        for key in keys
+    ]
+
+
+def _limit(name: str, value: Any) -> float:
+    """A number, or ``"5M"`` and ``"10ms"`` of counts and times."""
+    check_choice("limit", name, (*COSTS, "flops_share", "params_share"))
+    if isinstance(value, str) and name in COSTS:
+        return Target.parse({name: value}).value
+    if isinstance(value, bool) or not isinstance(value, (int, float)):
+        raise ArgumentTypeError(f"limit {name} must be a number, not {value!r}")
+    return float(value)
+
+
+def _number(value: Any) -> Any:
+    if isinstance(value, (int, float)):
+        return (float(value), "")
+    return (0.0, json.dumps(value, sort_keys=True))
+
+
+def _cell(value: Any) -> Any:
+    return json.dumps(value) if isinstance(value, (dict, list)) else value
+
+
+def _told(result: Result) -> str:
+    settings = {key: value for key, value in result.settings.items() if key != "model"}
+    words = ", ".join(f"{key}={_cell(value)}" for key, value in settings.items())
+    return words or "the original"

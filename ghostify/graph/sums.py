@@ -1,0 +1,60 @@
+"""Find, in a traced graph, where the output of a site is added to a shortcut."""
+
+import operator
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import torch
+from torch import fx, nn
+
+from ..layers.patterns import is_kind
+from .operations import activation_of_function
+
+
+@dataclass(frozen=True)
+class Sum:
+    """The node that adds a branch to its shortcut, the node of the shortcut, and the activation that follows the sum."""
+
+    node: fx.Node
+    shortcut: fx.Node
+    act: nn.Module | None
+
+
+_ADD = {operator.add, operator.iadd, torch.add, "add", "add_"}
+
+
+def find_sum(node: fx.Node, modules: Mapping[str, nn.Module], norm_name: str | None) -> Sum | None:
+    """Where the value of ``node``, through its norm and what changes nothing, is added to another value; else None.
+
+    Args:
+        node: the call of a convolution or of the Ghost module in its place.
+        modules: the modules that the graph calls, by the names it calls them.
+        norm_name: of the norm that belongs to the convolution.
+    """
+    while len(node.users) == 1:
+        user = next(iter(node.users))
+        if user.target in _ADD and user.op != "call_module" and not user.kwargs and len(user.args) == 2:
+            other = user.args[1] if user.args[0] is node else user.args[0]
+            if isinstance(other, fx.Node) and other is not node:
+                return Sum(user, other, _activation_after(user, modules))
+            return None
+        if not _passes(user, modules, norm_name):
+            return None
+        node = user
+    return None
+
+
+def _passes(node: fx.Node, modules: Mapping[str, nn.Module], norm_name: str | None) -> bool:
+    if node.op == "call_module":
+        return node.target == norm_name or isinstance(modules[str(node.target)], (nn.Identity, nn.modules.dropout._DropoutNd))
+    return getattr(node.target, "__name__", "") in ("dropout", "stochastic_depth")
+
+
+def _activation_after(node: fx.Node, modules: Mapping[str, nn.Module]) -> nn.Module | None:
+    if len(node.users) != 1:
+        return None
+    user = next(iter(node.users))
+    if user.op == "call_module":
+        module = modules[str(user.target)]
+        return module if is_kind(module, "activation") else None
+    return activation_of_function(user)

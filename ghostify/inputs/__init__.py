@@ -1,0 +1,1 @@
+"""What goes into a network: models by name, example inputs, pictures to batches."""

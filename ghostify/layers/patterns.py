@@ -1,0 +1,148 @@
+"""The table of layer types that ghostify understands, and how to keep only some output channels of each."""
+
+import copy
+from collections.abc import Callable
+from typing import Any, Literal, NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from ..errors import ArgumentError, ArgumentTypeError
+
+Kind = Literal["conv", "norm", "activation"]
+
+
+class Pattern(NamedTuple):
+    """What a layer type is, and how to keep only some of its output channels."""
+
+    kind: Kind
+    narrow: Callable[[nn.Module, Tensor], nn.Module]
+
+
+def register_pattern(
+    module_type: type[nn.Module], kind: Kind, *, narrow: Callable[[nn.Module, Tensor], nn.Module] | None = None
+) -> None:
+    """Teach ghostify a convolution, norm or activation class of your own.
+
+    Args:
+        module_type: the class; its subclasses follow it unless they are registered themselves.
+        kind: ``"conv"`` (needs ``in_channels``, ``out_channels``, ``kernel_size``, ``stride``, ``groups`` and a ``weight`` of
+            shape (out_channels, in_channels / groups, *kernel_size)), ``"norm"`` (treats every channel by itself) or
+            ``"activation"`` (element by element).
+        narrow: ``narrow(module, channels)`` returns a new module that computes only these output channels (a tensor of
+            indices, in this order). The default slices each parameter and buffer whose first dimension is the number
+            of channels and corrects ``out_channels`` / ``num_features``; it suits most classes.
+
+    Raises:
+        ArgumentTypeError: ``module_type`` is no module class.
+        ArgumentError: ``kind`` is none of the three.
+
+    Example:
+        >>> class ScaledConv(nn.Conv2d):
+        ...     def __init__(self, *args, **kwargs):
+        ...         super().__init__(*args, **kwargs)
+        ...         self.gain = nn.Parameter(torch.ones(self.out_channels, 1, 1))
+        ...     def forward(self, x):
+        ...         return super().forward(x) * self.gain
+        >>> ghostify.register_pattern(ScaledConv, "conv")
+    """
+    if not (isinstance(module_type, type) and issubclass(module_type, nn.Module)):
+        raise ArgumentTypeError(f"module_type must be a subclass of torch.nn.Module, not {module_type!r}")
+    if kind not in ("conv", "norm", "activation"):
+        raise ArgumentError(f"kind must be 'conv', 'norm' or 'activation', not {kind!r}")
+    _TABLE[module_type] = Pattern(kind, narrow or narrow_channels)
+
+
+def narrow_channels(module: nn.Module, channels: Tensor) -> nn.Module:
+    """A copy of ``module`` with only these output channels: padding, stride, subclass behaviour and flags survive.
+
+    Raises:
+        ArgumentError: a parameter that is neither per channel nor a single number.
+    """
+    total = _channel_count(module)
+    memo: dict[int, Any] = {}
+    for name, tensor in [*module.named_parameters(), *module.named_buffers()]:
+        if tensor.numel() == 1:  # one number for all channels
+            continue
+        if tensor.shape[0] == total:
+            memo[id(tensor)] = _take(tensor, channels)
+        else:
+            raise ArgumentError(f"its {name} of shape {tuple(tensor.shape)} is not per output channel")
+    narrowed = copy.deepcopy(module, memo)
+    for part in narrowed.modules():
+        for attribute in _COUNTS:
+            if total is not None and vars(part).get(attribute) == total:
+                setattr(part, attribute, len(channels))
+    return narrowed
+
+
+def _channel_count(module: nn.Module) -> int | None:
+    return next((count for a in _COUNTS if (count := getattr(module, a, None)) is not None), None) or next(
+        (t.shape[0] for t in [*module.parameters(), *module.buffers()] if t.dim()), None
+    )
+
+
+def _take(tensor: Tensor, channels: Tensor) -> Tensor:
+    """Rows of ``tensor`` as a tensor of the same kind: parameter or buffer, memory format, requires_grad."""
+    rows = tensor.detach().index_select(0, channels.to(tensor.device))
+    for layout, dims in ((torch.channels_last, 4), (torch.channels_last_3d, 5)):
+        if tensor.dim() == dims and not tensor.is_contiguous() and tensor.is_contiguous(memory_format=layout):
+            rows = rows.contiguous(memory_format=layout)
+    return nn.Parameter(rows, tensor.requires_grad) if isinstance(tensor, nn.Parameter) else rows
+
+
+_COUNTS = ("out_channels", "num_features", "num_parameters")
+
+
+_CONVS: tuple[type | str, ...] = (nn.Conv1d, nn.Conv2d, nn.Conv3d)
+
+
+_NORMS: tuple[type | str, ...] = (
+    *(nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d, nn.SyncBatchNorm),
+    *(nn.InstanceNorm1d, nn.InstanceNorm2d, nn.InstanceNorm3d),
+    # by name where torch has no part in it: importing timm takes seconds, and a model without it doesn't need it
+    *("torchvision.ops.misc.FrozenBatchNorm2d", "timm.layers.norm_act.FrozenBatchNormAct2d"),
+)
+
+
+_ACTIVATIONS: tuple[type | str, ...] = (
+    *(nn.ReLU, nn.ReLU6, nn.LeakyReLU, nn.PReLU, nn.RReLU, nn.ELU, nn.CELU, nn.SELU, nn.GELU, nn.SiLU, nn.Mish),
+    *(nn.Hardswish, nn.Hardsigmoid, nn.Hardtanh, nn.Sigmoid, nn.LogSigmoid, nn.Tanh, nn.Softplus, nn.Softsign),
+    *(nn.Threshold, nn.Hardshrink, nn.Softshrink, nn.Tanhshrink),
+    *(
+        f"timm.layers.activations.{name}"
+        for name in (
+            *("Swish", "Mish", "Sigmoid", "Tanh", "HardSwish", "HardSigmoid", "HardMish", "GELU", "GELUTanh"),
+            "QuickGELU",
+        )
+    ),
+    *(f"timm.layers.activations_me.{name}" for name in ("SwishMe", "MishMe", "HardSwishMe", "HardSigmoidMe", "HardMishMe")),
+)
+
+
+_TABLE: dict[type | str, Pattern] = {
+    **{key: Pattern("conv", narrow_channels) for key in _CONVS},
+    **{key: Pattern("norm", narrow_channels) for key in _NORMS},
+    **{key: Pattern("activation", narrow_channels) for key in _ACTIVATIONS},
+}
+
+
+def lookup(module: nn.Module) -> Pattern | None:
+    """The table's entry for the class of ``module`` or the nearest of its base classes."""
+    for cls in type(module).__mro__:
+        pattern = _TABLE.get(cls) or _TABLE.get(f"{cls.__module__}.{cls.__qualname__}")
+        if pattern:
+            return pattern
+    return None
+
+
+def is_kind(module: nn.Module | None, kind: Kind) -> bool:
+    pattern = lookup(module) if module is not None else None
+    return pattern is not None and pattern.kind == kind
+
+
+def is_plain(layer: nn.Module) -> bool:
+    """Whether the layer is its weight and bias, and nothing else acts on them."""
+    plain = (nn.Conv1d, nn.Conv2d, nn.Conv3d, nn.Linear)
+    same = type(layer).__module__ == "timm.layers.conv2d_same" and type(layer).__name__ == "Conv2dSame"
+    return (type(layer) in plain or same) and "weight" in layer._parameters

@@ -1,0 +1,143 @@
+"""The recipe: what a conversion did, as plain data that travels with the student."""
+
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, replace
+from typing import Any
+
+import torch
+from torch import fx, nn
+
+from ..errors import ArgumentError
+from ..graph.operations import describe_function
+from ..surgery.planned import PlannedSite
+from ..version import __version__
+
+FORMAT = 1
+
+
+_KEY = "ghostify_recipe"
+
+
+@dataclass(frozen=True)
+class SiteRecord:
+    """One site: what stood there, and what stands there now or why it was skipped."""
+
+    name: str
+    kind: str  # "conv" or "linear"
+    layers: str  # "Conv2d-BatchNorm2d-ReLU"
+    in_channels: int
+    out_channels: int
+    kernel_size: tuple[int, ...]
+    groups: int
+    dense_params: int  # of the convolution and what was taken in with it
+    norm: str | None = None  # qualified names of what was taken in
+    act: str | None = None
+    shared_act: str | None = None  # an activation that stayed where it is, and of which a copy feeds the cheap operation
+    function: dict[str, Any] | None = None  # the same where it is a function: {"class": "ReLU", "inplace": False}
+    ratio: float | None = None
+    intrinsic: int = 0
+    cheap: str = ""
+    dw_size: int = 0
+    reason: str | None = None
+    first: bool = False
+
+    @property
+    def converted(self) -> bool:
+        return self.reason is None
+
+    @property
+    def depthwise(self) -> bool:
+        return self.groups > 1 and self.groups in (self.in_channels, self.out_channels)
+
+    @property
+    def dense_per_position(self) -> int:
+        """Multiply-adds of the original layer for each output position."""
+        size = 1
+        for k in self.kernel_size:
+            size *= k
+        return self.out_channels * (self.in_channels // self.groups) * size
+
+
+@dataclass(frozen=True)
+class ConversionRecipe:
+    """Everything needed to convert a fresh model of the same architecture in the same way, apart from weights."""
+
+    config: dict[str, Any]
+    sites: tuple[SiteRecord, ...]
+    versions: dict[str, str]
+    format: int = FORMAT
+
+    def to_dict(self) -> dict[str, Any]:
+        return asdict(self)
+
+    @classmethod
+    def from_dict(cls, data: Any) -> "ConversionRecipe":
+        """What :meth:`to_dict` gave.
+
+        Raises:
+            ArgumentError: a newer format, or something else than a recipe.
+        """
+        try:
+            if data["format"] > FORMAT:
+                raise ArgumentError(
+                    f"the recipe has format {data['format']}, and ghostify {__version__} reads formats up to {FORMAT}: "
+                    "install a newer version"
+                )
+            records = tuple(SiteRecord(**{**r, "kernel_size": tuple(r["kernel_size"])}) for r in data["sites"])
+            if len({record.name for record in records}) < len(records):
+                raise ValueError("a site stands there twice")
+            return cls(dict(data["config"]), records, dict(data["versions"]), data["format"])
+        except (KeyError, TypeError, ValueError, AttributeError) as error:
+            if isinstance(error, ArgumentError):
+                raise
+            raise ArgumentError(f"the recipe is damaged: {error}") from error
+
+
+def make_recipe(plan: Sequence[PlannedSite], settings: dict[str, Any], before: ConversionRecipe | None) -> ConversionRecipe:
+    """The recipe of a plan; sites that an earlier conversion converted keep their record."""
+    earlier = {r.name: r for r in before.sites} if before else {}
+    records = earlier | {p.site.name: _record(p) for p in plan}
+    sites = tuple(earlier[name] if name in earlier and earlier[name].converted else r for name, r in records.items())
+    return ConversionRecipe(settings, sites, {"ghostify": __version__, "torch": str(torch.__version__)})
+
+
+def attach_recipe(model: nn.Module, recipe: ConversionRecipe) -> None:
+    model._ghostify_recipe = recipe  # type: ignore[assignment]
+    if isinstance(model, fx.GraphModule):
+        model.meta[_KEY] = recipe  # copying a GraphModule keeps this, and pickling it keeps the attribute
+
+
+def recipe_of(model: nn.Module) -> ConversionRecipe | None:
+    """The recipe of a student; None for any other model."""
+    kept = model.meta.get(_KEY) if isinstance(model, fx.GraphModule) else None
+    return kept or vars(model).get("_ghostify_recipe")
+
+
+def _record(planned: PlannedSite) -> SiteRecord:
+    site, module = planned.site, planned.site.module
+    taken = [site.norm if site.norm_name else None, site.act if site.act_name else None]
+    layers = [module, *(layer for layer in taken if layer is not None)]
+    record = SiteRecord(
+        name=site.name,
+        kind=site.kind,
+        layers=site.layers,
+        in_channels=getattr(module, "in_channels", getattr(module, "in_features", 0)),
+        out_channels=getattr(module, "out_channels", getattr(module, "out_features", 0)),
+        kernel_size=tuple(getattr(module, "kernel_size", ())),
+        groups=getattr(module, "groups", 1),
+        dense_params=sum(p.numel() for layer in layers for p in layer.parameters()),
+        first="first" in site.roles,
+    )
+    if planned.ratio is None:
+        return replace(record, reason=planned.reason)
+    return replace(
+        record,
+        norm=site.norm_name,
+        act=site.act_name,
+        shared_act=site.shared_act,
+        function=describe_function(site.act) if site.act and not site.act_name and not site.shared_act else None,
+        ratio=planned.ratio,
+        intrinsic=planned.intrinsic,
+        cheap=planned.cheap if site.kind == "conv" else "",
+        dw_size=planned.dw_size if site.kind == "conv" and planned.cheap == "depthwise" else 0,
+    )

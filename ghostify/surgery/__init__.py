@@ -1,0 +1,1 @@
+"""A planned site becomes a layer: which channels stay, starting weights, the swap."""

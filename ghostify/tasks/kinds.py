@@ -1,0 +1,37 @@
+"""Which task a network is for."""
+
+from torch import nn
+
+from ..errors import ArgumentError, ArgumentTypeError
+from ..losses import main_output
+from .maps import Maps
+from .scores import Scores
+from .task import Outputs, Task
+
+
+def task_for(model: nn.Module, outputs: Outputs, task: Task | None) -> Task:
+    """The one that was given, or the one for networks of the model's kind.
+
+    Raises:
+        ArgumentError, ArgumentTypeError: both ``outputs`` and ``task``; something else than a task.
+    """
+    if task is None:
+        return Scores(outputs) if outputs is not main_output else _task_of(model)
+    if not isinstance(task, Task):
+        raise ArgumentTypeError(f"task must be a ghostify.Task, not {type(task).__name__}")
+    if outputs is not main_output:
+        raise ArgumentError("outputs= goes without task=, which says how outputs are compared")
+    return task
+
+
+def _task_of(model: nn.Module) -> Task:
+    from timm.models._features import FeatureDictNet, FeatureGetterNet, FeatureHookNet, FeatureListNet
+
+    from .detection import Detection
+    from .detection_targets import is_detector
+
+    if is_detector(model):
+        return Detection()
+    if isinstance(model, (FeatureDictNet, FeatureGetterNet, FeatureHookNet, FeatureListNet)):
+        return Maps()
+    return Scores()
