@@ -65,7 +65,7 @@ def forms(name: str) -> dict[str, nn.Module]:
         ghostify.calibrate(student, dense, noise, method="least_squares", batch_size=4, align=align)
         if not align:
             found["as converted"] = student
-        with patch.object(sys.modules["ghostify.fold"], "Joins"):
+        with patch.object(sys.modules["ghostify.deployment.part_folder"], "MapParting"):
             found[f"norms and orders folded{told}"] = ghostify.fold(student)
         found[f"and maps apart{told}"] = ghostify.fold(student)
     return found

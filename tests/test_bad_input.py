@@ -4,7 +4,7 @@ import copy
 
 import pytest
 import torch
-from conftest import Residual
+from helpers.networks import Residual
 from torch import nn
 
 import ghostify

@@ -6,7 +6,7 @@ import json
 
 import pytest
 import torch
-from conftest import Residual, randomize
+from helpers.networks import Residual, randomize
 
 import ghostify
 from ghostify import Recipe

@@ -3,7 +3,7 @@
 import matplotlib as mpl
 import pytest
 import torch
-from conftest import Residual, randomize
+from helpers.networks import Residual, randomize
 
 import ghostify
 from ghostify.plots import plot_maps

@@ -112,9 +112,8 @@ class SiteProblem(SiteData):
                     left = float(torch.linalg.eigvalsh(covariance)[: self.n - m].clamp_min(0).sum())
                 chosen.append((left, kind, intrinsic, torch.zeros(self.n - m, dtype=torch.long)))
             else:
-                intrinsic, sources, left = choose_depthwise(
-                    moments, m, self.groups, bound and bound.intrinsic, bound and bound.sources
-                )
+                fixed = (None, None) if bound is None else (bound.intrinsic, bound.sources)
+                intrinsic, sources, left = choose_depthwise(moments, m, self.groups, *fixed)
                 chosen.append((left, kind, intrinsic, sources))
         if chosen:
             yield min(chosen, key=lambda c: c[0])[1:]

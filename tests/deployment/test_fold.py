@@ -7,7 +7,7 @@ import pytest
 import timm
 import torch
 import torchvision
-from conftest import Residual, randomize
+from helpers.networks import Residual, randomize
 from torch import fx, nn
 
 import ghostify

@@ -8,16 +8,18 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-import recovery_script
 import torch
-from conftest import Residual, forked, randomize
+from helpers import distillation_script
+from helpers.distillation_script import recover
+from helpers.networks import Residual, randomize
+from helpers.processes import forked
 from PIL import Image
-from recovery_script import recover
 from torch import nn
 from torch.utils.data import DataLoader, IterableDataset, TensorDataset
 
 import ghostify
-from ghostify import Recipe, serialization
+from ghostify import Recipe
+from ghostify.common import tensors
 from ghostify.distillation.feature_places import find_places
 from ghostify.distillation.trainer import cpu_computes_in
 
@@ -248,7 +250,7 @@ def test_two_processes_do_what_one_does(tmp_path):
     environment = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": os.pathsep.join(sys.path)}
     for number in (1, 2):
         launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={number}"]
-        command = [*launcher, recovery_script.__file__, tmp_path / "facts.json"]
+        command = [*launcher, distillation_script.__file__, tmp_path / "facts.json"]
         done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=300)
         assert done.returncode == 0, done.stderr
         facts.append(json.loads((tmp_path / "facts.json").read_text()))
@@ -326,7 +328,7 @@ def test_a_full_disk_leaves_the_last_checkpoint_whole(pair, images, tmp_path, mo
     teacher, student = pair
     recipe = Recipe(epochs=2)
     loader = DataLoader(images, 64)
-    real, calls = serialization.save_file, []
+    real, calls = tensors.save_file, []
 
     def full(tensors, name, metadata):
         calls.append(name)
@@ -335,7 +337,7 @@ def test_a_full_disk_leaves_the_last_checkpoint_whole(pair, images, tmp_path, mo
             raise OSError(28, "No space left on device")
         real(tensors, name, metadata)
 
-    monkeypatch.setattr(serialization, "save_file", full)
+    monkeypatch.setattr(tensors, "save_file", full)
     before = _weights(student)
     with pytest.raises(ghostify.GhostifyError, match=r"No space left.*before it is whole"):
         ghostify.distill(student, teacher, loader, recipe=recipe, out=tmp_path)

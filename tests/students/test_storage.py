@@ -11,7 +11,7 @@ import pytest
 import timm
 import torch
 import torchvision
-from conftest import Residual, randomize
+from helpers.networks import Residual, randomize
 from safetensors import safe_open
 from safetensors.torch import save_file
 from torch import fx, nn
@@ -293,7 +293,7 @@ FULL_DISK = """
 import resource, signal, sys
 sys.path.insert(0, sys.argv[1])
 import ghostify
-from conftest import Residual
+from helpers.networks import Residual
 student = ghostify.convert(Residual(64), 2)
 signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
 resource.setrlimit(resource.RLIMIT_FSIZE, (10000, 10000))
@@ -307,7 +307,7 @@ except ghostify.ArgumentError as error:
 def test_a_full_disk_leaves_the_file_that_was_there(file):
     before = file.read_bytes()
     told = subprocess.run(
-        [sys.executable, "-c", FULL_DISK, str(Path(__file__).parent), str(file)], capture_output=True, text=True, check=True
+        [sys.executable, "-c", FULL_DISK, str(Path(__file__).parents[1]), str(file)], capture_output=True, text=True, check=True
     )
     assert "can't be written" in told.stdout
     assert file.read_bytes() == before

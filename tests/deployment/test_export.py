@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 import torch
 import torchvision
-from conftest import Residual, randomize
+from helpers.networks import Residual, randomize
 from torch import nn
 
 import ghostify
@@ -87,8 +87,8 @@ def test_a_full_disk_is_told_and_ends_nothing(student, tmp_path):
     script = f"""
 import resource, signal, sys
 import ghostify
-sys.path.insert(0, {str(Path(__file__).parent)!r})
-from conftest import Residual
+sys.path.insert(0, {str(Path(__file__).parents[1])!r})
+from helpers.networks import Residual
 student = ghostify.load({str(tmp_path / "student.safetensors")!r}, lambda: Residual(32))
 signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
 resource.setrlimit(resource.RLIMIT_FSIZE, (20000, resource.getrlimit(resource.RLIMIT_FSIZE)[1]))
@@ -130,12 +130,14 @@ def test_eight_bits(tmp_path, name):
 
 
 def test_a_file_that_differs_is_an_error_and_is_not_left(student, tmp_path, monkeypatch):
-    monkeypatch.setattr(sys.modules["ghostify.export"], "for_inference", lambda model, folded, split: Residual(32).eval())
+    monkeypatch.setattr(
+        sys.modules["ghostify.deployment.export"], "for_inference", lambda model, folded, split: Residual(32).eval()
+    )
     before = tmp_path / "s.pt2"
     before.write_text("mine")
-    wrong = sys.modules["ghostify.export"]._write
+    wrong = sys.modules["ghostify.deployment.export"]._write
     monkeypatch.setattr(
-        sys.modules["ghostify.export"], "_write", lambda *args: (lambda run: lambda x: [run(x)[0] + 1])(wrong(*args))
+        sys.modules["ghostify.deployment.export"], "_write", lambda *args: (lambda run: lambda x: [run(x)[0] + 1])(wrong(*args))
     )
     with pytest.raises(ghostify.GhostifyError, match="gives other outputs than PyTorch"):
         ghostify.export(student, before, example_input=SHAPE)
@@ -149,7 +151,7 @@ def test_a_network_that_makes_much_of_rounding_may_differ_by_as_much(tmp_path, m
         def forward(self, x):
             return (x + much) - much  # of a size of 1e5, float32 knows no less than 0.008
 
-    module = sys.modules["ghostify.export"]
+    module = sys.modules["ghostify.deployment.export"]
     write = module._write
     monkeypatch.setattr(module, "_write", lambda *args: lambda x: [write(*args)(x)[0] + 4e-3])
     path = tmp_path / "r.pt2"

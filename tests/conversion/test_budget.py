@@ -5,7 +5,7 @@ import json
 import pytest
 import torch
 import torchvision
-from conftest import Residual, randomize
+from helpers.networks import Residual, randomize
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
-from conftest import Residual, randomize
+from helpers.networks import Residual, randomize
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
@@ -248,7 +248,8 @@ def test_without_shortcuts_two_sites_in_a_row_are_trained_together(monkeypatch):
     student = ghostify.convert(teacher, 2, skip=("first",))
     seen = []
     monkeypatch.setattr(
-        "ghostify.walk.train_block", lambda s, t, end, modules, settings: seen.append((end.site.name, len(modules)))
+        "ghostify.calibration.part_fit.train_block",
+        lambda s, t, end, modules, settings: seen.append((end.site.name, len(modules))),
     )
     ghostify.calibrate(student, teacher, images(8))
     assert seen == [("row.1", 2), ("left", 2), ("right", 1)]

@@ -2,7 +2,7 @@ import copy
 
 import pytest
 import torch
-from scenes import CLASSES, KINDS, batch, detector, scene
+from helpers.scenes import CLASSES, KINDS, batch, detector, scene
 
 import ghostify
 from ghostify.tasks.detection import Detection

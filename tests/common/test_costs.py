@@ -1,7 +1,7 @@
 import pytest
 import torch
 import torchvision
-from conftest import Residual
+from helpers.networks import Residual
 from torch import nn
 
 import ghostify

@@ -6,7 +6,7 @@ import pickle
 
 import pytest
 import torch
-from conftest import Residual, randomize
+from helpers.networks import Residual, randomize
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn

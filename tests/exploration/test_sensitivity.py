@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 import torchvision
-from conftest import Residual, randomize
+from helpers.networks import Residual, randomize
 from torch import nn
 from torch.nn import functional as F
 

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import torch
 import torchvision
-from conftest import Residual, randomize
+from helpers.networks import Residual, randomize
 from safetensors.torch import load_file, save_file
 
 import ghostify
@@ -98,7 +98,7 @@ def test_calibrate_writes_a_student_that_is_calibrated(monkeypatch, capsys, fold
     save_file(teacher.state_dict(), folder / "w.safetensors")
     images = torch.randn(40, 3, 12, 12)
     np.save(folder / "few.npy", images.numpy())
-    (folder / "residual.py").write_text("from conftest import Residual as build")
+    (folder / "residual.py").write_text("from helpers.networks import Residual as build")
     arguments = ["--factory", "residual:build", "--weights", "w.safetensors", "--images", "few.npy", "--out", "s.safetensors"]
     code, out, _ = run(monkeypatch, capsys, "calibrate", *arguments, "--plot", "errors.png")
     assert code == 0
@@ -116,7 +116,7 @@ def test_a_target_is_shared_out_by_a_sensitivity(monkeypatch, capsys, folder):
     teacher = randomize(Residual(32))
     save_file(teacher.state_dict(), folder / "w.safetensors")
     np.save(folder / "few.npy", torch.randn(12, 3, 12, 12).numpy())
-    (folder / "wide_residual.py").write_text("from conftest import Residual\n\ndef build():\n    return Residual(32)\n")
+    (folder / "wide_residual.py").write_text("from helpers.networks import Residual\n\ndef build():\n    return Residual(32)\n")
     model = ["--factory", "wide_residual:build", "--weights", "w.safetensors"]
     images = ["--images", "few.npy", "--out", "found.json", "--ratios", "1.5,3"]
     code, out, _ = run(monkeypatch, capsys, "sensitivity", *model, *images, "--plot", "heat.png")
@@ -154,7 +154,7 @@ def test_a_sweep_from_a_file_and_its_front(monkeypatch, capsys, folder):
     torch.manual_seed(0)
     save_file(randomize(Residual()).state_dict(), folder / "w.safetensors")
     np.save(folder / "few.npy", torch.randn(12, 3, 12, 12).numpy())
-    (folder / "swept_residual.py").write_text("from conftest import Residual as build")
+    (folder / "swept_residual.py").write_text("from helpers.networks import Residual as build")
     (folder / "sweep.yaml").write_text(SWEEP)
     code, out, _ = run(monkeypatch, capsys, "sweep", "sweep.yaml")
     assert code == 0
@@ -190,7 +190,7 @@ def test_recover_calibrates_trains_and_goes_on(monkeypatch, capsys, folder):
     teacher = randomize(Residual()).eval()
     save_file(teacher.state_dict(), folder / "w.safetensors")
     np.save(folder / "few.npy", torch.randn(40, 3, 12, 12).numpy())
-    (folder / "residual.py").write_text("from conftest import Residual as build")
+    (folder / "residual.py").write_text("from helpers.networks import Residual as build")
     arguments = ["recover", "--factory", "residual:build", "--weights", "w.safetensors", "--train", "few.npy", "--out", "run"]
     code, out, _ = run(monkeypatch, capsys, *arguments, "--steps", "3")
     assert code == 0
@@ -212,7 +212,7 @@ def test_recover_with_two_processes(folder):
     torch.manual_seed(0)
     save_file(randomize(Residual()).eval().state_dict(), folder / "w.safetensors")
     np.save(folder / "few.npy", torch.randn(40, 3, 12, 12).numpy())
-    (folder / "residual.py").write_text("from conftest import Residual as build")
+    (folder / "residual.py").write_text("from helpers.networks import Residual as build")
     launcher = [
         sys.executable,
         "-m",

@@ -11,7 +11,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from conftest import Residual, forked, randomize
+from helpers.networks import Residual, randomize
+from helpers.processes import forked
 from torch import nn
 
 import ghostify
@@ -71,7 +72,9 @@ def test_every_combination_and_the_original(done, parts):
 
 def test_what_is_done_is_not_done_again(done, parts, monkeypatch):
     folder, found = done
-    monkeypatch.setattr(sys.modules["ghostify.sweep"], "run_trial", lambda task, trial: pytest.fail(f"{trial.name} ran again"))
+    monkeypatch.setattr(
+        sys.modules["ghostify.exploration.sweep"], "run_trial", lambda task, trial: pytest.fail(f"{trial.name} ran again")
+    )
     assert run(parts, folder).to_frame().equals(found.to_frame())
 
 
@@ -114,7 +117,7 @@ def test_recovery_and_several_models(parts, tmp_path):
 
 def search_path():
     """Where other processes find what stands beside the tests."""
-    return os.pathsep.join([str(Path(__file__).parent), os.environ.get("PYTHONPATH", "")])
+    return os.pathsep.join([str(Path(__file__).parents[1]), os.environ.get("PYTHONPATH", "")])
 
 
 def swept(out, begun):

@@ -4,7 +4,7 @@ import matplotlib as mpl
 import pytest
 import torch
 import torchvision
-from conftest import Residual
+from helpers.networks import Residual
 
 import ghostify
 from ghostify import Report

@@ -5,7 +5,7 @@ import logging
 
 import pytest
 import torch
-from conftest import Residual
+from helpers.networks import Residual
 from torch import nn
 
 import ghostify

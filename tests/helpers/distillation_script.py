@@ -7,11 +7,13 @@ import sys
 from pathlib import Path
 
 import torch
-from conftest import Residual, randomize
 from torch.utils.data import DataLoader, Dataset
+
+sys.path.insert(0, str(Path(__file__).parents[1]))  # torchrun starts it as a script
 
 import ghostify
 from ghostify.common.processes import process_state
+from helpers.networks import Residual, randomize
 
 torch.set_num_threads(1)
 

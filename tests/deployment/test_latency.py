@@ -3,7 +3,7 @@
 import pytest
 import torch
 import torchvision
-from conftest import Residual, randomize
+from helpers.networks import Residual, randomize
 from torch import nn
 
 import ghostify

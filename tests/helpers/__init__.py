@@ -1,0 +1,1 @@
+"""Networks, scenes and processes that several tests use."""
