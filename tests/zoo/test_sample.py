@@ -38,6 +38,7 @@ def smallest(model, inputs):
     return small
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore")
 @pytest.mark.parametrize("name", NAMES)
 def test_family(name):
