@@ -28,7 +28,7 @@ def plot_maps(student: "nn.Module", site: str, image: "Tensor", columns: int = 8
     import torch
 
     from .common.calls import evaluation_mode as evaluation
-    from .common.calls import run_checked
+    from .common.calls import forward_hooks, run_checked
     from .layers.ghost_module import GhostModule
 
     ghosts = {name: module for name, module in student.named_modules() if isinstance(module, GhostModule)}
@@ -41,12 +41,9 @@ def plot_maps(student: "nn.Module", site: str, image: "Tensor", columns: int = 8
         raise ArgumentTypeError("image must be a tensor (1, C, H, W) or (C, H, W)")
     module = ghosts[site]
     seen: list[Any] = []
-    handle = module.register_forward_hook(lambda layer, inputs, output: seen.append(output[0].float().cpu()))
-    try:
-        with evaluation(student), torch.no_grad():
-            run_checked(student, (image if image.dim() == 4 else image[None],), {})
-    finally:
-        handle.remove()
+    hook = (module, lambda layer, inputs, output: seen.append(output[0].float().cpu()))
+    with forward_hooks(after=[hook]), evaluation(student), torch.no_grad():
+        run_checked(student, (image if image.dim() == 4 else image[None],), {})
     if not seen or seen[0].dim() != 3:
         raise ArgumentError(f"site {site!r} has no maps of two dimensions to show")
     maps, (kept, made) = seen[0], module.original_channels()

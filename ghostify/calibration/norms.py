@@ -6,7 +6,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from ..common.calls import Arguments, evaluation_mode, run_checked
+from ..common.calls import Arguments, evaluation_mode, forward_hooks, run_checked
 from ..common.checks import whole_number
 from ..errors import ArgumentTypeError
 from ..inputs.images import as_calls
@@ -50,8 +50,7 @@ def reestimate_norms(student: nn.Module, images: Any, *, max_images: int | None 
             seen[norm] = seen.get(norm, 0) + len(x)
             norm.momentum = len(x) / seen[norm]
 
-    handles = [norm.register_forward_pre_hook(weigh) for norm in norms]
-    with evaluation_mode(student):
+    with evaluation_mode(student), forward_hooks(before=((norm, weigh) for norm in norms)):
         try:
             with torch.no_grad():
                 for args, kwargs in as_calls(images, student, max_images, batch_size):
@@ -61,8 +60,6 @@ def reestimate_norms(student: nn.Module, images: Any, *, max_images: int | None 
                 _restore(norm, saved[norm])
             raise
         finally:
-            for handle in handles:
-                handle.remove()
             for norm in norms:
                 norm.momentum = momenta[norm]
     return len(norms)
@@ -91,14 +88,9 @@ def settle_norms(model: nn.Module, calls: Iterable[Arguments]) -> None:
         kept = sums[norm]
         kept[0], kept[1], kept[2] = kept[0] + x.shape[1], kept[1] + x.sum(1), kept[2] + x.square().sum(1)
 
-    handles = [norm.register_forward_pre_hook(note) for norm in norms]
-    try:
-        with evaluation_mode(model):
-            for args, kwargs in calls:
-                model(*args, **kwargs)
-    finally:
-        for handle in handles:
-            handle.remove()
+    with evaluation_mode(model), forward_hooks(before=((norm, note) for norm in norms)):
+        for args, kwargs in calls:
+            model(*args, **kwargs)
     for norm, (count, total, squares) in sums.items():
         if count < 2:
             continue

@@ -6,7 +6,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from ..common.calls import Arguments, run_checked
+from ..common.calls import Arguments, forward_hooks, run_checked
 from ..common.checks import check_model
 from ..errors import ArgumentError, ArgumentTypeError
 from ..graph.find_sites import find_sites
@@ -123,13 +123,9 @@ def check_range(teacher: nn.Module, call: Arguments, stacklevel: int = 5) -> lis
         single.extend(x.dim() < conv.weight.dim() for x in inputs[:1])  # none where it is called by keyword
 
     norms = [m for m in teacher.modules() if isinstance(m, nn.modules.batchnorm._BatchNorm)]
-    handles = [norm.register_forward_pre_hook(note) for norm in norms]
-    handles += [m.register_forward_pre_hook(count) for m in teacher.modules() if isinstance(m, nn.modules.conv._ConvNd)]
-    try:
+    convs = [m for m in teacher.modules() if isinstance(m, nn.modules.conv._ConvNd)]
+    with forward_hooks(before=[*((norm, note) for norm in norms), *((conv, count) for conv in convs)]):
         run_checked(teacher, *call)
-    finally:
-        for handle in handles:
-            handle.remove()
     if single and all(single):  # a network may itself take maps one by one somewhere
         raise ArgumentError("images are not batches (N, C, H, W) but single images: wrap them in a DataLoader, or stack them")
     if not seen or 1 / 8 < seen[0] < 8:

@@ -7,6 +7,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from ..common.calls import forward_hooks
+
 
 class RotatedAdam(torch.optim.Optimizer):
     """Adam whose steps are scaled along the principal axes of a layer's inputs and not along its channels.
@@ -60,12 +62,8 @@ def input_bases(modules: Sequence[nn.Module]) -> Iterator[dict[int, Tensor]]:
         moments[key] = moments.get(key, 0) + (x @ x.T).double()
 
     layers = [layer for module in modules for layer in module.modules() if _mixes(layer)]
-    handles = [layer.register_forward_pre_hook(note) for layer in layers]
-    try:
+    with forward_hooks(before=((layer, note) for layer in layers)):
         yield bases
-    finally:
-        for handle in handles:
-            handle.remove()
     for layer in layers:
         weight: Any = layer.weight
         if id(weight) in moments:

@@ -1,16 +1,52 @@
 """Calls of a network: their arguments, evaluation mode, errors, and what a module inside was called with."""
 
-from collections.abc import Collection, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.utils._pytree import tree_leaves
+from torch.utils.hooks import RemovableHandle
 
 from ..errors import ArgumentError
 
 Arguments = tuple[tuple[Any, ...], dict[str, Any]]
+
+Hooks = Iterable[tuple[nn.Module, Callable[..., None]]]
+
+
+@contextmanager
+def forward_hooks(before: Hooks = (), after: Hooks = (), with_kwargs: bool = False) -> Iterator[None]:
+    """Hooks on modules while the block runs; they are removed whatever happens.
+
+    Args:
+        before: modules with functions ``hook(module, args)`` that are called before the module's forward pass.
+        after: modules with functions ``hook(module, args, output)`` that are called after it.
+        with_kwargs: whether hooks get the keyword arguments of the call, too, after ``args``.
+    """
+    handles: list[RemovableHandle] = []
+    try:
+        for module, hook in before:
+            handles.append(module.register_forward_pre_hook(hook, with_kwargs=with_kwargs))
+        for module, hook in after:
+            handles.append(module.register_forward_hook(hook, with_kwargs=with_kwargs))
+        yield
+    finally:
+        for handle in handles:
+            handle.remove()
+
+
+@contextmanager
+def collected_outputs(module: nn.Module) -> Iterator[list[Any]]:
+    """A list to which each call of the module adds its output while the block runs."""
+    outputs: list[Any] = []
+
+    def collect(module: nn.Module, args: Any, output: Any) -> None:
+        outputs.append(output)
+
+    with forward_hooks(after=[(module, collect)]):
+        yield outputs
 
 
 def batch_size_of(arguments: Arguments) -> int:
@@ -20,19 +56,15 @@ def batch_size_of(arguments: Arguments) -> int:
 
 def captured(model: nn.Module, outer: str, inner: str, calls: Collection[Arguments]) -> list[Arguments]:
     """The arguments of each call of the module ``inner`` while ``outer`` runs."""
-    found: list[Arguments] = []
+    arguments: list[Arguments] = []
 
-    def note(module: nn.Module, args: Any, kwargs: Any) -> None:
-        found.append((args, kwargs))
+    def note(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        arguments.append((args, kwargs))
 
-    handle = model.get_submodule(inner).register_forward_pre_hook(note, with_kwargs=True)
-    try:
-        with torch.no_grad():
-            for args, kwargs in calls:
-                model.get_submodule(outer)(*args, **kwargs)
-    finally:
-        handle.remove()
-    return found
+    with forward_hooks(before=[(model.get_submodule(inner), note)], with_kwargs=True), torch.no_grad():
+        for args, kwargs in calls:
+            model.get_submodule(outer)(*args, **kwargs)
+    return arguments
 
 
 @contextmanager

@@ -8,7 +8,7 @@ has none.
 
 import logging
 import weakref
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -19,6 +19,7 @@ from torch.utils._pytree import tree_leaves, tree_map_only
 from torch.utils.flop_counter import FlopCounterMode
 
 from ..errors import ArgumentError
+from .calls import evaluation_mode, forward_hooks
 from .copying import copy_to_meta
 
 log = logging.getLogger(__name__)
@@ -62,21 +63,18 @@ def measure(model: nn.Module, arguments: tuple[Any, ...], layers: Sequence[str] 
         if any(p.is_meta for p in model.parameters()):
             raise _refused(model, arguments, error) from error
         log.debug("%s does not run on the meta device: %s", type(model).__name__, error)
-    modes = {module: module.training for module in model.modules()}
     device = next((p.device for p in model.parameters()), torch.device("cpu"))
     try:
-        return _measure(model.eval(), tree_map_only(Tensor, lambda t: t.to(device), arguments), layers)
+        with evaluation_mode(model):
+            return _measure(model, tree_map_only(Tensor, lambda t: t.to(device), arguments), layers)
     except Exception as error:
         raise _refused(model, arguments, error) from error
-    finally:
-        for module, training in modes.items():
-            module.training = training
 
 
 def _measure(model: nn.Module, arguments: tuple[Any, ...], layers: Sequence[str]) -> Costs:
     positions: dict[str, int] = {}
 
-    def note(name: str) -> Any:
+    def note(name: str) -> Callable[..., None]:
         def hook(module: Any, inputs: Any, output: Tensor) -> None:
             if isinstance(module, nn.modules.conv._ConvTransposeNd):  # each input position is multiplied, not each output
                 count = inputs[0].numel() // module.in_channels
@@ -86,14 +84,10 @@ def _measure(model: nn.Module, arguments: tuple[Any, ...], layers: Sequence[str]
 
         return hook
 
-    handles = [model.get_submodule(name).register_forward_hook(note(name)) for name in layers]
     counter, memory = FlopCounterMode(display=False), _LiveMemory()
-    try:
-        with torch.no_grad(), counter, memory:
-            output = model(*arguments)
-    finally:
-        for handle in handles:
-            handle.remove()
+    hooks = ((model.get_submodule(name), note(name)) for name in layers)
+    with forward_hooks(after=hooks), torch.no_grad(), counter, memory:
+        output = model(*arguments)
     return Costs(counter.get_total_flops() // 2, memory.peak, positions, output)
 
 

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils._pytree import tree_map_only
 
+from ..common.calls import forward_hooks
 from ..common.copying import copy_without_hooks
 from ..graph.sites import Site
 from ..layers.reduced_linear import ReducedLinear
@@ -77,21 +78,17 @@ class LatencyCosts:
 @torch.no_grad()
 def inputs_of(model: nn.Module, names: Sequence[str], arguments: tuple[Any, ...]) -> dict[str, Tensor]:
     """Noise of the shape that each layer gets; nothing for a layer that does not run."""
-    found: dict[str, Tensor] = {}
+    noise: dict[str, Tensor] = {}
 
-    def note(name: str) -> Any:
+    def note(name: str) -> Callable[..., None]:
         def hook(module: nn.Module, inputs: tuple[Tensor, ...]) -> None:
-            found[name] = torch.randn_like(inputs[0])
+            noise[name] = torch.randn_like(inputs[0])
 
         return hook
 
-    handles = [model.get_submodule(name).register_forward_pre_hook(note(name)) for name in names]
-    try:
+    with forward_hooks(before=((model.get_submodule(name), note(name)) for name in names)):
         model(*arguments)
-    finally:
-        for handle in handles:
-            handle.remove()
-    return found
+    return noise
 
 
 def layers_of(site: Site) -> nn.Sequential:

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from ..common.calls import evaluation_mode, run_checked
+from ..common.calls import collected_outputs, evaluation_mode, run_checked
 from ..common.progress import over_batches
 from ..errors import ArgumentError
 from ..inputs.images import first_images, placed
@@ -132,7 +132,7 @@ def _look(model: Any, batch: Any) -> _Seen:
     maps = _named(model.backbone(batch.tensors))
     if not _has_proposals(model) or model.training:
         return _Seen(batch, maps, _flat(_dense_head(model)(list(maps.values()))))
-    with _outputs(model.rpn.head) as heads:
+    with collected_outputs(model.rpn.head) as heads:
         proposals, _ = model.rpn(batch, maps)
     return _Seen(batch, maps, _flat(heads[0]), proposals)
 
@@ -140,18 +140,12 @@ def _look(model: Any, batch: Any) -> _Seen:
 @contextmanager
 def _watched(model: Any) -> Iterator[Any]:
     """Gives a function that tells, once the model has run, what its parts gave."""
-    with _outputs(model.transform) as batches, _outputs(model.backbone) as maps, _outputs(_dense_head(model)) as heads:
+    with (
+        collected_outputs(model.transform) as batches,
+        collected_outputs(model.backbone) as maps,
+        collected_outputs(_dense_head(model)) as heads,
+    ):
         yield lambda: _Seen(batches[0][0], _named(maps[0]), _flat(heads[0]))
-
-
-@contextmanager
-def _outputs(module: nn.Module) -> Iterator[list[Any]]:
-    found: list[Any] = []
-    handle = module.register_forward_hook(lambda module, inputs, output: found.append(output))
-    try:
-        yield found
-    finally:
-        handle.remove()
 
 
 def _named(maps: Any) -> dict[str, Tensor]:
