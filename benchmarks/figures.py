@@ -1,15 +1,15 @@
 """Draw the figures of the README into docs/.
 
-python benchmarks/figures.py
+python -m benchmarks.figures
 """
 
 from pathlib import Path
 
 import matplotlib as mpl
 from matplotlib.patches import FancyArrowPatch, FancyBboxPatch, Rectangle
-from readme import LEARNERS, load, recovered, trials
 
 import ghostify
+from benchmarks.readme import LEARNERS, load, recovered, trials
 
 mpl.use("Agg")
 import matplotlib.pyplot as plt

@@ -1,7 +1,7 @@
 """Write the figures in benchmarks/results/ into the README and docs/, between the comments that name them.
 
-python benchmarks/readme.py           # write
-python benchmarks/readme.py --check   # exit code 1 if they say anything else
+python -m benchmarks.readme           # write
+python -m benchmarks.readme --check   # exit code 1 if they say anything else
 """
 
 import csv
@@ -560,7 +560,7 @@ def stale() -> list[str]:
 def main() -> None:
     files = stale()
     if "--check" in sys.argv:
-        sys.exit(f"{', '.join(files)} differ from benchmarks/results/: run python benchmarks/readme.py" if files else 0)
+        sys.exit(f"{', '.join(files)} differ from benchmarks/results/: run python -m benchmarks.readme" if files else 0)
     for file in files:
         (ROOT / file).write_text(filled(file))
 

@@ -1,7 +1,7 @@
 """Convert every model of timm and torchvision, and write what happened to results/zoo.csv.
 
-    python benchmarks/zoo.py                 # all, two processes; run again to go on where it stopped
-    python benchmarks/zoo.py --only 'timm/resnet*' --out /tmp/zoo.csv
+    python -m benchmarks.zoo                 # all, two processes; run again to go on where it stopped
+    python -m benchmarks.zoo --only 'timm/resnet*' --out /tmp/zoo.csv
 
 A model is built on the meta device where its code allows that, converted at s = 2 with the default settings, and both
 are run once. A row tells whether the outputs have equal structure and shapes (of detectors, whose number of boxes depends

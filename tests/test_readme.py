@@ -19,4 +19,4 @@ def test_figures_come_from_the_results():
     script = ROOT / "benchmarks" / "readme.py"
     if not script.exists():
         pytest.skip("benchmarks are not part of a source distribution")
-    assert runpy.run_path(str(script))["stale"]() == [], "run python benchmarks/readme.py"
+    assert runpy.run_path(str(script))["stale"]() == [], "run python -m benchmarks.readme"

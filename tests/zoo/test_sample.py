@@ -1,6 +1,6 @@
 """Every model family of timm and torchvision once, its smallest member: run, trained a step, reloaded.
 
-sample.txt comes from ``python benchmarks/zoo.py --sample tests/zoo/sample.txt``.
+sample.txt comes from ``python -m benchmarks.zoo --sample tests/zoo/sample.txt``.
 """
 
 import copy

@@ -1,6 +1,6 @@
 """Top-1 on CIFAR-10 straight after conversion, by the warm start alone, and with the norms re-estimated.
 
-    python benchmarks/warm_start.py --data DIR --models FILE
+    python -m benchmarks.conversion.warm_start --data DIR --models FILE
 
 DIR holds cifar10.npz, resnet56_cifar10.safetensors and vgg16_bn_cifar10.safetensors; FILE is the Python file that builds the
 two networks. All 10,000 test images; norms are re-estimated on 256 training images, without labels.
@@ -21,7 +21,7 @@ from torch import Tensor, nn
 import ghostify
 from ghostify.students.weights import load_weights
 
-RESULTS = Path(__file__).parent / "results"
+RESULTS = Path(__file__).parents[1] / "results"
 SETTINGS = {
     "depthwise": {},
     "pointwise": {"cheap": "pointwise"},

@@ -1,8 +1,8 @@
 """Ratios chosen by a budget beside one ratio for all, at equal FLOPs; the allocation against an integer program; costs.
 
-    python benchmarks/budget.py --data DIR --models FILE --imagenet DIR [--section accuracy|solver|cost|sweep] [--threads 2]
+    python -m benchmarks.conversion.budget --data DIR --models FILE --imagenet DIR [--section NAME]
 
-DIR, FILE and the pictures are those of benchmarks/calibration.py. ``accuracy``: the largest uniform student within 0.4, 0.5
+DIR, FILE and the pictures are those of calibration/accuracy.py. ``accuracy``: the largest uniform student within 0.4, 0.5
 and 0.6 of FLOPs, and students of exactly its FLOPs whose ratios are chosen by sensitivities measured on the calibration
 images, or by the weights alone; all calibrated in the same way on the same images. ``solver``: 1,000 random instances, and
 the site count of the largest model of the zoo. ``cost``: sensitivities of resnet50; ``scaling``: one process and two.
@@ -15,7 +15,6 @@ import csv
 import json
 import platform
 import statistics
-import sys
 import tempfile
 import time
 from collections.abc import Iterator
@@ -26,19 +25,17 @@ from typing import Any
 
 import numpy as np
 import torch
-from calibration import CIFAR, Bench, percent, predict
 from torch import nn
 
 import ghostify
+from benchmarks.calibration.accuracy import CIFAR, Bench, percent, predict
+from benchmarks.conversion.instances import least_loss, random_instance
 from ghostify.common.costs import measure
 from ghostify.common.files import write_text
 from ghostify.conversion.allocate import allocate
 from ghostify.exploration.trial import Result, Trial
 
-sys.path.append(str(Path(__file__).parents[1] / "tests"))
-from test_allocate import least_loss, random_choices  # the same instances, and the same integer program
-
-RESULTS = Path(__file__).parent / "results"
+RESULTS = Path(__file__).parents[1] / "results"
 RATIOS = (1.25, 1.5, 2, 3, 4, 8)
 ARMS = ("uniform", "sensitivity", "weights")
 
@@ -133,7 +130,7 @@ def solver() -> dict[str, Any]:
     generator = np.random.default_rng(0)
     above, seconds = [], []
     for _ in range(1000):
-        choices = random_choices(generator, generator.integers(2, 60), generator.integers(2, 12))
+        choices = random_instance(generator, generator.integers(2, 60), generator.integers(2, 12))
         least, most = (sum(pick(option.cost for option in options) for options in choices) for pick in (min, max))
         budget = least + (most - least) * generator.uniform(0.02, 0.98)
         start = time.perf_counter()
@@ -147,7 +144,7 @@ def solver() -> dict[str, Any]:
         sites = max(int(row["sites"] or 0) for row in csv.DictReader(file))
     large = []
     for _ in range(20):
-        choices = random_choices(generator, sites, 25)
+        choices = random_instance(generator, sites, 25)
         start = time.perf_counter()
         allocate(choices, generator.uniform(0.3, 0.9) * sum(options[-1].cost for options in choices))
         large.append(time.perf_counter() - start)

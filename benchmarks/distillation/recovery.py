@@ -1,6 +1,6 @@
 """Accuracy after distillation, beside torch-pruning at equal FLOPs, with the same recipe and the same budget.
 
-    python benchmarks/recovery.py --data DIR --models FILE [--section grid main long rates few scratch paper] [--threads 2]
+    python -m benchmarks.distillation.recovery --data DIR --models FILE [--section NAME ...] [--threads 2]
 
 DIR holds cifar10.npz and the networks' weights, FILE builds the two networks. Both sides begin with what 256 training images
 gave them: ghostify shares 53 % of the FLOPs out by the sensitivities of its sites and calibrates (``uniform``: the same with
@@ -25,17 +25,17 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from budget import Budgets
-from calibration import percent, predict
-from pruning import Setting, prune
 from torch import nn
 
 import ghostify
+from benchmarks.calibration.accuracy import percent, predict
+from benchmarks.conversion.budget import Budgets
+from benchmarks.harness.pruning import Setting, prune
 from ghostify.common.costs import measure
 from ghostify.common.files import write_text
 from ghostify.distillation.trainer import cpu_computes_in
 
-RESULTS = Path(__file__).parent / "results" / "recovery.jsonl"
+RESULTS = Path(__file__).parents[1] / "results" / "recovery.jsonl"
 NETWORKS = ("resnet56", "vgg16_bn")
 ARMS = ("ghost", "taylor", "l2", "random", "uniform")
 RATES = (0.0007, 0.002, 0.007, 0.02, 0.06)

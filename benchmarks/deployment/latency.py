@@ -1,6 +1,6 @@
 """Latency of dense networks, their students and pruned networks of equal FLOPs, on every runtime, in turns.
 
-    python benchmarks/latency.py [--network NAME ...] [--forms] [--threads 2] [--repeats 7]
+    python -m benchmarks.deployment.latency [--network NAME ...] [--forms] [--threads 2] [--repeats 7]
 
 Students: all sites but the stem at ratio 2, calibrated on 8 small images of noise with ``align=True``: latency does not depend
 on the weights. Pruned: torch-pruning, L2 norms, each layer at the same share of channels, at no more FLOPs than the student.
@@ -21,15 +21,15 @@ from typing import Any
 from unittest.mock import patch
 
 import torch
-from pruning import Setting, prune
 from torch import nn
 
 import ghostify
+from benchmarks.harness.pruning import Setting, prune
 from ghostify.common.costs import count_params, measure
 from ghostify.deployment.runtimes import RUNTIMES
 from ghostify.deployment.timing import LOADS
 
-RESULTS = Path(__file__).parent / "results" / "latency.json"
+RESULTS = Path(__file__).parents[1] / "results" / "latency.json"
 NETWORKS = ("resnet18", "resnet50", "vgg16_bn", "densenet121", "regnet_y_1_6gf", "efficientnet_b0")
 INPUT = torch.zeros(1, 3, 224, 224)
 BATCHES = (1, 8)
@@ -100,7 +100,9 @@ def memory(model: nn.Module, runtime: str, threads: int) -> float:
         path = Path(folder) / "model.pt"
         torch.save(model, path)
         told = subprocess.run(
-            [sys.executable, __file__, "--probe", str(path), runtime, "--threads", str(threads)], capture_output=True, text=True
+            [sys.executable, "-m", "benchmarks.deployment.latency", "--probe", str(path), runtime, "--threads", str(threads)],
+            capture_output=True,
+            text=True,
         )
     if told.returncode:
         raise RuntimeError(f"{runtime}: {told.stderr[-500:]}")

@@ -1,6 +1,6 @@
 """What ghostify.distill costs over a bare loop of the same work, on CIFAR-10's ResNet-56 at batch 128.
 
-    python benchmarks/recovery_overhead.py --models FILE [--rounds 5] [--steps 8]
+    python -m benchmarks.distillation.overhead --models FILE [--rounds 5] [--steps 8]
 
 The bare loop runs the teacher, the student, the two losses, backward and the optimizer on tensors that are there. Both run in
 turns within one process; results/recovery_overhead.json has each round's seconds a step and the median of their ratios, by
@@ -27,7 +27,7 @@ from ghostify.inputs.augment import mirrored_and_shifted
 from ghostify.inputs.sources import make_source, split_batch
 from ghostify.losses import feature_matching, logit_distillation
 
-RESULTS = Path(__file__).parent / "results" / "recovery_overhead.json"
+RESULTS = Path(__file__).parents[1] / "results" / "recovery_overhead.json"
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
 
 

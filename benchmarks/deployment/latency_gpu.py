@@ -1,7 +1,7 @@
 """Latency on a GPU: dense networks, their students and pruned networks of equal FLOPs, in turns.
 
-    python benchmarks/latency_gpu.py --work DIR --make [--network NAME ...]      # on any machine, some minutes a network
-    python benchmarks/latency_gpu.py --work DIR [--network NAME ...] [--compiled NAME ...]
+    python -m benchmarks.deployment.latency_gpu --work DIR --make [--network NAME ...]   # on any machine, minutes each
+    python -m benchmarks.deployment.latency_gpu --work DIR [--network NAME ...] [--compiled NAME ...]
 
 ``--make`` keeps the networks of latency.py in DIR, folded and without their weights, which latency does not depend on. Then
 each is run with random ones at batch 1, 32 and 256, in fp32 (convolutions in TF32, as torch has it) and bf16, channels last,
@@ -20,15 +20,15 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from latency import INPUT, NETWORKS, networks
 from torch import Tensor, nn
 
 import ghostify
+from benchmarks.deployment.latency import INPUT, NETWORKS, networks
 from ghostify.common.costs import measure
 from ghostify.deployment.runtimes import RUNTIMES
 from ghostify.deployment.timing import in_turns, machine
 
-RESULTS = Path(__file__).parent / "results" / "latency_gpu.json"
+RESULTS = Path(__file__).parents[1] / "results" / "latency_gpu.json"
 BATCHES = (1, 32, 256)
 KINDS = {"fp32": torch.float32, "bf16": torch.bfloat16}
 TURN = 0.04  # seconds

@@ -1,7 +1,7 @@
 """Accuracy straight after calibration, beside torch-pruning at equal FLOPs.
 
-    python benchmarks/calibration.py --data DIR --models FILE --imagenet DIR          # 56 minutes on two cores
-    python benchmarks/calibration.py --data DIR --models FILE --imagenet DIR --full   # more seeds, ablations, curves
+    python -m benchmarks.calibration.accuracy --data DIR --models FILE --imagenet DIR          # 56 minutes on two cores
+    python -m benchmarks.calibration.accuracy --data DIR --models FILE --imagenet DIR --full   # more seeds, ablations, curves
 
 DIR (data) holds cifar10.npz and the four networks' weights, FILE builds the two CIFAR-10 networks, DIR (imagenet) holds 500
 pictures NNNN_*.jpg, NNNN their class. Each trial is one line of results/calibration.jsonl; a trial that stands there is not
@@ -26,16 +26,16 @@ from typing import Any
 
 import numpy as np
 import torch
-from pruning import SETTINGS, Setting, prune
 from torch import Tensor, nn
 
 import ghostify
+from benchmarks.harness.pruning import SETTINGS, Setting, prune
 from ghostify.calibration.calibrate import calibrate_with
 from ghostify.calibration.settings import BlockSettings, Settings
 from ghostify.common.costs import measure
 from ghostify.students.weights import load_weights
 
-RESULTS = Path(__file__).parent / "results" / "calibration.jsonl"
+RESULTS = Path(__file__).parents[1] / "results" / "calibration.jsonl"
 CIFAR, IMAGENET = ("resnet56", "vgg16_bn"), ("resnet18", "mobilenet_v2")
 
 

@@ -1,8 +1,8 @@
 """Accuracy after calibration against measured latency, students beside pruned networks of equal FLOPs.
 
-    python benchmarks/latency_accuracy.py --data DIR --models FILE --imagenet DIR --work DIR [--network NAME]
+    python -m benchmarks.deployment.latency_accuracy --data DIR --models FILE --imagenet DIR --work DIR [--network NAME]
 
-The folders are those of calibration.py. Students: ratios 1.5 to 4, ``cheap="auto"``, ``align=True``, one seed of images.
+The folders are those of accuracy.py. Students: ratios 1.5 to 4, ``cheap="auto"``, ``align=True``, one seed of images.
 Pruned: torch-pruning with the importance that did best over these ratios in calibration.jsonl, at its best setting, at the
 student's FLOPs, its norms re-estimated with the same images. Each network that was made is kept in DIR (work), so that an
 interrupted run goes on; ``--make`` ends there. Then all are folded and timed in turns, in one process. Writes
@@ -16,11 +16,11 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from calibration import CIFAR, Bench, Trial
 
 import ghostify
+from benchmarks.calibration.accuracy import CIFAR, Bench, Trial
 
-RESULTS = Path(__file__).parent / "results" / "latency_accuracy.json"
+RESULTS = Path(__file__).parents[1] / "results" / "latency_accuracy.json"
 IMPORTANCE = {"resnet18": "l2", "vgg16_bn": "taylor", "resnet56": "l2"}
 RATIOS = (1.5, 2, 3, 4)
 RUNTIMES = ("openvino", "onnxruntime", "compile", "channels_last")

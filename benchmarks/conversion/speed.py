@@ -1,6 +1,6 @@
 """Seconds and memory to convert a model, beside torch-pruning building a pruner and taking its step, in one process.
 
-    python benchmarks/convert_speed.py
+    python -m benchmarks.conversion.speed
 
 Both get the same freshly built torchvision model and are timed in turn, A B A B; the table gives medians and the median of
 the ratios. Theirs changes the model in place; ours makes a copy by default, so in-place and random-init times stand beside.
@@ -27,7 +27,7 @@ from torch import nn
 
 import ghostify
 
-RESULTS = Path(__file__).parent / "results"
+RESULTS = Path(__file__).parents[1] / "results"
 MODELS = {"resnet18": 5, "resnet50": 10, "densenet121": 10, "mobilenet_v2": 5}  # and the ratio we aim for
 
 

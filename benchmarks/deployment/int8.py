@@ -1,8 +1,8 @@
 """Int8: what quantization by the runtimes' own tools costs and gains, original and student.
 
-    python benchmarks/int8.py --data DIR --models FILE --imagenet DIR [--threads 2]
+    python -m benchmarks.deployment.int8 --data DIR --models FILE --imagenet DIR [--threads 2]
 
-The folders are those of calibration.py. ResNet-18 with ImageNet weights; the student at ratio 2, ``cheap="auto"``, calibrated
+The folders are those of accuracy.py. ResNet-18 with ImageNet weights; the student at ratio 2, ``cheap="auto"``, calibrated
 in closed form on 250 pictures (``align=True``), 64 of which also set the scales; top-1 on the other 250. Each network in float
 and int8, in ONNX Runtime and OpenVINO, batch 1, in turns. ``sums`` is the student folded first, so that convolutions are sums
 of two, each rounded by itself; where ``export`` refuses that since outputs differ too much, its
@@ -17,13 +17,13 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from calibration import Bench, percent
 
 import ghostify
+from benchmarks.calibration.accuracy import Bench, percent
 from ghostify.deployment.formats import onnx_session, openvino_request
 from ghostify.deployment.timing import in_turns, machine
 
-RESULTS = Path(__file__).parent / "results" / "int8.json"
+RESULTS = Path(__file__).parents[1] / "results" / "int8.json"
 SUFFIXES = {"onnxruntime": ".onnx", "openvino": ".xml"}
 
 

@@ -1,6 +1,6 @@
 """Students of one model of each family of timm and torchvision: saved and loaded, folded, exported and run again.
 
-    python benchmarks/round_trips.py [--family GLOB]
+    python -m benchmarks.students.round_trips [--family GLOB]
 
 Families are the modules in which the libraries define models; of each the smallest that results/zoo.csv has as converted and
 mostly convolutions. A row of results/round_trips.csv tells whether the loaded student's outputs are the very same, how far the
@@ -25,7 +25,7 @@ from torch.utils._pytree import tree_leaves
 import ghostify
 from ghostify.inputs.examples import example_input
 
-RESULTS = Path(__file__).parent / "results"
+RESULTS = Path(__file__).parents[1] / "results"
 COLUMNS = ("family", "model", "loaded", "fold_off", "self_off", "norms_left", "orders_left", "onnx", "torch", "seconds")
 FOLD_WITHIN = 1e-5
 PARTS = ("backbone", "feature_encoder")  # that take one tensor, of detectors and RAFT, which do not

@@ -1,6 +1,6 @@
 """In what time a damaged or lying file is refused, and in what memory.
 
-    python benchmarks/bad_files.py
+    python -m benchmarks.students.bad_files
 
 A student of ResNet-50, saved; then 100 flipped bits, 100 truncations, headers that lie, and files of other kinds, each loaded.
 Writes results/bad_files.json: for each kind how many, how many were refused and the longest time; and how much higher memory
@@ -20,7 +20,7 @@ from typing import Any
 
 import ghostify
 
-RESULTS = Path(__file__).parent / "results" / "bad_files.json"
+RESULTS = Path(__file__).parents[1] / "results" / "bad_files.json"
 Damage = tuple[str, bytes]
 
 

@@ -1,14 +1,13 @@
 """torchvision's detectors and segmentation networks, as they are: converted, calibrated, distilled, saved and loaded.
 
-    python benchmarks/dense_api.py [--network NAME ...] [--threads 2]
+    python -m benchmarks.tasks.dense_api [--network NAME ...] [--threads 2]
 
-With random weights, on two small scenes with boxes, masks and key points (those of tests/scenes.py). Writes
+With random weights, on two small scenes with boxes, masks and key points (scenes.py). Writes
 results/dense_api.json; a network that stands there is not run again.
 """
 
 import argparse
 import json
-import sys
 import tempfile
 import time
 from pathlib import Path
@@ -19,14 +18,12 @@ import torchvision
 from torch import Tensor, nn
 from torch.utils._pytree import tree_leaves
 
-sys.path.insert(0, str(Path(__file__).parents[1] / "tests"))
-from scenes import CLASSES, POINTS, scene
-
 import ghostify
+from benchmarks.tasks.scenes import CLASSES, POINTS, scene
 from ghostify.losses import main_output
 from ghostify.tasks.kinds import task_for
 
-RESULTS = Path(__file__).parent / "results" / "dense_api.json"
+RESULTS = Path(__file__).parents[1] / "results" / "dense_api.json"
 DETECTORS = (
     *("fasterrcnn_mobilenet_v3_large_320_fpn", "fasterrcnn_resnet50_fpn", "retinanet_resnet50_fpn", "maskrcnn_resnet50_fpn"),
     *("keypointrcnn_resnet50_fpn", "fcos_resnet50_fpn", "ssdlite320_mobilenet_v3_large", "ssd300_vgg16"),
@@ -50,7 +47,7 @@ def build(name: str) -> nn.Module:
 
 
 def scenes(name: str) -> tuple[Any, Any]:
-    images, targets = zip(*(scene(k, height=SIDE, width=SIDE) for k in range(2)), strict=True)
+    images, targets = zip(*(scene(k, SIDE) for k in range(2)), strict=True)
     if name in DETECTORS:
         return list(images), list(targets)
     classes = torch.zeros(2, SIDE, SIDE, dtype=torch.int64)

@@ -1,6 +1,6 @@
 """The GhostNet paper's arithmetic on its networks: all convolutions but the first, d = 3.
 
-    python benchmarks/paper.py --models FILE
+    python -m benchmarks.conversion.paper --models FILE
 
 FILE is the Python file that builds the CIFAR-10 networks, resnet56() and vgg16_bn().
 """
@@ -14,7 +14,7 @@ import torch
 
 import ghostify
 
-RESULTS = Path(__file__).parent / "results"
+RESULTS = Path(__file__).parents[1] / "results"
 
 
 def main() -> None:

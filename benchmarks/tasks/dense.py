@@ -1,6 +1,6 @@
 """Detection and segmentation on real data: teacher, converted, calibrated and recovered student, beside a pruned network.
 
-    python benchmarks/dense.py --data DIR --bccd DIR --camvid DIR --work DIR [--task detect|segment] [--threads 2]
+    python -m benchmarks.tasks.dense --data DIR --bccd DIR --camvid DIR --work DIR [--task detect|segment] [--threads 2]
 
 DIR (data) holds resnet18_imagenet.safetensors; DIR (bccd) annotations.json and images; DIR (camvid) train, val and test with
 NAME.jpg and NAME.png. Detection: Faster R-CNN on a ResNet-18 pyramid, BCCD's blood cells at 256x192. Segmentation: LR-ASPP on a
@@ -52,8 +52,8 @@ from ghostify.deployment.timing import in_turns, machine
 mpl.use("Agg")
 import matplotlib.pyplot as plt
 
-RESULTS = Path(__file__).parent / "results"
-DOCS = Path(__file__).parents[1] / "docs"
+RESULTS = Path(__file__).parents[1] / "results"
+DOCS = Path(__file__).parents[2] / "docs"
 COLORS = [tuple(round(255 * part) for part in color) for color in mpl.colormaps["Paired"].colors]
 RATES = (3e-4, 1e-3)
 STUDENTS = ("ghost", "pruned")

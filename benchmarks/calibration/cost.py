@@ -1,6 +1,6 @@
 """Time and peak memory of calibrating torchvision's resnet50 at 224x224, by the number of images.
 
-    python benchmarks/calibration_cost.py [--images 64 256 1024] [--method least_squares] [--threads 2]
+    python -m benchmarks.calibration.cost [--images 64 256 1024] [--method least_squares] [--threads 2]
 
 Each number of images in a process of its own; what stands in results/calibration_cost.json is not run again. Weights are
 untrained, with norms that have seen the images, and images are smooth noise: neither changes what it costs. Images are made
@@ -23,7 +23,7 @@ from torch.nn import functional as F
 
 import ghostify
 
-RESULTS = Path(__file__).parent / "results" / "calibration_cost.json"
+RESULTS = Path(__file__).parents[1] / "results" / "calibration_cost.json"
 
 
 def batches(count: int) -> Iterator[Tensor]:
@@ -63,7 +63,17 @@ def main() -> None:
     for count in args.images:
         if any((row["images"], row["method"], row["threads"]) == (count, args.method, args.threads) for row in rows):
             continue
-        command = [sys.executable, __file__, "--one", str(count), "--method", args.method, "--threads", str(args.threads)]
+        command = [
+            sys.executable,
+            "-m",
+            "benchmarks.calibration.cost",
+            "--one",
+            str(count),
+            "--method",
+            args.method,
+            "--threads",
+            str(args.threads),
+        ]
         row = json.loads(subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True).stdout)
         rows.append({"method": args.method, **row, **about})
         RESULTS.write_text(json.dumps({"rows": rows}, indent=1) + "\n")

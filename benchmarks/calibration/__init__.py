@@ -1,0 +1,1 @@
+"""Accuracy straight after calibration, and what calibration costs."""

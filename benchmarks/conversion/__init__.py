@@ -1,0 +1,1 @@
+"""What a conversion saves, how long it takes, and which budget gives which accuracy."""

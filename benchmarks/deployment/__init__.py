@@ -1,0 +1,1 @@
+"""Latency, memory and 8 bits, of originals, students and pruned networks."""

@@ -1,0 +1,1 @@
+"""Accuracy after distillation, and what the training loop costs."""

@@ -1,0 +1,1 @@
+"""What all benchmarks share: arguments, data, networks, the rival, result files, tables and figures."""

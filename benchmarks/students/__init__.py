@@ -1,0 +1,1 @@
+"""Students in files: written, damaged, read, folded and exported."""
