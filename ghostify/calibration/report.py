@@ -93,10 +93,21 @@ class CalibrationReport:
         return json.dumps(asdict(self))
 
     def plot(self, ax: "Axes | None" = None) -> "Axes":
-        """The relative error of each site before and after."""
-        from ..common.figures import plot_calibration
+        """The relative error of each fitted site before and after, in execution order.
 
-        return plot_calibration(self, ax)
+        Args:
+            ax: axes to draw into; a new figure otherwise.
+        """
+        from ..common.figures import paired_dots
+
+        return paired_dots(
+            [site.before or 0.0 for site in self.fitted],
+            [site.after or 0.0 for site in self.fitted],
+            ("warm start", "least squares"),
+            title=f"{self.model}: {len(self.fitted)} sites, {self.images} images",
+            ylabel="relative error",
+            ax=ax,
+        )
 
     def summary(self) -> str:
         """The totals in a few lines."""

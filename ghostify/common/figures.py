@@ -1,89 +1,87 @@
-"""Figures of results: bars, curves, heat map, Pareto front."""
+"""Figures of results: bars, dots, curves, heat map, Pareto front. They take numbers and labels and know no report."""
 
+from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from ..distillation.report import SCORES
-from ..errors import ArgumentError
-
 if TYPE_CHECKING:
+    import numpy as np
     from matplotlib.axes import Axes
-
-    from ..calibration.report import CalibrationReport
-    from ..conversion.report import Report
-    from ..conversion.sensitivity_table import Sensitivity
-    from ..distillation.report import RecoveryReport
-    from ..exploration.sweep_result import SweepResult
 
 DENSE, GHOST = "#9aa5b1", "#2563a8"
 
 
-def plot_report(report: "Report", metric: str = "flops", ax: "Axes | None" = None) -> "Axes":
-    """Bars for each site in execution order: the original behind, the student before it; dense sites have one colour.
+@dataclass(frozen=True)
+class Points:
+    """Points of one colour, with their label in the legend."""
+
+    x: Sequence[float]
+    y: Sequence[float]
+    label: str
+    colour: str = GHOST
+
+
+def paired_bars(
+    behind: Sequence[float],
+    front: Sequence[float],
+    labels: tuple[str, str],
+    *,
+    title: str,
+    ylabel: str,
+    ax: "Axes | None" = None,
+) -> "Axes":
+    """Two bars for each site in execution order, one before the other.
 
     Args:
-        report: of :func:`ghostify.report`.
-        metric: ``"flops"`` or ``"params"``.
+        behind, front: heights of the bars, as many of the one as of the other.
+        labels: of the bars behind and of those in front.
+        title, ylabel: of the axes.
         ax: axes to draw into; a new figure otherwise.
-
-    Raises:
-        ArgumentError: another metric, or FLOPs of a report that has none.
     """
-    import matplotlib.pyplot as plt
     from matplotlib.ticker import EngFormatter, MaxNLocator
 
-    if metric not in ("flops", "params"):
-        raise ArgumentError(f"metric must be 'flops' or 'params', not {metric!r}")
-    before = [getattr(row, f"{metric}_before") for row in report.rows]
-    after = [getattr(row, f"{metric}_after") for row in report.rows]
-    if None in before:
-        raise ArgumentError("this report has no FLOPs: give ghostify.report an example_input, or plot metric='params'")
-    if ax is None:
-        _, ax = plt.subplots(figsize=(max(6.4, min(16, 0.16 * len(before) + 2)), 3.8), layout="constrained")
-    x = range(len(before))
-    ax.bar(x, before, width=0.85, color=DENSE, label="original")
-    converted = [row.reason is None for row in report.rows]
-    ax.bar(x, [a if c else 0 for a, c in zip(after, converted, strict=True)], width=0.85, color=GHOST, label="student")
+    ax = ax or _site_axes(len(behind))
+    ax.bar(range(len(behind)), behind, width=0.85, color=DENSE, label=labels[0])
+    ax.bar(range(len(front)), front, width=0.85, color=GHOST, label=labels[1])
     ax.yaxis.set_major_formatter(EngFormatter())
-    ax.set(
-        xlabel="site, in execution order",
-        ylabel="FLOPs (multiply-adds)" if metric == "flops" else "params",
-    )
-    ax.set_title(f"{report.model}: {len(report.converted)} of {len(report.rows)} sites converted", loc="left")
+    ax.set(xlabel="site, in execution order", ylabel=ylabel)
     ax.xaxis.set_major_locator(MaxNLocator(integer=True))
     ax.margins(x=0.01)
-    ax.spines[["top", "right"]].set_visible(False)
-    ax.legend(frameon=False, loc="lower right", bbox_to_anchor=(1, 1), ncols=2)
-    return ax
+    return _framed(ax, title)
 
 
-def plot_calibration(report: "CalibrationReport", ax: "Axes | None" = None) -> "Axes":
-    """The relative error of each fitted site before and after, in execution order.
+def paired_dots(
+    before: Sequence[float],
+    after: Sequence[float],
+    labels: tuple[str, str],
+    *,
+    title: str,
+    ylabel: str,
+    ax: "Axes | None" = None,
+) -> "Axes":
+    """Two dots for each site in execution order.
 
     Args:
-        report: of :func:`ghostify.calibrate`.
+        before, after: heights of the dots, as many of the one as of the other.
+        labels: of the dots before and of those after.
+        title, ylabel: of the axes.
         ax: axes to draw into; a new figure otherwise.
     """
-    import matplotlib.pyplot as plt
-
-    sites = report.fitted
-    if ax is None:
-        _, ax = plt.subplots(figsize=(max(6.4, min(16, 0.16 * len(sites) + 2)), 3.8), layout="constrained")
-    x = range(len(sites))
-    ax.plot(x, [site.before or 0.0 for site in sites], "o", color=DENSE, label="warm start")
-    ax.plot(x, [site.after or 0.0 for site in sites], "o", color=GHOST, label="least squares")
-    ax.set(xlabel="site, in execution order", ylabel="relative error", ylim=(0, None))
-    ax.set_title(f"{report.model}: {len(sites)} sites, {report.images} images", loc="left")
+    ax = ax or _site_axes(len(before))
+    ax.plot(range(len(before)), before, "o", color=DENSE, label=labels[0])
+    ax.plot(range(len(after)), after, "o", color=GHOST, label=labels[1])
+    ax.set(xlabel="site, in execution order", ylabel=ylabel, ylim=(0, None))
     ax.margins(x=0.01)
-    ax.spines[["top", "right"]].set_visible(False)
-    ax.legend(frameon=False, loc="lower right", bbox_to_anchor=(1, 1), ncols=2)
-    return ax
+    return _framed(ax, title)
 
 
-def plot_recovery(report: "RecoveryReport", ax: "Axes | None" = None) -> "Axes":
-    """The mean loss of each epoch against steps, and on an axis of its own the validation where there is one.
+def training_curves(loss: Points, score: Points | None, *, title: str, ax: "Axes | None" = None) -> "Axes":
+    """A loss against steps, and on an axis of its own a score from 0 to 1.
 
     Args:
-        report: of :func:`ghostify.distill`.
+        loss: its label names the axis on the left.
+        score: its label names the axis on the right; None for no such axis.
+        title: of the axes.
         ax: axes to draw into; a new figure otherwise.
     """
     import matplotlib.pyplot as plt
@@ -91,106 +89,110 @@ def plot_recovery(report: "RecoveryReport", ax: "Axes | None" = None) -> "Axes":
 
     if ax is None:
         _, ax = plt.subplots(figsize=(6.4, 3.8), layout="constrained")
-    losses = [(row.step, row.loss) for row in report.epochs if row.loss is not None]
-    scores = [(row.step, row.score) for row in report.epochs if row.score is not None]
-    ax.set(xlabel="step", ylabel="loss")
-    ax.set_title(f"{report.model}: {report.steps} steps", loc="left")
-    ax.spines[["top", "right"]].set_visible(False)
-    lines = ax.plot(*zip(*losses, strict=True), color=DENSE, marker="o", ms=3, label="loss")
-    if scores:
-        other = ax.twinx()
-        first = next(iter(next(row for row in report.epochs if row.scores).scores))
-        name = SCORES.get(first, first)
-        lines += other.plot(*zip(*scores, strict=True), color=GHOST, marker="o", ms=3, label=f"{name}, validation")
-        other.set_ylabel(name)
-        other.yaxis.set_major_formatter(PercentFormatter(1))
-        other.spines[["top"]].set_visible(False)
+    ax.set(xlabel="step", ylabel=loss.label)
+    lines = ax.plot(loss.x, loss.y, color=DENSE, marker="o", ms=3, label=loss.label)
+    if score is not None:
+        right = ax.twinx()
+        lines += right.plot(score.x, score.y, color=GHOST, marker="o", ms=3, label=f"{score.label}, validation")
+        right.set_ylabel(score.label)
+        right.yaxis.set_major_formatter(PercentFormatter(1))
+        right.spines[["top"]].set_visible(False)
+    _framed(ax, title)
     ax.legend(handles=lines, frameon=False, loc="lower right", bbox_to_anchor=(1, 1), ncols=2)
     return ax
 
 
-def plot_sensitivity(found: "Sensitivity", metric: str | None = None, ax: "Axes | None" = None) -> "Axes":
-    """A heat map: sites in execution order from left to right, ratios from bottom to top; dark is dear.
+def heat_map(
+    cells: "np.ndarray",
+    columns: Sequence[str],
+    rows: Sequence[str],
+    *,
+    title: str,
+    label: str,
+    logarithmic: bool = False,
+    low_is_dark: bool = False,
+    ax: "Axes | None" = None,
+) -> "Axes":
+    """A heat map of sites, from left to right, and ratios, from bottom to top.
 
     Args:
-        found: of :func:`ghostify.sensitivity`.
-        metric: ``"kl"``, on a logarithmic scale; ``"error"``; or ``"top1"``. None: ``"kl"`` where there is one.
+        cells: (ratios, sites); NaN where there is no value, but somewhere there is one.
+        columns, rows: names of the sites and of the ratios.
+        title: of the axes.
+        label: of the colours.
+        logarithmic: colours follow the logarithm, over four decades at most.
+        low_is_dark: small values are dark in place of large ones.
         ax: axes to draw into; a new figure otherwise.
-
-    Raises:
-        ArgumentError: another metric, or one that was not measured.
     """
     import matplotlib.pyplot as plt
     import numpy as np
     from matplotlib.colors import LogNorm
 
-    metric = metric or found.metric()
-    if metric not in METRICS:
-        raise ArgumentError(f"metric must be {', '.join(map(repr, METRICS))}, not {metric!r}")
-    sites, ratios = found.sites, found.header.ratios
-    cells = np.full((len(ratios), len(sites)), np.nan)
-    for row in found.rows:
-        value = getattr(row, metric)
-        cells[ratios.index(row.ratio), sites.index(row.name)] = np.nan if value is None else value
-    if np.isnan(cells).all():
-        raise ArgumentError(f"metric={metric!r} was not measured")
     if ax is None:
-        _, ax = plt.subplots(figsize=(max(6.4, min(18, 0.2 * len(sites) + 2)), 2.4 + 0.3 * len(ratios)), layout="constrained")
+        size = (max(6.4, min(18, 0.2 * len(columns) + 2)), 2.4 + 0.3 * len(rows))
+        _, ax = plt.subplots(figsize=size, layout="constrained")
     norm = None
-    if metric == "kl":
+    if logarithmic:
         top = np.nanmax(cells)
         norm = LogNorm(max(np.nanmin(cells), top * 1e-4, 1e-12), max(top, 1e-11))
         cells = np.clip(cells, norm.vmin, None)
-    image = ax.imshow(cells, aspect="auto", origin="lower", cmap="Blues_r" if metric == "top1" else "Blues", norm=norm)
-    ax.figure.colorbar(image, ax=ax, label=METRICS[metric], pad=0.01)
-    step = max(1, len(sites) // 60)
-    ax.set_xticks(range(0, len(sites), step), sites[::step], rotation=90, fontsize=7)
-    ax.set_yticks(range(len(ratios)), [f"{ratio:g}" for ratio in ratios])
+    image = ax.imshow(cells, aspect="auto", origin="lower", cmap="Blues_r" if low_is_dark else "Blues", norm=norm)
+    ax.figure.colorbar(image, ax=ax, label=label, pad=0.01)
+    step = max(1, len(columns) // 60)
+    ax.set_xticks(range(0, len(columns), step), columns[::step], rotation=90, fontsize=7)
+    ax.set_yticks(range(len(rows)), rows)
     ax.set(xlabel="site", ylabel="ratio")
-    ax.set_title(f"{found.header.model}: {METRICS[metric]}, one site at a time", loc="left")
+    ax.set_title(title, loc="left")
     return ax
 
 
-METRICS = {"kl": "divergence, nats", "error": "relative error of the site", "top1": "top-1"}
-
-
-def plot_sweep(found: "SweepResult", cost: str = "flops", by: str | None = None, ax: "Axes | None" = None) -> "Axes":
-    """Accuracy against cost: a point for each trial, a line through the Pareto front, a star for the original.
+def pareto_plot(
+    groups: Sequence[Points],
+    front: Points,
+    original: Points,
+    *,
+    xlabel: str,
+    ylabel: str,
+    unit: str = "",
+    ax: "Axes | None" = None,
+) -> "Axes":
+    """A score from 0 to 1 against a cost: points, a line of steps through the Pareto front, a star for the original.
 
     Args:
-        found: of :func:`ghostify.sweep`.
-        cost: ``"flops"``, ``"params"`` or ``"latency"``.
-        by: the setting that colours tell; None for the model where there are several.
+        groups: points to be told apart.
+        front: from the lowest cost to the highest.
+        original: of each network that there is, one point.
+        xlabel, ylabel: of the axes.
+        unit: of the cost, after its decimal prefix.
         ax: axes to draw into; a new figure otherwise.
-
-    Raises:
-        ArgumentError: another cost, a setting that no trial has, or nothing to draw.
     """
     import matplotlib.pyplot as plt
     from matplotlib.ticker import EngFormatter, PercentFormatter
 
-    front = found.pareto(cost)
-    frame = found.to_frame().dropna(subset=[cost, found.metric])
-    if not len(frame):
-        raise ArgumentError("no trial has succeeded, so there is nothing to draw")
-    by = by or ("model" if frame["model"].nunique() > 1 else None)
-    if by is not None and by not in frame:
-        raise ArgumentError(f"by={by!r} is no setting of these trials")
     if ax is None:
         _, ax = plt.subplots(figsize=(6.4, 4), layout="constrained")
-    original = frame["params_share"].eq(1)
-    students = frame[~original]
-    groups = [(None, students)] if by is None else list(students.fillna({by: "none"}).groupby(by, sort=False))
-    for number, (value, group) in enumerate(groups):
-        colour = GHOST if by is None else f"C{number % 10}"
-        label = "trials" if by is None else " ".join(map(str, (by, value)))
-        ax.plot(group[cost], group[found.metric], "o", ms=5, alpha=0.8, color=colour, label=label)
-    ax.plot(front[cost], front[found.metric], "-", color=GHOST, lw=1, zorder=1, label="Pareto front", drawstyle="steps-post")
-    ax.plot(frame[original][cost], frame[original][found.metric], "*", ms=12, color=DENSE, mec="#333333", label="original")
-    ax.xaxis.set_major_formatter(EngFormatter(unit="s" if cost == "latency" else ""))
+    for group in groups:
+        ax.plot(group.x, group.y, "o", ms=5, alpha=0.8, color=group.colour, label=group.label)
+    ax.plot(front.x, front.y, "-", color=front.colour, lw=1, zorder=1, label=front.label, drawstyle="steps-post")
+    ax.plot(original.x, original.y, "*", ms=12, color=original.colour, mec="#333333", label=original.label)
+    ax.xaxis.set_major_formatter(EngFormatter(unit=unit))
     ax.yaxis.set_major_formatter(PercentFormatter(1))
-    names = {"flops": "FLOPs (multiply-adds)", "params": "params", "latency": "latency of one input"}
-    ax.set(xlabel=names[cost], ylabel="top-1" if found.metric == "top1" else "agreement with the original")
+    ax.set(xlabel=xlabel, ylabel=ylabel)
     ax.spines[["top", "right"]].set_visible(False)
     ax.legend(frameon=False, loc="lower right")
+    return ax
+
+
+def _site_axes(sites: int) -> "Axes":
+    """Axes of a new figure, wider for more sites."""
+    import matplotlib.pyplot as plt
+
+    return plt.subplots(figsize=(max(6.4, min(16, 0.16 * sites + 2)), 3.8), layout="constrained")[1]
+
+
+def _framed(ax: "Axes", title: str) -> "Axes":
+    """The title on the left, the legend above on the right, and no lines around."""
+    ax.set_title(title, loc="left")
+    ax.spines[["top", "right"]].set_visible(False)
+    ax.legend(frameon=False, loc="lower right", bbox_to_anchor=(1, 1), ncols=2)
     return ax

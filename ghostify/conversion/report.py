@@ -138,11 +138,31 @@ class Report:
 
     _repr_html_ = to_html
 
-    def plot(self, metric: str = "flops") -> "Axes":
-        """A bar chart of each site before and after; ``metric`` is ``"flops"`` or ``"params"``."""
-        from ..common.figures import plot_report
+    def plot(self, metric: str = "flops", ax: "Axes | None" = None) -> "Axes":
+        """Bars for each site in execution order: the original behind, the student before it; dense sites have one colour.
 
-        return plot_report(self, metric)
+        Args:
+            metric: ``"flops"`` or ``"params"``.
+            ax: axes to draw into; a new figure otherwise.
+
+        Raises:
+            ArgumentError: another metric, or FLOPs of a report that has none.
+        """
+        from ..common.figures import paired_bars
+
+        if metric not in ("flops", "params"):
+            raise ArgumentError(f"metric must be 'flops' or 'params', not {metric!r}")
+        before = [getattr(row, f"{metric}_before") for row in self.rows]
+        if None in before:
+            raise ArgumentError("this report has no FLOPs: give ghostify.report an example_input, or plot metric='params'")
+        return paired_bars(
+            before,
+            [getattr(row, f"{metric}_after") if row.reason is None else 0 for row in self.rows],
+            ("original", "student"),
+            title=f"{self.model}: {len(self.converted)} of {len(self.rows)} sites converted",
+            ylabel="FLOPs (multiply-adds)" if metric == "flops" else "params",
+            ax=ax,
+        )
 
     def __rich__(self) -> Any:
         from rich.console import Group

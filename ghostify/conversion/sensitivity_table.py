@@ -16,6 +16,8 @@ if TYPE_CHECKING:
 
 FORMAT = 1
 
+METRICS = {"kl": "divergence, nats", "error": "relative error of the site", "top1": "top-1"}
+
 
 @dataclass(frozen=True)
 class SiteSensitivity:
@@ -78,10 +80,39 @@ class Sensitivity:
         return pd.DataFrame([asdict(row) for row in self.rows])
 
     def plot(self, metric: str | None = None, ax: "Axes | None" = None) -> "Axes":
-        """A heat map of sites and ratios; ``metric`` is ``"kl"`` (if there is one), ``"error"`` or ``"top1"``."""
-        from ..common.figures import plot_sensitivity
+        """A heat map: sites in execution order from left to right, ratios from bottom to top; dark is dear.
 
-        return plot_sensitivity(self, metric, ax)
+        Args:
+            metric: ``"kl"``, on a logarithmic scale; ``"error"``; or ``"top1"``. None: ``"kl"`` where there is one.
+            ax: axes to draw into; a new figure otherwise.
+
+        Raises:
+            ArgumentError: another metric, or one that was not measured.
+        """
+        import numpy as np
+
+        from ..common.figures import heat_map
+
+        metric = metric or self.metric()
+        if metric not in METRICS:
+            raise ArgumentError(f"metric must be {', '.join(map(repr, METRICS))}, not {metric!r}")
+        sites, ratios = self.sites, self.header.ratios
+        cells = np.full((len(ratios), len(sites)), np.nan)
+        for row in self.rows:
+            value = getattr(row, metric)
+            cells[ratios.index(row.ratio), sites.index(row.name)] = np.nan if value is None else value
+        if np.isnan(cells).all():
+            raise ArgumentError(f"metric={metric!r} was not measured")
+        return heat_map(
+            cells,
+            sites,
+            [f"{ratio:g}" for ratio in ratios],
+            title=f"{self.header.model}: {METRICS[metric]}, one site at a time",
+            label=METRICS[metric],
+            logarithmic=metric == "kl",
+            low_is_dark=metric == "top1",
+            ax=ax,
+        )
 
     def save(self, path: str | Path) -> None:
         """Write a JSON file, which appears under its name only once it is complete.

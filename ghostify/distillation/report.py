@@ -93,10 +93,21 @@ class RecoveryReport:
         return json.dumps(asdict(self))
 
     def plot(self, ax: "Axes | None" = None) -> "Axes":
-        """The loss, and the validation where there is one, against steps."""
-        from ..common.figures import plot_recovery
+        """The mean loss of each epoch against steps, and on an axis of its own the validation where there is one.
 
-        return plot_recovery(self, ax)
+        Args:
+            ax: axes to draw into; a new figure otherwise.
+        """
+        from ..common.figures import Points, training_curves
+
+        trained = [(row.step, row.loss) for row in self.epochs if row.loss is not None]
+        loss = Points([step for step, _ in trained], [value for _, value in trained], "loss")
+        scored = [(row.step, row.score, next(iter(row.scores))) for row in self.epochs if row.score is not None]
+        score = None
+        if scored:
+            name = scored[0][2]
+            score = Points([step for step, _, _ in scored], [value for _, value, _ in scored], SCORES.get(name, name))
+        return training_curves(loss, score, title=f"{self.model}: {self.steps} steps", ax=ax)
 
     def summary(self) -> str:
         """The outcome in a few lines."""

@@ -1,10 +1,14 @@
 """A page with an interactive plot and the table of a sweep, in one file that needs nothing from the network."""
 
 import html
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from .sweep_result import SweepResult
+    import pandas as pd
+    import plotly.graph_objects as go
+
+COSTS = {"flops": "FLOPs (multiply-adds)", "params": "params", "latency": "latency of one input, s"}
 
 _PAGE = """<!doctype html>
 <html lang="en">
@@ -31,45 +35,64 @@ th {{ position: sticky; top: 0; background: #fff; }}
 """
 
 
-def sweep_page(found: "SweepResult") -> str:
-    """The page's HTML."""
-    import plotly.graph_objects as go
+def sweep_page(frame: "pd.DataFrame", fronts: "Mapping[str, pd.DataFrame]", metric: str, summary: str) -> str:
+    """The HTML of a whole page.
 
-    frame = found.to_frame()
-    good = frame[frame["error"].isna()]
-    settings = [name for name in frame.columns[: frame.columns.get_loc("params")] if name != "model"]
-    told = [
-        "<br>".join([str(row["model"]), *(f"{name} {row[name]}" for name in settings if row[name] == row[name] and row[name])])
-        for _, row in good.iterrows()
-    ]
-    figure = go.Figure()
-    costs = {"flops": "FLOPs (multiply-adds)", "params": "params", "latency": "latency of one input, s"}
-    for number, cost in enumerate(costs):
-        front = found.pareto(cost) if len(good) else good
-        shown = number == 0
-        figure.add_scatter(x=good[cost], y=good[found.metric], mode="markers", text=told, name="trials", visible=shown)
-        figure.add_scatter(
-            x=front[cost], y=front[found.metric], mode="lines", line_shape="hv", name="Pareto front", visible=shown,
-            hoverinfo="skip",
-        )  # fmt: skip
-    buttons = [
-        {
-            "label": cost,
-            "method": "update",
-            "args": [{"visible": [i // 2 == number for i in range(6)]}, {"xaxis.title.text": title}],
-        }
-        for number, (cost, title) in enumerate(costs.items())
-    ]
-    figure.update_layout(
-        template="plotly_white", height=480, margin={"l": 60, "r": 20, "t": 40, "b": 50},
-        xaxis_title=costs["flops"], yaxis={"title": "top-1" if found.metric == "top1" else "agreement", "tickformat": ".1%"},
-        updatemenus=[{"buttons": buttons, "type": "buttons", "direction": "right", "x": 0, "y": 1.14, "xanchor": "left"}],
-    )  # fmt: skip
+    Args:
+        frame: the trials, a row each: their settings, then their figures from ``params`` on.
+        fronts: the rows of the Pareto front for each of ``flops``, ``params`` and ``latency``.
+        metric: the column that trials are judged by, ``"top1"`` or ``"agreement"``.
+        summary: the totals in a few lines of plain text.
+    """
+    title = f"ghostify sweep: {', '.join(dict.fromkeys(map(str, frame['model'])))}" if len(frame) else "ghostify"
+    figure = _figure(frame[frame["error"].isna()], fronts, metric)
     return _PAGE.format(
-        title=html.escape(
-            f"ghostify sweep: {', '.join(dict.fromkeys(map(str, frame['model'])))}" if len(frame) else "ghostify"
-        ),
-        summary=html.escape(found.summary()),
+        title=html.escape(title),
+        summary=html.escape(summary),
         plot=figure.to_html(full_html=False, include_plotlyjs=True),
         table=frame.to_html(index=False, border=0, na_rep="", float_format=lambda value: f"{value:.4g}"),
     )
+
+
+def _figure(trials: "pd.DataFrame", fronts: "Mapping[str, pd.DataFrame]", metric: str) -> "go.Figure":
+    """Accuracy against one of the costs at a time, which buttons choose among."""
+    import plotly.graph_objects as go
+
+    figure = go.Figure()
+    texts = _hover_texts(trials)
+    for number, cost in enumerate(COSTS):
+        x, y, shown = trials[cost], trials[metric], number == 0
+        figure.add_scatter(x=x, y=y, mode="markers", text=texts, name="trials", visible=shown)
+        line = {"mode": "lines", "line_shape": "hv", "hoverinfo": "skip"}
+        figure.add_scatter(x=fronts[cost][cost], y=fronts[cost][metric], name="Pareto front", visible=shown, **line)
+    buttons = _buttons(list(COSTS))
+    figure.update_layout(
+        template="plotly_white",
+        height=480,
+        margin={"l": 60, "r": 20, "t": 40, "b": 50},
+        xaxis_title=COSTS["flops"],
+        yaxis={"title": "top-1" if metric == "top1" else "agreement", "tickformat": ".1%"},
+        updatemenus=[{"buttons": buttons, "type": "buttons", "direction": "right", "x": 0, "y": 1.14, "xanchor": "left"}],
+    )
+    return figure
+
+
+def _hover_texts(trials: "pd.DataFrame") -> list[str]:
+    """For each trial its model and those of its settings that are neither missing nor empty, a line each."""
+    settings = [name for name in trials.columns[: trials.columns.get_loc("params")] if name != "model"]
+    return [
+        "<br>".join([str(row["model"]), *(f"{name} {row[name]}" for name in settings if row[name] == row[name] and row[name])])
+        for _, row in trials.iterrows()
+    ]
+
+
+def _buttons(costs: Sequence[str]) -> list[dict[str, object]]:
+    """A button for each cost, which shows its two traces, hides the others and names the axis."""
+    return [
+        {
+            "label": cost,
+            "method": "update",
+            "args": [{"visible": [i // 2 == number for i in range(2 * len(costs))]}, {"xaxis.title.text": COSTS[cost]}],
+        }
+        for number, cost in enumerate(costs)
+    ]

@@ -16,7 +16,9 @@ if TYPE_CHECKING:
     import pandas as pd
     from matplotlib.axes import Axes
 
-COSTS = ("flops", "params", "latency")
+COST_NAMES = {"flops": "FLOPs (multiply-adds)", "params": "params", "latency": "latency of one input"}
+
+COSTS = tuple(COST_NAMES)
 
 
 _FIGURES = tuple(f.name for f in fields(Result) if f.name not in ("settings", "format"))
@@ -107,10 +109,44 @@ class SweepResult:
         return max(fitting, key=lambda result: (getattr(result, self.metric), -(result.flops or 0)))
 
     def plot(self, cost: str = "flops", by: str | None = None, ax: "Axes | None" = None) -> "Axes":
-        """Accuracy against ``cost``, with the Pareto front and the original; colours by the setting ``by``."""
-        from ..common.figures import plot_sweep
+        """Accuracy against cost: a point for each trial, a line through the Pareto front, a star for the original.
 
-        return plot_sweep(self, cost, by, ax)
+        Args:
+            cost: ``"flops"``, ``"params"`` or ``"latency"``.
+            by: the setting that colours tell; None for the model where there are several.
+            ax: axes to draw into; a new figure otherwise.
+
+        Raises:
+            ArgumentError: another cost, a setting that no trial has, or nothing to draw.
+        """
+        from ..common.figures import DENSE, GHOST, Points, pareto_plot
+
+        front = self.pareto(cost)
+        frame = self.to_frame().dropna(subset=[cost, self.metric])
+        if not len(frame):
+            raise ArgumentError("no trial has succeeded, so there is nothing to draw")
+        by = by or ("model" if frame["model"].nunique() > 1 else None)
+        if by is not None and by not in frame:
+            raise ArgumentError(f"by={by!r} is no setting of these trials")
+
+        def points(rows: "pd.DataFrame", label: str, colour: str) -> Points:
+            return Points(rows[cost].tolist(), rows[self.metric].tolist(), label, colour)
+
+        original = frame["params_share"].eq(1)
+        students = frame[~original]
+        groups = [points(students, "trials", GHOST)]
+        if by is not None:
+            parts = students.fillna({by: "none"}).groupby(by, sort=False)
+            groups = [points(rows, f"{by} {value}", f"C{number % 10}") for number, (value, rows) in enumerate(parts)]
+        return pareto_plot(
+            groups,
+            points(front, "Pareto front", GHOST),
+            points(frame[original], "original", DENSE),
+            xlabel=COST_NAMES[cost],
+            ylabel="top-1" if self.metric == "top1" else "agreement with the original",
+            unit="s" if cost == "latency" else "",
+            ax=ax,
+        )
 
     def to_csv(self, path: str | Path) -> None:
         """Write the table."""
@@ -120,7 +156,8 @@ class SweepResult:
         """Write one page with an interactive plot and the table, which needs nothing from the network."""
         from .page import sweep_page
 
-        write_text(Path(path), sweep_page(self))
+        fronts = {cost: self.pareto(cost) for cost in COSTS}
+        write_text(Path(path), sweep_page(self.to_frame(), fronts, self.metric, self.summary()))
 
     def summary(self) -> str:
         """The totals in a few lines."""
