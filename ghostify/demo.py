@@ -15,9 +15,18 @@ from .distillation.recipe import Recipe
 
 
 @dataclass(frozen=True)
-class Measured:
-    """One line of the demo's table. Accuracies from 0 to 1 on held-out digits, ``calibrated`` and ``recovered`` None for the
-    original; ``seconds`` for both; ``latency`` in seconds for 256 images."""
+class NetworkFigures:
+    """The original or the student as one line of the demo's table.
+
+    Attributes:
+        name: of the line.
+        accuracy: from 0 to 1 on held-out digits; of the student as converted.
+        calibrated, recovered: the student's accuracy after calibration, and after distillation; None for the original.
+        seconds: that calibration and distillation took together; None for the original.
+        params: parameters.
+        flops: multiply-adds for one image.
+        latency: seconds for 256 images.
+    """
 
     name: str
     accuracy: float
@@ -30,22 +39,37 @@ class Measured:
 
 
 @dataclass(frozen=True)
-class Demo:
-    lines: tuple[Measured, ...]
+class DemoResult:
+    """What the demo measured.
+
+    Attributes:
+        original, student: their figures.
+        report: of the conversion.
+    """
+
+    original: NetworkFigures
+    student: NetworkFigures
     report: Report
 
     @property
+    def lines(self) -> tuple[NetworkFigures, NetworkFigures]:
+        """The lines of the table, the original first."""
+        return self.original, self.student
+
+    @property
     def works(self) -> bool:
-        """The student is smaller, and in the end within five points of the original."""
-        original, student = self.lines
+        """Whether the student is smaller, and in the end within five points of the original."""
+        original, student = self.original, self.student
         smaller = student.params < original.params and student.flops < original.flops
         return smaller and (student.recovered or 0) > original.accuracy - 0.05
 
 
-EPOCHS, IMAGES, STEPS = 12, 256, 150
+EPOCHS = 12  # of training the original
+IMAGES = 256  # for calibration
+STEPS = 150  # of distillation
 
 
-def run_demo(ratio: float = 2, progress: Callable[[], None] = lambda: None) -> Demo:
+def run_demo(ratio: float = 2, progress: Callable[[], None] = lambda: None) -> DemoResult:
     """Train, convert, calibrate, distil, measure.
 
     Args:
@@ -53,27 +77,26 @@ def run_demo(ratio: float = 2, progress: Callable[[], None] = lambda: None) -> D
         progress: called after each of the EPOCHS epochs of the original, on 1,297 digits of 8x8 pixels; 500 others are held
             out. The student is calibrated on IMAGES of them and distilled for STEPS steps on all, without their labels.
     """
-    train, (images, labels) = digits()
+    (train, _), (images, labels) = digits()
     teacher = trained_cnn(progress)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
         student = convert(teacher, ratio, cheap="auto")
-        at_once = _accuracy(student, images, labels)
+        converted = _accuracy(student, images, labels)
         start = time.perf_counter()
-        calibrate(student, teacher, train[0], max_images=IMAGES)
+        calibrate(student, teacher, train, max_images=IMAGES)
         calibrated = _accuracy(student, images, labels)
-        distill(student, teacher, train[0], recipe=Recipe(steps=STEPS, batch_size=64, augment="none"))
+        distill(student, teacher, train, recipe=Recipe(steps=STEPS, batch_size=64, augment="none"))
         seconds = time.perf_counter() - start
-    told = report(student, (1, 1, 8, 8))
-    slow, fast = _latency([teacher, student], images[:256])
-    before, after = told.before, told.after
-    original = Measured(
-        "original", _accuracy(teacher, images, labels), None, None, None, before.params, before.flops or 0, slow
-    )
+    conversion = report(student, (1, 1, 8, 8))
+    teacher_latency, student_latency = _latency([teacher, student], images[:256])
+    before, after = conversion.before, conversion.after
+    accuracy = _accuracy(teacher, images, labels)
+    original = NetworkFigures("original", accuracy, None, None, None, before.params, before.flops or 0, teacher_latency)
     recovered = _accuracy(student, images, labels)
     name = f"student, ratio {ratio:g}"
-    made = Measured(name, at_once, calibrated, recovered, seconds, after.params, after.flops or 0, fast)
-    return Demo((original, made), told)
+    figures = NetworkFigures(name, converted, calibrated, recovered, seconds, after.params, after.flops or 0, student_latency)
+    return DemoResult(original, figures, conversion)
 
 
 def digits() -> tuple[tuple[Tensor, Tensor], tuple[Tensor, Tensor]]:
@@ -89,8 +112,10 @@ def digits() -> tuple[tuple[Tensor, Tensor], tuple[Tensor, Tensor]]:
 
 
 def trained_cnn(progress: Callable[[], None] = lambda: None) -> nn.Module:
-    """A small CNN, trained on the digits in some ten seconds; the same at every call. ``progress`` is called after each
-    epoch."""
+    """A small CNN, trained on the digits in some ten seconds; the same at every call.
+
+    ``progress`` is called after each epoch.
+    """
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
         return _train(_small_cnn(), digits()[0], EPOCHS, 2e-3, progress)
@@ -125,12 +150,12 @@ def _accuracy(model: nn.Module, images: Tensor, labels: Tensor) -> float:
 
 @torch.no_grad()
 def _latency(models: list[nn.Module], images: Tensor, rounds: int = 15) -> list[float]:
-    """Median seconds of each, taken in turn so that a noisy machine is equally unfair to all."""
+    """Median seconds of a forward pass of each model, taken in turn so that a noisy machine is equally unfair to all."""
     times: list[list[float]] = [[] for _ in models]
     for turn in range(rounds + 2):
-        for model, taken in zip(models, times, strict=True):
+        for model, seconds in zip(models, times, strict=True):
             start = time.perf_counter()
             model(images)
             if turn >= 2:  # the first two warm up
-                taken.append(time.perf_counter() - start)
-    return [sorted(taken)[rounds // 2] for taken in times]
+                seconds.append(time.perf_counter() - start)
+    return [sorted(seconds)[rounds // 2] for seconds in times]

@@ -2,13 +2,14 @@
 
 import sys
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 
-from ..errors import ArgumentError
-from .arguments import make_network, make_student, parse_numbers, parse_shape
-from .options import Cheap, DwSize, Factory, Input, Json, LinearRatio, Model, OnlyIfFaster, Ratio, Set
+from .arguments import parse_shape, parse_whole_numbers
+from .networks import make_network, make_student
+from .option_groups import ConversionOptions, Group, NetworkOptions, with_option_groups
+from .options import Factory, Input, Json
 from .output import print_report
 
 
@@ -34,21 +35,16 @@ def export(
     from ..deployment.export import export as export_student
     from ..students.storage import load
 
-    network = load(student, None if factory is None else make_network(None, factory))
+    network = load(student, None if factory is None else make_network(NetworkOptions(factory=factory)))
     path = export_student(network, out, example_input=parse_shape(input_), int8=int8, max_images=max_images)
     print(f"written: {path} ({path.stat().st_size / 1e6:.1f} MB), same outputs as in PyTorch")
 
 
+@with_option_groups
 def bench(
-    model: Model = None,
-    factory: Factory = None,
-    ratio: Ratio = None,
-    dw_size: DwSize = 3,
-    cheap: Cheap = "depthwise",
-    set_: Set = None,
-    linear_ratio: LinearRatio = None,
-    only_if_faster: OnlyIfFaster = None,
-    input_: Input = None,
+    *,
+    network: Annotated[NetworkOptions, Group(without=("weights", "pretrained"))],
+    conversion: Annotated[ConversionOptions, Group(without=("target", "sensitivity"))],
     runtimes: Annotated[str | None, typer.Option(help="With commas between them; by default all that there are.")] = None,
     batch_sizes: Annotated[str, typer.Option(help="With commas between them.")] = "1,8",
     threads: Annotated[int | None, typer.Option(help="Of each runtime.")] = None,
@@ -65,24 +61,16 @@ def bench(
     """
     from ..deployment.latency import latency
 
-    network = make_network(model, factory).eval()
-    student = make_student(
-        network, ratio, dw_size, cheap, set_, linear_ratio, shape=input_, only_if_faster=only_if_faster
-    )  # fmt: skip
-    shape = parse_shape(input_)
-    found = latency(
-        {"original": network, "student": student},
+    original = make_network(network).eval()
+    student = make_student(original, conversion)
+    shape = parse_shape(conversion.input)
+    latency_report = latency(
+        {"original": original, "student": student},
         None if shape is None else shape[1:],
         runtimes=None if runtimes is None else [name.strip() for name in runtimes.split(",")],
-        batch_sizes=[_whole(size) for size in parse_numbers("--batch-sizes", batch_sizes)],
+        batch_sizes=parse_whole_numbers("--batch-sizes", batch_sizes),
         threads=threads,
         repeats=repeats,
         progress=sys.stderr.isatty(),
     )
-    print_report(found, as_json)
-
-
-def _whole(size: float) -> Any:
-    if size != int(size):
-        raise ArgumentError(f"--batch-sizes must be whole numbers, not {size:g}")
-    return int(size)
+    print_report(latency_report, as_json)
