@@ -6,7 +6,7 @@ from helpers.scenes import CLASSES, KINDS, batch, detector, scene
 
 import ghostify
 from ghostify.tasks.detection import Detection
-from ghostify.tasks.detection_precision import DetectionMatches as Matches
+from ghostify.tasks.detection_precision import DetectionMatches
 from ghostify.tasks.detection_targets import checked_targets
 
 IMAGES, TARGETS = batch(0)
@@ -82,7 +82,7 @@ def test_the_teacher_has_nothing_to_learn_from_itself(pairs, kind):
 
 def test_precision_is_that_of_boxes_found():
     model = detector("faster")
-    matches = Matches(model, "data")
+    matches = DetectionMatches(model, "data")
     for target in TARGETS:
         one = {**target, "scores": torch.ones(len(target["labels"]))}
         first = {key: value[:1] for key, value in one.items()}
@@ -92,7 +92,7 @@ def test_precision_is_that_of_boxes_found():
     assert found.map50 == pytest.approx(found.agreement)
     assert found.map == pytest.approx(found.map50)
     assert 0.3 < found.map < 0.8  # one of two boxes
-    whole = Matches(model, "data")
+    whole = DetectionMatches(model, "data")
     whole.add([{**t, "scores": torch.ones(2)} for t in TARGETS], TARGETS)
     assert (whole.finish().map, whole.finish().agreement) == (1.0, None)
     assert set(whole.finish().per_class) == {int(label) for t in TARGETS for label in t["labels"]}
@@ -102,7 +102,7 @@ def test_masks_are_judged_too(pairs):
     found = ghostify.evaluate(pairs("mask")[0], [(IMAGES, TARGETS)])
     assert found.images == 2
     assert found.mask_map is not None
-    perfect = Matches(pairs("mask")[0], "data")
+    perfect = DetectionMatches(pairs("mask")[0], "data")
     perfect.add([{**t, "masks": t["masks"][:, None].float(), "scores": torch.ones(2)} for t in TARGETS], TARGETS)
     assert perfect.finish().mask_map == 1.0
 

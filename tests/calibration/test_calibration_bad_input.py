@@ -1,0 +1,78 @@
+"""Bad input to calibrate() gets one sentence and changes nothing."""
+
+import copy
+
+import numpy as np
+import pytest
+import torch
+from helpers.calibration import TEACHER, X, images, state, trained, unchanged
+from helpers.networks import Residual
+from torch import nn
+
+import ghostify
+
+
+def poisoned(model):
+    model = copy.deepcopy(model)
+    next(model.parameters()).data[0] = torch.nan
+    return model
+
+
+def another_head(student):
+    name, head = [(n, m) for n, m in student.named_modules() if isinstance(m, nn.Linear)][-1]
+    parent, _, child = name.rpartition(".")
+    setattr(student.get_submodule(parent), child, nn.Linear(head.in_features, 3))
+    return student
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"images": []}, "no image"),
+        ({"images": torch.zeros(0, 3, 12, 12)}, "no image"),
+        ({"images": X[0]}, "do not fit"),
+        ({"images": X[0, 0]}, "shape"),
+        ({"images": images(8, channels=4)}, "do not fit"),
+        ({"images": (X * 255).clamp(0, 255).to(torch.uint8)}, "uint8"),
+        ({"images": X.masked_fill(X > 1, torch.nan)}, "NaN"),
+        ({"images": X * 255}, "another range"),
+        ({"images": 3}, "images must be"),
+        ({"images": ["a"]}, "must be a tensor"),
+        ({"images": [{"label": 1}]}, "pixel_values"),
+        ({"images": "nowhere"}, "neither a folder"),
+        ({"method": "magic"}, "method"),
+        ({"max_images": 0}, "max_images"),
+        ({"max_images": 2.5}, "max_images"),
+        ({"batch_size": 0}, "batch_size"),
+        ({"steps": 0}, "steps"),
+        ({"seed": None}, "seed"),
+        ({"seed": 1.5}, "seed"),
+        ({"images": np.array([["a"]], dtype=object)}, "array of object"),
+        ({"images": X.to_sparse()}, "sparse"),
+        ({"images": X.to("meta")}, "meta"),
+        ({"images": list(X)}, "single images"),
+        ({"teacher": copy.deepcopy(TEACHER).double()}, "one precision"),
+        ({"teacher": poisoned(TEACHER)}, "NaN or infinite weights in"),
+        ({"student": another_head(ghostify.convert(TEACHER, 2))}, "the student's"),
+        ({"copies": -1}, "copies"),
+        ({"copies": 1.5}, "copies"),
+        ({"lr": -1}, "lr"),
+        ({"ridge": 0}, "ridge"),
+        ({"teacher": Residual(24)}, "has other|is 24|→"),
+        ({"teacher": trained(nn.Sequential(Residual()))}, "no layer 'conv1'"),
+        ({"teacher": trained(Residual(act=nn.Identity))}, "other weights|other layers"),
+        ({"teacher": ghostify.convert(TEACHER, 2)}, "Ghost modules itself"),
+        ({"teacher": None}, "teacher must be"),
+        ({"student": TEACHER}, "ghostify.convert"),
+        ({"student": 1}, "student must be"),
+    ],
+    ids=lambda value: value if isinstance(value, str) else next(iter(value)),
+)
+def test_bad_input_is_one_sentence_and_changes_nothing(changes, message):
+    student = ghostify.convert(TEACHER, 2)
+    before = state(student)
+    arguments = {"student": student, "teacher": TEACHER, "images": X, **changes}
+    with pytest.raises(ghostify.GhostifyError, match=message) as caught:
+        ghostify.calibrate(**arguments)
+    assert "\n" not in str(caught.value)
+    assert unchanged(student, before)

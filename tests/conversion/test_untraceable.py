@@ -1,0 +1,47 @@
+"""Networks that torch.fx cannot follow as a whole."""
+
+import torch
+import torchvision
+from helpers.conversion import ghosts, stack
+from helpers.networks import Residual
+from torch import nn
+
+import ghostify
+
+
+def test_parts_where_the_whole_does_not_trace():
+    model = torchvision.models.detection.ssdlite320_mobilenet_v3_large(weights=None, weights_backbone=None).eval()
+    student = ghostify.convert(model)
+    assert isinstance(student.backbone.features[0][0][0], nn.Conv2d)  # first
+    assert len(ghosts(student)) > 20
+    with torch.no_grad():
+        assert student([torch.rand(3, 320, 320)])[0].keys() == {"boxes", "scores", "labels"}
+
+
+def test_data_dependent_block_is_opaque_and_the_rest_still_traces():
+    class Gate(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.body = nn.Sequential(nn.Conv2d(32, 32, 3, padding=1), nn.BatchNorm2d(32), nn.ReLU())
+
+        def forward(self, x):
+            return self.body(x) if x.sum() > 0 else x
+
+    model = stack(nn.Conv2d(32, 32, 3), nn.BatchNorm2d(32), Gate(), nn.Conv2d(32, 32, 3), nn.ReLU())
+    assert set(ghosts(ghostify.convert(model))) == {"1", "3.body.0", "4"}
+
+
+def test_convolutions_right_under_a_model_that_does_not_trace():
+    class Net(Residual):
+        def forward(self, x):
+            return super().forward(x * 2 if x.sum() > 0 else x)
+
+    assert set(ghosts(ghostify.convert(Net()))) == {"conv1", "conv2"}
+
+
+def test_heads_that_only_training_uses_are_found():
+    model = torchvision.models.googlenet(init_weights=False)
+    student = ghostify.convert(model)
+    assert {"aux1.conv.conv", "aux2.conv.conv"} <= set(ghosts(student))
+    outputs = student.train()(torch.randn(2, 3, 96, 96))
+    assert outputs.aux_logits1.shape == (2, 1000)

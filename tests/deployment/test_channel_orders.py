@@ -1,0 +1,77 @@
+"""Sums have one order of channels."""
+
+import pytest
+import torch
+from helpers.folding import assert_same, left, student_of
+from helpers.networks import randomize
+from torch import nn
+
+import ghostify
+from ghostify.deployment.folded_ghost import FoldedGhost, GhostMaps
+from ghostify.deployment.parted_maps import PartedMaps
+
+
+def test_a_sum_has_one_order_and_the_head_restores_it_after_the_pool():
+    class Net(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.stem = nn.Conv2d(3, 32, 3, padding=1)
+            self.a, self.b, self.c = (nn.Sequential(nn.Conv2d(32, 32, 3, padding=1), nn.BatchNorm2d(32)) for _ in range(3))
+            self.pool, self.head = nn.AdaptiveAvgPool2d(1), nn.Linear(32, 5)
+
+        def forward(self, x):
+            x = torch.relu(self.a(self.stem(x)))
+            x = torch.relu(x + self.b(x))
+            x = torch.relu(x + self.c(x))
+            return self.head(self.pool(x).flatten(1))
+
+    student = student_of(Net(), "pointwise")
+    folded = ghostify.fold(student)
+    assert_same(student, folded)
+    ghosts = {name: module for name, module in folded.named_modules() if isinstance(module, FoldedGhost)}
+    assert sum(module.order is not None for module in ghosts.values()) == len(ghosts) == 2
+    assert len(left(folded, "channel order")) == 2
+    restores = [node for node in folded.graph.nodes if getattr(node.target, "__name__", "") == "take_channels"]
+    assert len(restores) == 1
+    assert restores[0].args[0].target == "pool"
+
+
+class Stream(nn.Module):
+    """Blocks that add to one another."""
+
+    def __init__(self):
+        super().__init__()
+        self.stem = nn.Sequential(nn.Conv2d(3, 32, 3, padding=1), nn.ReLU())
+        self.blocks = nn.ModuleList()
+        for kernel in (3, 1, 3, 1):
+            first = [nn.Conv2d(32, 32, 3, padding=1), nn.BatchNorm2d(32), nn.ReLU()]
+            self.blocks.append(nn.Sequential(*first, nn.Conv2d(32, 32, kernel, padding=kernel // 2), nn.BatchNorm2d(32)))
+        self.pool, self.head = nn.AdaptiveAvgPool2d(1), nn.Linear(32, 5)
+
+    def forward(self, x):
+        x = self.stem(x)
+        for block in self.blocks:
+            x = torch.relu(x + block(x))
+        return self.head(self.pool(x).flatten(1))
+
+
+@pytest.mark.parametrize("cheap", ["depthwise", "pointwise", "auto"])
+def test_an_aligned_student_restores_no_order_in_its_sums(cheap):
+    """Each block has another cheap operation with auto, and all have the same intrinsic channels."""
+    torch.manual_seed(0)
+    teacher, images = randomize(Stream()), torch.randn(32, 3, 16, 16)
+    ghostify.reestimate_norms(teacher, images)
+    teacher.eval()
+    counts = []
+    for align in (True, False):
+        student = ghostify.convert(teacher, 2, cheap=cheap, skip=()).eval()
+        ghostify.calibrate(student, teacher, images, method="least_squares", align=align)
+        folded = ghostify.fold(student)
+        assert_same(student, folded)
+        student.float()
+        counts.append(sum(isinstance(module, FoldedGhost) for module in folded.modules()))
+        if align:
+            assert not any(module.source is not None for module in folded.modules() if isinstance(module, GhostMaps))
+            assert {name for name, module in folded.named_modules() if isinstance(module, PartedMaps)} == {"pool.joined"}
+    assert counts[0] == 0
+    assert counts[1] >= 3
