@@ -31,7 +31,7 @@ from torch import Tensor, nn
 import ghostify
 from benchmarks.harness.pruning import SETTINGS, Setting, prune
 from ghostify.calibration.calibrate import calibrate_with
-from ghostify.calibration.settings import BlockSettings, Settings
+from ghostify.calibration.settings import BlockSettings, ImageSettings, Settings
 from ghostify.common.costs import measure
 from ghostify.students.weights import load_weights
 
@@ -243,7 +243,7 @@ class Bench:
         blocks = BlockSettings(**chosen, seed=trial.seed) if trial.method == "block" else None
         settings = Settings(seed=trial.seed, **options)
         for _ in range(passes):
-            calibrate_with(student, teacher, few, settings, blocks, copies=copies)
+            calibrate_with(student, teacher, few, settings, blocks, ImageSettings(copies=copies))
         if plain:
             ghostify.reestimate_norms(student, few)
         return student, time.perf_counter() - start, None

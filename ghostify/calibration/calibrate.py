@@ -1,36 +1,33 @@
 """calibrate(): win accuracy back from a few unlabelled images, first in closed form, then by a few gradient steps a block."""
 
 import time
-from dataclasses import replace
+import warnings
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
-from ..common.checks import check_choice, whole_number
+from ..common.calls import Arguments
+from ..common.checks import check_choice
 from ..common.copying import copy_shared, copy_swapped
 from ..common.progress import site_bar
 from ..common.random_state import as_usual
 from ..common.spill import SpilledList
-from ..common.tensors import versioned
-from ..errors import ArgumentError
-from ..inputs.augment import copied
 from ..inputs.images import as_calls, peek
-from ..students.recipe import ConversionRecipe, attach_recipe
-from ..surgery.swap import put
+from .copies import add_copies, default_copies, images_in
+from .fit_state import FitState
+from .image_range import range_warning
 from .network_fit import NetworkFit
 from .norms import settle_norms
-from .pair_checks import check_pair, check_range
-from .part_fit import FitState
-from .report import CalibrationReport, Outcome, SiteResult
-from .settings import BlockSettings, Settings
+from .pair_checks import Pair, check_pair
+from .report import CalibrationReport, SiteResult
+from .settings import BlockSettings, ImageSettings, Settings
+from .transplant import transplant
 
 METHODS = ("least_squares", "block")
-
-
-VIEWS = 1024  # images and copies of them, beyond which none are made unless asked for
-
-
 MEMORY = 512 << 20  # bytes of feature maps held; what is above goes to a temporary file
 
 
@@ -93,19 +90,13 @@ def calibrate(
         >>> print(ghostify.calibrate(student, teacher, images))
     """
     check_choice("method", method, METHODS)
-    max_images, batch_size, steps = (
-        whole_number(name, value, 1)
-        for name, value in (("max_images", max_images), ("batch_size", batch_size), ("steps", steps))
-    )
-    copies = None if copies is None else whole_number("copies", copies, 0)
-    seed = whole_number("seed", seed, 0) % 2**32
-    if not (isinstance(ridge, (int, float)) and 0 < ridge < float("inf")):
-        raise ArgumentError(f"ridge must be a number above 0, not {ridge!r}")
-    if not (isinstance(lr, (int, float)) and 0 < lr < float("inf")):
-        raise ArgumentError(f"lr must be a number above 0, not {lr!r}")
-    settings = Settings(ridge=float(ridge), align=bool(align), seed=seed)
-    blocks = BlockSettings(steps, float(lr), seed=seed) if method == "block" else None
-    return calibrate_with(student, teacher, images, settings, blocks, max_images, batch_size, progress, copies)
+    counts = ImageSettings(max_images, batch_size, copies)
+    settings = Settings(ridge=ridge, align=bool(align), seed=seed)
+    blocks = BlockSettings(steps, lr, seed=seed)
+    with _prepared(student, teacher, images, settings, blocks if method == "block" else None, counts) as calibration:
+        if calibration.warning is not None:
+            warnings.warn(calibration.warning, stacklevel=2)
+        return calibration.run(progress)
 
 
 def calibrate_with(
@@ -114,105 +105,96 @@ def calibrate_with(
     images: Any,
     settings: Settings,
     blocks: BlockSettings | None = None,
-    max_images: int = 1024,
-    batch_size: int = 32,
-    progress: bool = False,
-    copies: int | None = None,
+    counts: ImageSettings | None = None,
 ) -> CalibrationReport:
-    """:func:`calibrate` with every setting, those that only ablations change among them."""
+    """:func:`calibrate` with every setting, those that only ablations change among them; no ``blocks`` is no gradient step."""
+    with _prepared(student, teacher, images, settings, blocks, counts or ImageSettings()) as calibration:
+        if calibration.warning is not None:
+            warnings.warn(calibration.warning, stacklevel=2)
+        return calibration.run()
+
+
+@contextmanager
+def _prepared(
+    student: nn.Module,
+    teacher: nn.Module,
+    images: Any,
+    settings: Settings,
+    blocks: BlockSettings | None,
+    counts: ImageSettings,
+) -> Iterator["_Calibration"]:
+    """A calibration whose models and first batch are checked, to be run before the block ends."""
     start = time.perf_counter()
-    recipe, sites, dense = check_pair(student, teacher)
+    pair = check_pair(student, teacher)
+    settings = replace(settings, auto=pair.recipe.config.get("cheap") == "auto")
     with as_usual(next(teacher.parameters()).device):
         original = copy_shared(teacher).eval()
-        settings = replace(settings, auto=recipe.config.get("cheap") == "auto")
-        first, calls = peek(as_calls(images, original, max_images, batch_size))
-        notes = check_range(original, first)
-        work = copy_swapped(student, {}).eval()
-        for parameter in work.parameters():
-            parameter.requires_grad_(False)
-        with SpilledList(calls, MEMORY) as held, site_bar("calibrating", len(sites), progress) as advance:
-            images_seen = sum(_count(args) for args, _ in held)
-            wanted = _default_copies(images_seen, blocks) if copies is None else copies
-            if not _add_copies(held, wanted, settings.seed) and copies:
-                notes.append("no copies were made: images are not one tensor (N, C, H, W)")
-            state = FitState(work, original, sites, dense, settings, MEMORY, lambda outcome: advance(outcome.name), blocks)
+        first, calls = peek(as_calls(images, original, counts.max_images, counts.batch_size))
+        warning = range_warning(original, first)
+        yield _Calibration(student, original, pair, calls, settings, blocks, counts.copies, start, warning)
+
+
+@dataclass
+class _Calibration:
+    """One calibration, checked.
+
+    Args:
+        student: it is changed at the end of :meth:`run`.
+        teacher: in evaluation mode; a copy that shares the tensors of the user's.
+        pair: what is known of the two.
+        calls: the arguments of a forward pass for each batch; they can be read once.
+        settings: of the closed form.
+        blocks: of the gradient steps; None for none.
+        copies: of each image; None for what the method gains from.
+        start: when the calibration began, by :func:`time.perf_counter`.
+        warning: what should be known of the range of the images.
+    """
+
+    student: nn.Module
+    teacher: nn.Module
+    pair: Pair
+    calls: Iterable[Arguments]
+    settings: Settings
+    blocks: BlockSettings | None
+    copies: int | None
+    start: float
+    warning: str | None
+    notes: list[str] = field(default_factory=list)
+
+    def run(self, progress: bool = False) -> CalibrationReport:
+        """Calibrate a copy of the student; then bring what it has become into the student."""
+        if self.warning is not None:
+            self.notes.append(self.warning)
+        work = copy_swapped(self.student, {}).eval().requires_grad_(False)
+        sites = self.pair.sites
+        with SpilledList(self.calls, MEMORY) as held, site_bar("calibrating", len(sites), progress) as advance:
+            images = sum(images_in(args) for args, _ in held)
+            self._add_copies(held, images)
+            state = FitState(
+                student=work,
+                teacher=self.teacher,
+                sites=sites,
+                dense=self.pair.dense,
+                settings=self.settings,
+                blocks=self.blocks,
+                memory=MEMORY,
+                on_site=lambda result: advance(result.name),
+            )
             with torch.no_grad():
                 NetworkFit(state).run(held)
                 settle_norms(work, held)
-        if images_seen < 32:
-            notes.append(f"only {images_seen} image{'s' if images_seen > 1 else ''}: a few hundred give a far better student")
-        results = [_result(state.outcomes[name], recipe) for name in sites]
-        _transplant(student, work, state.outcomes, recipe)
-        method = "least_squares" if blocks is None else "block"
-        return CalibrationReport(
-            type(student).__name__, method, images_seen, time.perf_counter() - start, tuple(results), tuple(notes)
-        )
+        if images < 32:
+            self.notes.append(f"only {images} image{'s' if images > 1 else ''}: a few hundred give a far better student")
+        transplant(self.student, work, state.results, self.pair.recipe)
+        return self._report(images, [state.results[name] for name in sites])
 
+    def _add_copies(self, held: SpilledList, images: int) -> None:
+        default = 0 if self.blocks is None else default_copies(images)
+        copies = default if self.copies is None else self.copies
+        if not add_copies(held, copies, self.settings.seed) and self.copies:
+            self.notes.append("no copies were made: images are not one tensor (N, C, H, W)")
 
-def _default_copies(images: int, blocks: BlockSettings | None) -> int:
-    return 0 if blocks is None else max(0, min(3, VIEWS // images - 1))
-
-
-def _add_copies(calls: SpilledList, copies: int, seed: int) -> bool:
-    """Append copies of every batch; False where batches are not what can be copied."""
-    generator = torch.Generator().manual_seed(seed)
-    for number in range(copies):
-        for index in range(len(calls) // (number + 1)):
-            made = copied(calls[index], number, generator)
-            if made is None:
-                return False
-            calls.append(made)
-    return True
-
-
-def _count(args: tuple[Any, ...]) -> int:
-    return len(args[0]) if args and isinstance(args[0], (Tensor, list)) else 1
-
-
-def _result(outcome: Outcome, recipe: ConversionRecipe) -> SiteResult:
-    record = next(r for r in recipe.sites if r.name == outcome.name)
-    return SiteResult(
-        outcome.name, record.kind, outcome.cheap, outcome.before, outcome.after, "; ".join(outcome.notes), outcome.reason
-    )
-
-
-def _transplant(student: nn.Module, work: nn.Module, outcomes: dict[str, Outcome], recipe: ConversionRecipe) -> None:
-    """Bring what ``work`` has become into ``student``, whose module and parameter objects stay where their shapes do."""
-    fitted = [name for name, outcome in outcomes.items() if outcome.reason is None]
-    before = {name: student.get_submodule(name) for name in fitted}
-    state = {name: tensor.detach().clone() for name, tensor in student.state_dict().items()}
-    try:
-        for name in fitted:
-            _replace_module(student, name, work.get_submodule(name))
-        ours = dict(work.state_dict())
-        for name, tensor in student.state_dict().items():
-            tensor.copy_(ours[name])
-        cheap = {name: outcome.cheap for name, outcome in outcomes.items() if outcome.cheap}
-        records = (
-            replace(r, cheap=cheap[r.name], dw_size=_dw_size(work.get_submodule(r.name))) if r.name in cheap else r
-            for r in recipe.sites
-        )
-        attach_recipe(student, replace(recipe, sites=tuple(records)))
-    except BaseException:  # an interruption included: all or nothing
-        for name, module in before.items():
-            put(student, name, module)
-        student.load_state_dict(versioned(state, student))
-        attach_recipe(student, recipe)
-        raise
-
-
-def _dw_size(ghost: Any) -> int:
-    return ghost.cheap_operation[0].kernel_size[0] if ghost.cheap == "depthwise" else 0
-
-
-def _replace_module(student: nn.Module, name: str, new: nn.Module) -> None:
-    old = student.get_submodule(name)
-    shapes = [{key: p.shape for key, p in module.named_parameters()} for module in (old, new)]
-    if shapes[0] == shapes[1]:
-        old.load_state_dict(new.state_dict())
-        return
-    flag = next(old.parameters()).requires_grad
-    made: Any = copy_swapped(new, {}).train(old.training)
-    for parameter in made.parameters():
-        parameter.requires_grad_(flag)
-    put(student, name, made)
+    def _report(self, images: int, results: list[SiteResult]) -> CalibrationReport:
+        method = "least_squares" if self.blocks is None else "block"
+        seconds = time.perf_counter() - self.start
+        return CalibrationReport(type(self.student).__name__, method, images, seconds, tuple(results), tuple(self.notes))

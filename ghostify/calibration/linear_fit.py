@@ -1,33 +1,28 @@
 """Fit a thin pair of fully connected layers to what the original gave: reduced-rank regression."""
 
 from collections.abc import Callable, Iterator
-from typing import TYPE_CHECKING
 
 import torch
 from torch import nn
 
+from ..graph.sites import Site
 from ..layers.reduced_linear import ReducedLinear
 from .regression import Moments
+from .report import SiteResult
 from .site_data import Batch
 from .site_fit import WIDEST
 
-if TYPE_CHECKING:
-    from .report import Outcome
-
 
 @torch.no_grad()
-def fit_linear(
-    name: str, module: ReducedLinear, original: nn.Linear, batches: Callable[[], Iterator[Batch]], ridge: float
-) -> "Outcome":
+def fit_linear(site: Site, module: ReducedLinear, batches: Callable[[], Iterator[Batch]], ridge: float) -> SiteResult:
     """Ridge regression towards the original's weight, cut to the rank that keeps most of what it predicts.
 
     Among all products of this rank it is the best for these inputs (Izenman, Reduced-rank regression, 1975).
     """
-    from .report import Outcome
-
+    original = site.module
     features, targets = module.in_features, module.out_features
     if features > WIDEST:
-        return Outcome(name, reason=f"{features} inputs are too many to solve for")
+        return SiteResult(site.name, site.kind, reason=f"{features} inputs are too many to solve for")
     system = Moments.zeros(1, features, targets, original.weight.device, original.bias is not None)
     before = 0.0
     for batch in batches():
@@ -42,7 +37,7 @@ def fit_linear(
         module.expand.bias.copy_(system.mean_y[0] - system.mean_x[0] @ weights @ basis @ basis.T)
     after = sum(float((module(batch.inputs) - batch.own).double().square().sum()) for batch in batches())
     total = max(float(system.variance().sum()) * system.count, 1e-30)
-    return Outcome(name, before / total, after / total)
+    return SiteResult(site.name, site.kind, before=before / total, after=after / total)
 
 
 @torch.no_grad()

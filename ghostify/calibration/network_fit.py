@@ -9,8 +9,8 @@ from ..common.calls import Arguments, captured
 from ..graph.sites import is_listed
 from ..graph.tracing import Part, trace
 from ..layers.patterns import lookup
-from .part_fit import FitState, PartFit, lies_in
-from .report import Outcome
+from .fit_state import FitState
+from .part_fit import PartFit, lies_in
 
 
 class NetworkFit:
@@ -25,9 +25,9 @@ class NetworkFit:
         parts = [trace(model, is_listed, lambda m: lookup(m) is not None) for model in (self.state.student, self.state.teacher)]
         self.parts = [{part.name + "|" + part.entry: part for part in found} for found in parts]
         self._inside("", calls, calls)
-        for name in self.state.sites:
-            if name not in self.state.outcomes:
-                self.state.record(Outcome(name, reason="never runs in evaluation mode"))
+        for name, site in self.state.sites.items():
+            if name not in self.state.results:
+                self.state.keep_warm_start(site, "never runs in evaluation mode")
 
     def _inside(self, name: str, student_calls: Collection[Arguments], teacher_calls: Collection[Arguments]) -> None:
         """Go through the parts that lie in the module ``name``, given its calls."""

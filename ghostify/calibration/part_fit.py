@@ -1,7 +1,7 @@
 """Fit the sites of one part of a network, teacher and student side by side."""
 
 from collections.abc import Callable, Collection, Iterator
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 
 from torch import fx, nn
 
@@ -17,43 +17,11 @@ from ..layers.reduced_linear import ReducedLinear
 from ..surgery.swap import put
 from .alignment import Partition
 from .blocks import End, train_block
+from .fit_state import FitState
 from .linear_fit import fit_linear, refit_linear
-from .report import Outcome
-from .settings import BlockSettings, Settings
+from .report import SiteResult
 from .site_data import Batch, UnevenError
 from .site_fit import Fitted, SiteProblem
-
-
-@dataclass
-class FitState:
-    """What the fits of all parts of a network share.
-
-    Args:
-        student: a copy that may be changed, in evaluation mode.
-        teacher: in evaluation mode.
-        sites: the teacher's, by name; those that are to be fitted.
-        dense: other layers, by name, that may be refitted where what reaches them has changed.
-        settings: of the closed form.
-        memory: bytes of feature maps to hold; the rest goes to a temporary file.
-        on_site: called with each outcome.
-        blocks: of the gradient steps; None for the closed form alone.
-        outcomes: of the sites that are done, by name.
-    """
-
-    student: nn.Module
-    teacher: nn.Module
-    sites: dict[str, Site]
-    dense: dict[str, Site]
-    settings: Settings
-    memory: int
-    on_site: Callable[[Outcome], None]
-    blocks: BlockSettings | None = None
-    outcomes: dict[str, Outcome] = field(default_factory=dict)
-
-    def record(self, outcome: Outcome) -> None:
-        """Note what became of a site."""
-        self.outcomes[outcome.name] = outcome
-        self.on_site(outcome)
 
 
 class PartFit:
@@ -94,11 +62,11 @@ class PartFit:
 
     def _visit(self, node: fx.Node) -> None:
         name = self.prefix + str(node.target)
-        if name in self.state.sites and name not in self.state.outcomes:
+        if name in self.state.sites and name not in self.state.results:
             self._site(name, node)
         elif name in self.state.dense and self.state.settings.dense:
             self._dense(name, node)
-        elif any(lies_in(site, name) and site not in self.state.outcomes for site in self.state.sites):
+        elif any(lies_in(site, name) and site not in self.state.results for site in self.state.sites):
             self._opaque(name, node)
 
     def _opaque(self, name: str, node: fx.Node) -> None:
@@ -122,7 +90,7 @@ class PartFit:
         site = self.state.sites[name]
         twin = self.at_teacher.get(str(node.target))
         if twin is None:
-            self.state.record(Outcome(name, reason="not found in the teacher's graph"))
+            self.state.keep_warm_start(site, "not found in the teacher's graph")
             return
         module = self.modules[0][str(node.target)]
         if isinstance(module, ReducedLinear):
@@ -131,7 +99,7 @@ class PartFit:
         try:
             fitted = self._problem(site, node, twin, module).solve()
         except UnevenError:
-            self.state.record(Outcome(name, reason=UNEVEN))
+            self.state.keep_warm_start(site, UNEVEN)
             return
         finally:
             self._release()
@@ -301,19 +269,20 @@ class PartFit:
         return (n for n in seen if n.op == "call_module")
 
     def _linear(self, name: str, node: fx.Node, twin: fx.Node, module: ReducedLinear) -> None:
-        original, ridge = self.state.sites[name].module, self.state.settings.ridge
+        site, ridge = self.state.sites[name], self.state.settings.ridge
         try:
-            outcome = fit_linear(name, module, original, self._batches(node, twin), ridge)
+            result = fit_linear(site, module, self._batches(node, twin), ridge)
         except UnevenError:
-            outcome = Outcome(name, reason=UNEVEN)
+            result = SiteResult(name, site.kind, reason=UNEVEN)
         finally:
             self._release()
-        self.state.record(outcome)
+        self.state.record(result)
 
     def _install(self, name: str, target: str, fitted: Fitted) -> None:
         put(self.student.root, target, fitted.module)
         self.modules[0][target] = fitted.module
-        outcome = Outcome(name, fitted.before, fitted.after, fitted.module.cheap, fitted.notes)
+        module = fitted.module
+        outcome = SiteResult(name, "conv", module.cheap, fitted.before, fitted.after, "; ".join(fitted.notes))
         self.state.record(outcome)
 
 

@@ -13,31 +13,27 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True)
-class Outcome:
-    """What became of one site. ``reason`` where its warm start was kept."""
-
-    name: str
-    before: float | None = None
-    after: float | None = None
-    cheap: str = ""
-    notes: tuple[str, ...] = ()
-    reason: str | None = None
-
-
-@dataclass(frozen=True)
 class SiteResult:
-    """One site. ``before`` and ``after`` are the squared error of its output, relative to the variance of what the teacher
-    asks of it, on the calibration images: with the warm start and with the closed form, both on the same input. A branch is
-    measured against what its shortcut lacks, which can be out of its reach. None where the warm start was kept, for ``reason``.
+    """What became of one site.
+
+    Attributes:
+        name: qualified name of the layer.
+        kind: ``"conv"`` or ``"linear"``.
+        cheap: the cheap operation; empty for fully connected layers.
+        before, after: the squared error of its output, relative to the variance of what the teacher asks of it, on the
+            calibration images: with the warm start and with the closed form, both on the same input. A branch is measured
+            against what its shortcut lacks, which can be out of its reach. None where the warm start was kept, for ``reason``.
+        note: what should be known of the fit.
+        reason: why the warm start was kept; None where the site was fitted.
     """
 
     name: str
     kind: str
-    cheap: str
-    before: float | None
-    after: float | None
-    note: str
-    reason: str | None
+    cheap: str = ""
+    before: float | None = None
+    after: float | None = None
+    note: str = ""
+    reason: str | None = None
 
 
 @dataclass(frozen=True)

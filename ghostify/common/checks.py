@@ -30,6 +30,17 @@ def whole_number(name: str, value: Any, least: int) -> int:
     return int(value)
 
 
+def positive_number(name: str, value: Any) -> float:
+    """``value`` as a float.
+
+    Raises:
+        ArgumentError: it is not a finite number above 0.
+    """
+    if not (isinstance(value, (int, float)) and 0 < value < float("inf")):
+        raise ArgumentError(f"{name} must be a number above 0, not {value!r}")
+    return float(value)
+
+
 def path_of(name: str, value: Any) -> Path:
     """
     Raises:
@@ -38,6 +49,36 @@ def path_of(name: str, value: Any) -> Path:
     if not isinstance(value, (str, os.PathLike)) or not os.fspath(value):
         raise ArgumentTypeError(f"{name} must be a path, not {value!r}")
     return Path(value)
+
+
+def check_is_module(name: str, value: Any) -> None:
+    """Refuse what is no module.
+
+    Raises:
+        ArgumentTypeError: ``value`` is of another type.
+    """
+    if not isinstance(value, nn.Module):
+        raise ArgumentTypeError(f"{name} must be a torch.nn.Module, not {type(value).__name__}")
+
+
+def check_has_weights(name: str, model: nn.Module) -> None:
+    """Refuse a model that was built without weights.
+
+    Raises:
+        ArgumentError: a parameter is on the meta device.
+    """
+    if any(p.is_meta for p in model.parameters()):
+        raise ArgumentError(f"{name} is on the meta device and has no weights")
+
+
+def check_is_not_student(teacher: nn.Module, student: nn.Module) -> None:
+    """Refuse a student as its own teacher.
+
+    Raises:
+        ArgumentError: both are the same module.
+    """
+    if student is teacher:
+        raise ArgumentError("teacher must be the original network, not the student itself")
 
 
 def check_model(model: nn.Module) -> None:

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from ..common.checks import check_choice
+from ..common.checks import check_choice, check_has_weights, check_is_module, check_is_not_student
 from ..common.copying import copy_swapped
 from ..common.processes import largest, process_state
 from ..common.random_state import undisturbed
@@ -107,12 +107,9 @@ def distill(
 
 def _check(student: Any, teacher: Any, recipe: Any, folder: "RunFolder | None", resume: bool, checkpoint_seconds: Any) -> None:
     for name, model in (("student", student), ("teacher", teacher)):
-        if not isinstance(model, nn.Module):
-            raise ArgumentTypeError(f"{name} must be a torch.nn.Module, not {type(model).__name__}")
-        if any(p.is_meta for p in model.parameters()):
-            raise ArgumentError(f"{name} is on the meta device and has no weights")
-    if student is teacher:
-        raise ArgumentError("teacher must be the original network, not the student itself")
+        check_is_module(name, model)
+        check_has_weights(name, model)
+    check_is_not_student(teacher, student)
     if not isinstance(recipe, Recipe):
         hint = f": Recipe.preset({recipe!r})" if recipe in PRESETS else ""
         raise ArgumentTypeError(f"recipe must be a ghostify.Recipe, not {type(recipe).__name__}{hint}")

@@ -1,5 +1,6 @@
 """sensitivity(): what each site costs at each ratio, measured one site at a time while all others are as they were."""
 
+import warnings
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -8,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from ..calibration.pair_checks import check_range
+from ..calibration.image_range import range_warning
 from ..common.calls import Arguments
 from ..common.checks import check_choice, check_model, whole_number
 from ..common.copying import channels_last, copy_swapped
@@ -94,7 +95,9 @@ def sensitivity(
     with as_usual(next(model.parameters()).device), torch.no_grad():
         original = channels_last(copy_swapped(model, {})).eval()
         first, calls = peek(as_calls(images, original, max_images, batch_size))
-        check_range(original, first, stacklevel=4)
+        warning = range_warning(original, first)
+        if warning is not None:
+            warnings.warn(warning, stacklevel=2)
         held = [(tuple(map(channels_last, args)), kwargs) for args, kwargs in calls]
         classes = _classes(labels, held)
         scan = Scan(original, held, plans, cheap == "auto", outputs, classes, seed)

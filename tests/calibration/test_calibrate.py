@@ -9,8 +9,8 @@ from helpers.calibration import TEACHER, X, error, images, state, trained, uncha
 from helpers.networks import Residual
 
 import ghostify
-from ghostify.calibration.calibrate import _replace_module
 from ghostify.calibration.site_fit import SiteProblem
+from ghostify.calibration.transplant import replace_module
 from ghostify.students.recipe import recipe_of
 
 
@@ -57,7 +57,7 @@ def test_whatever_interrupts_it_leaves_the_student_as_it_was(where, error, monke
     if where == "site":
         monkeypatch.setattr(SiteProblem, "solve", second(SiteProblem.solve))
     if where == "commit":
-        monkeypatch.setattr("ghostify.calibration.calibrate._replace_module", second(_replace_module))
+        monkeypatch.setattr("ghostify.calibration.transplant.replace_module", second(replace_module))
     with pytest.raises(error):
         ghostify.calibrate(student, teacher, batches(), method="least_squares")
     assert unchanged(student, before)

@@ -80,9 +80,10 @@ def test_odd_images_are_used_and_named():
     report = ghostify.calibrate(student, TEACHER, X[:1], method="least_squares")
     assert "only 1 image" in report.summary()
     assert all(torch.isfinite(value).all() for value in student.state_dict().values() if value.is_floating_point())
-    with pytest.warns(UserWarning, match="preprocessing"):
+    with pytest.warns(UserWarning, match="preprocessing") as warned:
         report = ghostify.calibrate(ghostify.convert(TEACHER, 2), TEACHER, X * 5, method="least_squares")
     assert "preprocessing" in str(report)
+    assert warned[0].filename == __file__
 
 
 def test_no_more_batches_are_read_than_needed():
