@@ -3,13 +3,15 @@
 from .calibration.calibrate import calibrate
 from .calibration.norms import reestimate_norms
 from .calibration.report import CalibrationReport
+from .conversion.conversion_report import Report
 from .conversion.convert import convert
-from .conversion.report import Report, report
+from .conversion.report import report
 from .conversion.sensitivity_table import Sensitivity
 from .deployment.export import export
 from .deployment.fold import fold
 from .deployment.fold_report import FoldReport
-from .deployment.latency import LatencyReport, latency
+from .deployment.latency import latency
+from .deployment.latency_report import LatencyReport
 from .distillation.distill import distill
 from .distillation.recipe import Recipe
 from .distillation.report import RecoveryReport

@@ -8,8 +8,9 @@ import torch
 from torch import Tensor, nn
 
 from .calibration.calibrate import calibrate
+from .conversion.conversion_report import Report
 from .conversion.convert import convert
-from .conversion.report import Report, report
+from .conversion.report import report
 from .distillation.distill import distill
 from .distillation.recipe import Recipe
 

@@ -1,15 +1,13 @@
 """What a calibration did, site by site."""
 
-import json
-from dataclasses import asdict, dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, fields
 from typing import TYPE_CHECKING
 
-from ..common.text import plain
+from ..common.report import ReportBase, TextTable
 
 if TYPE_CHECKING:
-    import pandas as pd
     from matplotlib.axes import Axes
-    from rich.console import Console, ConsoleOptions, RenderResult
 
 
 @dataclass(frozen=True)
@@ -37,7 +35,7 @@ class SiteResult:
 
 
 @dataclass(frozen=True)
-class CalibrationReport:
+class CalibrationReport(ReportBase):
     """What :func:`ghostify.calibrate` did.
 
     Attributes:
@@ -48,6 +46,8 @@ class CalibrationReport:
         sites: in the order of the recipe.
         notes: what should be known of the images.
     """
+
+    index = "name"
 
     model: str
     method: str
@@ -79,15 +79,6 @@ class CalibrationReport:
         """Mean relative error of the fitted sites after the fit."""
         return _mean([site.after for site in self.fitted])
 
-    def to_frame(self) -> "pd.DataFrame":
-        """A DataFrame with a row for each site."""
-        import pandas as pd
-
-        return pd.DataFrame([asdict(site) for site in self.sites]).set_index("name")
-
-    def to_json(self) -> str:
-        return json.dumps(asdict(self))
-
     def plot(self, ax: "Axes | None" = None) -> "Axes":
         """The relative error of each fitted site before and after, in execution order.
 
@@ -114,21 +105,18 @@ class CalibrationReport:
         lines += [f"warm start kept by {_some(names)}: {reason}" for reason, names in self.kept.items()]
         return "\n".join([*lines, *self.notes])
 
-    def __str__(self) -> str:
-        return plain(self)
+    def _records(self) -> Sequence[Mapping[str, object]]:
+        return [asdict(site) for site in self.sites]
 
-    def __rich_console__(self, console: "Console", options: "ConsoleOptions") -> "RenderResult":
-        from rich.table import Table
+    def _columns(self) -> Sequence[str]:
+        return [field.name for field in fields(SiteResult)]
 
-        table = Table(box=None, pad_edge=False)
-        for title, justify in (("site", "left"), ("cheap", "left"), ("before", "right"), ("after", "right"), ("note", "left")):
-            table.add_column(title, justify=justify)  # type: ignore[arg-type]
+    def _table(self) -> TextTable:
+        rows = []
         for site in self.sites:
-            numbers = ("" if value is None else f"{value:.3f}" for value in (site.before, site.after))
-            table.add_row(site.name, site.cheap, *numbers, site.note or site.reason or "")
-        yield table
-        yield ""
-        yield self.summary()
+            errors = ("" if error is None else f"{error:.3f}" for error in (site.before, site.after))
+            rows.append([site.name, site.cheap, *errors, site.note or site.reason or ""])
+        return TextTable(("site", "cheap", "before", "after", "note"), rows, right=(2, 3))
 
 
 def _mean(values: list[float | None]) -> float | None:

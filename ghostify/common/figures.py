@@ -21,6 +21,62 @@ class Points:
     colour: str = GHOST
 
 
+@dataclass(frozen=True)
+class Bars:
+    """Bars of one colour, one for each group, with their label in the legend.
+
+    Attributes:
+        label: in the legend.
+        heights: NaN where a group has no such bar.
+        low, high: ends of a thin line over each bar; None for no lines.
+    """
+
+    label: str
+    heights: Sequence[float]
+    low: Sequence[float] | None = None
+    high: Sequence[float] | None = None
+
+
+def grouped_bars(
+    groups: Sequence[str],
+    bars: Sequence[Bars],
+    *,
+    title: str,
+    ylabel: str,
+    unit: str = "",
+    whole: bool = False,
+    ax: "Axes | None" = None,
+) -> "Axes":
+    """Bars side by side in groups.
+
+    Args:
+        groups: names of the groups.
+        bars: those of one colour each.
+        title, ylabel: of the axes.
+        unit: of the heights, after their decimal prefix.
+        whole: heights are whole numbers.
+        ax: axes to draw into; a new figure otherwise.
+    """
+    import matplotlib.pyplot as plt
+    from matplotlib.ticker import EngFormatter, MaxNLocator
+
+    if ax is None:
+        _, ax = plt.subplots(figsize=(max(6.4, min(16, 0.5 * len(groups) * len(bars) + 2)), 3.8), layout="constrained")
+    width = 0.85 / len(bars)
+    for number, one in enumerate(bars):
+        x = [group + (number - (len(bars) - 1) / 2) * width for group in range(len(groups))]
+        colour = (DENSE, GHOST)[number] if len(bars) == 2 else f"C{number % 10}"
+        ax.bar(x, one.heights, width=0.94 * width, color=colour, label=one.label)
+        if one.low is not None and one.high is not None:
+            ax.vlines(x, one.low, one.high, color="#333333", lw=1)
+    ax.set_xticks(range(len(groups)), groups)
+    ax.set(ylabel=ylabel)
+    ax.yaxis.set_major_formatter(EngFormatter(unit=unit))
+    if whole:
+        ax.yaxis.set_major_locator(MaxNLocator(integer=True))
+    return _framed(ax, title)
+
+
 def paired_bars(
     behind: Sequence[float],
     front: Sequence[float],
@@ -40,7 +96,8 @@ def paired_bars(
     """
     from matplotlib.ticker import EngFormatter, MaxNLocator
 
-    ax = ax or _site_axes(len(behind))
+    if ax is None:
+        ax = _site_axes(len(behind))
     ax.bar(range(len(behind)), behind, width=0.85, color=DENSE, label=labels[0])
     ax.bar(range(len(front)), front, width=0.85, color=GHOST, label=labels[1])
     ax.yaxis.set_major_formatter(EngFormatter())
@@ -67,7 +124,8 @@ def paired_dots(
         title, ylabel: of the axes.
         ax: axes to draw into; a new figure otherwise.
     """
-    ax = ax or _site_axes(len(before))
+    if ax is None:
+        ax = _site_axes(len(before))
     ax.plot(range(len(before)), before, "o", color=DENSE, label=labels[0])
     ax.plot(range(len(after)), after, "o", color=GHOST, label=labels[1])
     ax.set(xlabel="site, in execution order", ylabel=ylabel, ylim=(0, None))

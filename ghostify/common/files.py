@@ -38,6 +38,17 @@ def write_text(path: Path, text: str) -> None:
         raise ArgumentError(f"{str(path)!r} can't be written: {error.strerror}") from error
 
 
+def also_write(path: str | Path | None, text: str) -> str:
+    """Return a text, and write it to a file where one is named.
+
+    Raises:
+        ArgumentError: the file can't be written; one that was there before is whole.
+    """
+    if path is not None:
+        write_text(Path(path), text)
+    return text
+
+
 def read_settings(path: Path, what: str) -> dict[str, Any]:
     """The mapping in a YAML file.
 

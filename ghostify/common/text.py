@@ -1,11 +1,14 @@
-"""What rich draws, as plain text."""
+"""Plain text of what rich draws."""
 
 from io import StringIO
-from typing import Any
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from rich.console import RenderableType
 
 
-def plain(renderable: Any, width: int = 110) -> str:
-    """Without colours or styles, wherever it is printed: in a notebook, too."""
+def plain(renderable: "RenderableType", width: int = 110) -> str:
+    """The text in lines of at most ``width`` characters, without colours or styles, in a notebook as well."""
     from rich.console import Console
 
     file = StringIO()

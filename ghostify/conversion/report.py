@@ -1,9 +1,6 @@
-"""report(): what a conversion saved, per site and in total, and what was skipped and why."""
+"""report(): count params, FLOPs and activation memory of a student and of the original it was converted from."""
 
-import html
-import json
-from dataclasses import asdict, dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from torch import fx, nn
@@ -12,202 +9,14 @@ from torch.utils._pytree import tree_leaves
 from ..common.checks import check_model
 from ..common.copying import copy_swapped
 from ..common.costs import Costs, count_params, measure
-from ..common.text import plain
 from ..errors import ArgumentError, ArgumentTypeError
 from ..inputs.examples import as_arguments, example_input
 from ..layers.ghost_module import GhostModule
 from ..layers.patterns import lookup
 from ..layers.reduced_linear import ReducedLinear
 from ..students.recipe import ConversionRecipe, SiteRecord, recipe_of
+from .conversion_report import Report, Row, Total
 from .target import Budget
-
-if TYPE_CHECKING:
-    import pandas as pd
-    from matplotlib.axes import Axes
-
-UNIT = "FLOPs are multiply-adds of convolutions, linear layers and matrix products, for one input."
-
-
-@dataclass(frozen=True)
-class Row:
-    """One site. FLOPs are None where no input is known; ``reason`` says why a site was skipped."""
-
-    name: str
-    kind: str
-    layers: str
-    in_channels: int
-    out_channels: int
-    kernel_size: tuple[int, ...]
-    ratio: float | None
-    cheap: str
-    intrinsic: int
-    params_before: int
-    params_after: int
-    flops_before: int | None
-    flops_after: int | None
-    reason: str | None
-
-    @property
-    def shape(self) -> str:
-        """``in → out, kernel`` in one word, such as ``64→128 3x3``."""
-        kernel = "x".join(map(str, self.kernel_size))
-        return f"{self.in_channels}→{self.out_channels} {kernel}".rstrip()
-
-
-@dataclass(frozen=True)
-class Total:
-    """Of the whole model. ``activation_bytes`` is the most that intermediate tensors take up at one time in inference."""
-
-    params: int
-    flops: int | None
-    activation_bytes: int | None
-
-
-@dataclass(frozen=True)
-class Report:
-    """What a conversion saved; made by :func:`report`.
-
-    Attributes:
-        model: class name.
-        input: shapes of the input that FLOPs are counted for; None where none is known.
-        rows: the sites in execution order.
-        before, after: totals of the original and of the student.
-        reached: share of the FLOPs of dense convolutions, the first aside, that were converted, 0 to 1.
-        budget: what a ``target`` came to, and what it could have been.
-    """
-
-    model: str
-    input: tuple[tuple[int, ...], ...] | None
-    rows: tuple[Row, ...]
-    before: Total
-    after: Total
-    reached: float | None
-    budget: str | None = None
-
-    @property
-    def converted(self) -> list[Row]:
-        return [row for row in self.rows if row.reason is None]
-
-    @property
-    def skipped(self) -> dict[str, list[str]]:
-        """Names of the sites that stayed dense, by reason."""
-        reasons: dict[str, list[str]] = {}
-        for row in self.rows:
-            if row.reason is not None:
-                reasons.setdefault(row.reason, []).append(row.name)
-        return reasons
-
-    def to_frame(self) -> "pd.DataFrame":
-        """A DataFrame with a row for each site."""
-        import pandas as pd
-
-        return pd.DataFrame([asdict(row) for row in self.rows]).set_index("name")
-
-    def to_json(self) -> str:
-        return json.dumps(asdict(self))
-
-    @classmethod
-    def from_json(cls, text: str) -> "Report":
-        """The report that :meth:`to_json` wrote.
-
-        Raises:
-            ArgumentError: the text is no report.
-        """
-        try:
-            data = json.loads(text)
-            rows = tuple(Row(**{**row, "kernel_size": tuple(row["kernel_size"])}) for row in data.pop("rows"))
-            shapes = data.pop("input")
-            shapes = None if shapes is None else tuple(map(tuple, shapes))
-            before, after = Total(**data.pop("before")), Total(**data.pop("after"))
-            return cls(rows=rows, input=shapes, before=before, after=after, **data)
-        except (ValueError, TypeError, KeyError, AttributeError) as error:
-            raise ArgumentError(f"text is not a report that to_json wrote: {error}") from error
-
-    def to_markdown(self) -> str:
-        """The table of sites and the totals in Markdown."""
-        header = "| " + " | ".join(_HEADER) + " |\n|" + " --- |" * len(_HEADER)
-        body = ["| " + " | ".join(cells) + " |" for cells in self._table()]
-        return "\n".join([header, *body, "", *(f"{line}  " for line in self._summary())])
-
-    def to_html(self) -> str:
-        """The table of sites and the totals as an HTML fragment."""
-        head = "".join(f"<th>{html.escape(cell)}</th>" for cell in _HEADER)
-        body = "".join("<tr>" + "".join(f"<td>{html.escape(cell)}</td>" for cell in cells) + "</tr>" for cells in self._table())
-        lines = "<br>".join(html.escape(line) for line in self._summary())
-        return f"<table><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table><p>{lines}</p>"
-
-    _repr_html_ = to_html
-
-    def plot(self, metric: str = "flops", ax: "Axes | None" = None) -> "Axes":
-        """Bars for each site in execution order: the original behind, the student before it; dense sites have one colour.
-
-        Args:
-            metric: ``"flops"`` or ``"params"``.
-            ax: axes to draw into; a new figure otherwise.
-
-        Raises:
-            ArgumentError: another metric, or FLOPs of a report that has none.
-        """
-        from ..common.figures import paired_bars
-
-        if metric not in ("flops", "params"):
-            raise ArgumentError(f"metric must be 'flops' or 'params', not {metric!r}")
-        before = [getattr(row, f"{metric}_before") for row in self.rows]
-        if None in before:
-            raise ArgumentError("this report has no FLOPs: give ghostify.report an example_input, or plot metric='params'")
-        return paired_bars(
-            before,
-            [getattr(row, f"{metric}_after") if row.reason is None else 0 for row in self.rows],
-            ("original", "student"),
-            title=f"{self.model}: {len(self.converted)} of {len(self.rows)} sites converted",
-            ylabel="FLOPs (multiply-adds)" if metric == "flops" else "params",
-            ax=ax,
-        )
-
-    def __rich__(self) -> Any:
-        from rich.console import Group
-        from rich.table import Table
-
-        table = Table(box=None, pad_edge=False)
-        for position, title in enumerate(_HEADER):
-            table.add_column(title, justify="right" if 3 <= position <= 5 else "left", overflow="fold")
-        for cells in self._table():
-            table.add_row(*cells)
-        return Group(table, "", *self._summary())
-
-    def __str__(self) -> str:
-        return plain(self, width=140)
-
-    def _table(self) -> list[tuple[str, ...]]:
-        return [
-            (
-                row.name, row.layers, row.shape, f"{row.ratio:g}" if row.ratio else "dense",
-                _change(row.params_before, row.params_after), _change(row.flops_before, row.flops_after),
-                row.reason or row.cheap,
-            )
-            for row in self.rows
-        ]  # fmt: skip
-
-    def summary(self) -> str:
-        """The totals, a line each."""
-        return "\n".join(self._summary())
-
-    def _summary(self) -> list[str]:
-        before, after = self.before, self.after
-        lines = [
-            f"{self.model}: {len(self.converted)} of {len(self.rows)} sites converted",
-            f"params      {_change(before.params, after.params)}  ({before.params / max(1, after.params):.2f}x fewer)",
-        ]
-        if self.budget is not None:
-            lines.append(f"budget      {self.budget}")
-        if before.flops is None or after.flops is None:
-            return [*lines, "FLOPs       not counted: give report an example_input"]
-        lines.append(f"FLOPs       {_change(before.flops, after.flops)}  ({before.flops / max(1, after.flops):.2f}x fewer)")
-        lines.append(f"activations {_change(before.activation_bytes, after.activation_bytes)}B at most at one time")
-        if self.reached is not None:
-            lines.append(f"reached     {self.reached:.1%} of the FLOPs of dense convolutions, the first aside")
-        shapes = " and ".join("x".join(map(str, shape)) for shape in self.input or ())
-        return [*lines, f"{UNIT} Input: {shapes}."]
 
 
 def report(student: nn.Module, example_input: Any = None) -> Report:
@@ -319,22 +128,3 @@ def _reached(recipe: ConversionRecipe, rows: tuple[Row, ...]) -> float | None:
     ]
     total = sum(flops for _, flops in dense)
     return sum(flops for converted, flops in dense if converted) / total if total else None
-
-
-_HEADER = ("site", "layers", "shape", "ratio", "params", "FLOPs", "cheap operation, or why dense")
-
-
-def _change(before: int | None, after: int | None) -> str:
-    if before is None or after is None:
-        return "-"
-    return _short(before) if before == after else f"{_short(before)} → {_short(after)}"
-
-
-def _short(number: int) -> str:
-    """1234567 as 1.23M."""
-    value = float(number)
-    for suffix in ("", "k", "M", "G", "T"):
-        if value < 999.5 or suffix == "T":
-            return f"{value:.0f}" if not suffix else f"{value:.3g}{suffix}"
-        value /= 1000
-    return str(number)

@@ -1,18 +1,17 @@
-"""What sensitivity() found: rows, a table, a heat map, a JSON file."""
+"""What each site of a network loses at each ratio: a table, a heat map, a JSON file."""
 
 import json
-from dataclasses import asdict, dataclass, replace
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..common.files import write_text
-from ..common.text import plain
+from ..common.report import ReportBase, TextTable
 from ..errors import ArgumentError
 
 if TYPE_CHECKING:
-    import pandas as pd
     from matplotlib.axes import Axes
-    from rich.console import Console, ConsoleOptions, RenderResult
 
 FORMAT = 1
 
@@ -56,7 +55,7 @@ class Header:
 
 
 @dataclass(frozen=True)
-class Sensitivity:
+class Sensitivity(ReportBase):
     """What each site loses at each ratio; made by :func:`ghostify.sensitivity`.
 
     Attributes:
@@ -65,6 +64,8 @@ class Sensitivity:
         top1: of the original on the same images; None without labels.
     """
 
+    indent = 1
+
     header: Header
     rows: tuple[SiteSensitivity, ...]
     top1: float | None = None
@@ -72,12 +73,6 @@ class Sensitivity:
     @property
     def sites(self) -> list[str]:
         return list(dict.fromkeys(row.name for row in self.rows))
-
-    def to_frame(self) -> "pd.DataFrame":
-        """A DataFrame with a row for each site and ratio."""
-        import pandas as pd
-
-        return pd.DataFrame([asdict(row) for row in self.rows])
 
     def plot(self, metric: str | None = None, ax: "Axes | None" = None) -> "Axes":
         """A heat map: sites in execution order from left to right, ratios from bottom to top; dark is dear.
@@ -122,12 +117,9 @@ class Sensitivity:
         """
         write_text(Path(path), self.to_json() + "\n")
 
-    def to_json(self) -> str:
-        return json.dumps({"format": FORMAT, **asdict(self)}, indent=1)
-
     @classmethod
     def load(cls, path: str | Path) -> "Sensitivity":
-        """What :meth:`save` wrote.
+        """Read the file that :meth:`save` wrote.
 
         Raises:
             ArgumentError: no such file, or it is something else.
@@ -146,51 +138,52 @@ class Sensitivity:
 
     def summary(self) -> str:
         """The totals in a few lines."""
-        told = f"{self.header.model}: {len(self.sites)} sites, {self.header.images} images, cheap={self.header.cheap!r}"
-        lines = [told] + ([f"top-1 of the original on them {self.top1:.2%}"] if self.top1 is not None else [])
+        measured = f"{self.header.model}: {len(self.sites)} sites, {self.header.images} images, cheap={self.header.cheap!r}"
+        lines = [measured] + ([f"top-1 of the original on them {self.top1:.2%}"] if self.top1 is not None else [])
         if self.rows and all(row.kl is None for row in self.rows):
             lines.append("no class scores in what the model returns: relative errors of the sites instead of divergences")
         return "\n".join(lines)
 
-    def __str__(self) -> str:
-        return plain(self)
+    def _records(self) -> Sequence[Mapping[str, object]]:
+        return [asdict(row) for row in self.rows]
 
-    def __rich_console__(self, console: "Console", options: "ConsoleOptions") -> "RenderResult":
-        from rich.table import Table
+    def _columns(self) -> Sequence[str]:
+        return [field.name for field in fields(SiteSensitivity)]
 
-        metric = self.metric()
-        table = Table(box=None, pad_edge=False)
-        table.add_column("site" if metric == "error" else "site, divergence in millinats")
-        for ratio in self.header.ratios:
-            table.add_column(f"s = {ratio:g}", justify="right")
-        cells = {(row.name, row.ratio): getattr(row, metric) for row in self.rows}
-        scale = 1.0 if metric == "error" else 1000.0
+    def _json_values(self) -> dict[str, object]:
+        return {"format": FORMAT, **asdict(self)}
+
+    def _printed(self) -> TextTable:
+        """A row for each site, a column for each ratio."""
+        metric, ratios = self.metric(), self.header.ratios
+        title, scale = ("site", 1.0) if metric == "error" else ("site, divergence in millinats", 1000.0)
+        values = {(row.name, row.ratio): getattr(row, metric) for row in self.rows}
+        rows = []
         for name in self.sites:
-            values = (cells.get((name, ratio)) for ratio in self.header.ratios)
-            table.add_row(name, *("" if value is None else f"{scale * value:.3f}" for value in values))
-        yield table
-        yield ""
-        yield self.summary()
+            at_ratios = [values.get((name, ratio)) for ratio in ratios]
+            rows.append([name, *("" if value is None else f"{scale * value:.3f}" for value in at_ratios)])
+        return TextTable([title, *(f"s = {ratio:g}" for ratio in ratios)], rows, right=range(1, len(ratios) + 1))
 
     def metric(self) -> str:
         """What sites are compared by: the divergence, or the error where no site has one."""
         return "kl" if any(row.kl is not None for row in self.rows) else "error"
 
     def with_rows(self, rows: "list[SiteSensitivity]", order: "list[str]") -> "Sensitivity":
-        """With more rows, sites in this order."""
+        """A table with more rows, sites in this order."""
         place = {name: i for i, name in enumerate(order)}
         merged = sorted([*self.rows, *rows], key=lambda row: (place[row.name], row.ratio))
         return replace(self, rows=tuple(merged))
 
 
-def check_header(found: Sensitivity, wanted: Header, path: Any) -> None:
-    """Ratios aside, which may be added.
+def check_header(table: Sensitivity, wanted: Header, path: Any) -> None:
+    """Check that a table is of the measurement wanted, ratios aside, which may be added.
 
     Raises:
-        ArgumentError: the file holds another measurement; the message says what differs.
+        ArgumentError: the file at ``path`` holds another measurement; the message says what differs.
     """
     for name, value in asdict(wanted).items():
-        there = getattr(found.header, name)
-        if there != value and name != "ratios":
-            told = "other " + name if name in ("weights", "pixels", "labels") else f"{name}={there!r}, not {value!r}"
-            raise ArgumentError(f"out {str(path)!r} holds another measurement, with {told}: choose another file")
+        measured = getattr(table.header, name)
+        if measured != value and name != "ratios":
+            checksum = name in ("weights", "pixels", "labels")
+            difference = f"other {name}" if checksum else f"{name}={measured!r}, not {value!r}"
+            raise ArgumentError(f"out {str(path)!r} holds another measurement, with {difference}: choose another file")

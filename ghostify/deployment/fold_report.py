@@ -1,14 +1,14 @@
 """What fold() folded, and what it had to leave."""
 
 from collections import Counter
-from dataclasses import asdict, dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, fields
 from typing import TYPE_CHECKING
 
-from ..common.text import plain
+from ..common.report import ReportBase, TextTable
 
 if TYPE_CHECKING:
-    import pandas as pd
-    from rich.console import Console, ConsoleOptions, RenderResult
+    from matplotlib.axes import Axes
 
 KINDS = ("norm", "channel order", "identity")
 
@@ -29,41 +29,43 @@ class FoldedPart:
 
 
 @dataclass(frozen=True)
-class FoldReport:
+class FoldReport(ReportBase):
     """What :func:`ghostify.fold` folded and what it could not; ``folded.folding``."""
 
     parts: tuple[FoldedPart, ...]
 
-    def to_frame(self) -> "pd.DataFrame":
-        """A DataFrame with a row for each layer."""
-        import pandas as pd
+    def plot(self, ax: "Axes | None" = None) -> "Axes":
+        """Bars of how many layers of each kind are folded, and how many had to stay.
 
-        return pd.DataFrame([asdict(part) for part in self.parts], columns=["name", "kind", "reason"])
+        Args:
+            ax: axes to draw into; a new figure otherwise.
+        """
+        from ..common.figures import Bars, grouped_bars
+
+        folded = [sum(part.kind == kind and part.reason is None for part in self.parts) for kind in KINDS]
+        left = [sum(part.kind == kind and part.reason is not None for part in self.parts) for kind in KINDS]
+        bars = [Bars("left", left), Bars("folded", folded)]
+        total = f"{sum(folded)} of {len(self.parts)} layers folded"
+        return grouped_bars(KINDS, bars, title=total, ylabel="layers", whole=True, ax=ax)
 
     def summary(self) -> str:
         """The totals in a few lines."""
         lines = []
         for kind in KINDS:
-            mine = [part for part in self.parts if part.kind == kind]
-            left = Counter(part.reason for part in mine if part.reason)
-            told = "".join(f"; {count} left: {reason}" for reason, count in left.most_common(3))
-            if mine:
-                lines.append(f"{kind:14s}{len(mine) - sum(left.values())} of {len(mine)} folded{told}")
+            parts = [part for part in self.parts if part.kind == kind]
+            left = Counter(part.reason for part in parts if part.reason)
+            reasons = "".join(f"; {count} left: {reason}" for reason, count in left.most_common(3))
+            if parts:
+                lines.append(f"{kind:14s}{len(parts) - sum(left.values())} of {len(parts)} folded{reasons}")
         return "\n".join(lines)
 
-    def __str__(self) -> str:
-        return plain(self)
+    def _records(self) -> Sequence[Mapping[str, object]]:
+        return [asdict(part) for part in self.parts]
 
-    def __rich_console__(self, console: "Console", options: "ConsoleOptions") -> "RenderResult":
-        from rich.table import Table
+    def _columns(self) -> Sequence[str]:
+        return [field.name for field in fields(FoldedPart)]
 
-        left = [part for part in self.parts if part.reason]
-        if left:
-            table = Table(box=None, pad_edge=False)
-            for title in ("left as it was", "kind", "reason"):
-                table.add_column(title)
-            for part in left:
-                table.add_row(part.name, part.kind, part.reason)
-            yield table
-            yield ""
-        yield self.summary()
+    def _printed(self) -> TextTable | None:
+        """The layers that had to stay."""
+        left = [(part.name, part.kind, part.reason) for part in self.parts if part.reason]
+        return TextTable(("left as it was", "kind", "reason"), left) if left else None

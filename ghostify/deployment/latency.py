@@ -1,10 +1,8 @@
 """latency(): networks timed side by side, on what they may run on."""
 
-import json
 import statistics
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -12,90 +10,12 @@ from torch import Tensor, nn
 from ..common.checks import check_model, whole_number
 from ..common.costs import measure
 from ..common.progress import site_bar
-from ..common.text import plain
 from ..errors import ArgumentError, ArgumentTypeError
 from ..inputs.examples import as_arguments, example_input
 from .fold import for_inference
+from .latency_report import LatencyReport, Timing
 from .runtimes import RUNTIMES, Runtime, runtime_named
 from .timing import Load, in_turns, machine, thread_count
-
-if TYPE_CHECKING:
-    import pandas as pd
-    from rich.console import Console, ConsoleOptions, RenderResult
-
-
-@dataclass(frozen=True)
-class Timing:
-    """One network on one runtime at one batch size.
-
-    Attributes:
-        seconds, low, high: of one batch: median, and quartiles, over repeats.
-        flops: multiply-adds for one input.
-        flops_ratio, latency_ratio: the first network's over this one's: how many times fewer, how many times faster.
-        problem: why there are no seconds.
-    """
-
-    model: str
-    runtime: str
-    batch_size: int
-    flops: int
-    flops_ratio: float
-    seconds: float | None = None
-    low: float | None = None
-    high: float | None = None
-    latency_ratio: float | None = None
-    problem: str | None = None
-
-
-@dataclass(frozen=True)
-class LatencyReport:
-    """What :func:`ghostify.latency` measured.
-
-    Attributes:
-        timings: for each runtime, batch size and network.
-        threads: that each runtime was given.
-        machine: processor and versions.
-    """
-
-    timings: tuple[Timing, ...]
-    threads: int
-    machine: str
-
-    def to_frame(self) -> "pd.DataFrame":
-        """A DataFrame with a row for each timing."""
-        import pandas as pd
-
-        return pd.DataFrame([asdict(timing) for timing in self.timings])
-
-    def to_json(self) -> str:
-        """All of it."""
-        return json.dumps(asdict(self), indent=1)
-
-    def summary(self) -> str:
-        """Threads and machine."""
-        return f"{self.threads} threads, {self.machine}. Median of a batch (quartiles); FLOPs are multiply-adds for one input."
-
-    def __str__(self) -> str:
-        return plain(self, 140)
-
-    def __rich_console__(self, console: "Console", options: "ConsoleOptions") -> "RenderResult":
-        from rich.table import Table
-
-        table = Table(box=None, pad_edge=False)
-        for title in ("runtime", "batch", "model"):
-            table.add_column(title)
-        for title in ("latency", "times faster", "times fewer FLOPs"):
-            table.add_column(title, justify="right")
-        for t in self.timings:
-            if t.seconds is None or t.low is None or t.high is None:
-                told, faster = str(t.problem), ""
-            else:
-                told = f"{_told(t.seconds)} ({_told(t.low)} to {_told(t.high)})"
-                faster = f"{t.latency_ratio:.2f}"
-            table.add_row(t.runtime, str(t.batch_size), t.model, told, faster, f"{t.flops_ratio:.2f}")
-        yield table
-        yield ""
-        yield self.summary()
 
 
 def latency(
@@ -222,7 +142,3 @@ def _quartiles(values: Sequence[float]) -> tuple[float, float, float]:
         return values[0], values[0], values[0]
     low, median, high = statistics.quantiles(values, n=4, method="inclusive")
     return low, median, high
-
-
-def _told(seconds: float) -> str:
-    return f"{seconds * 1e3:.3g} ms"

@@ -2,20 +2,24 @@
 
 import csv
 import io
-import json
-from dataclasses import asdict, dataclass, field
-from typing import TYPE_CHECKING, Any
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING
 
-from ..common.text import plain
+from ..common.files import also_write
+from ..common.report import ReportBase, TextTable
 
 if TYPE_CHECKING:
-    import pandas as pd
     from matplotlib.axes import Axes
-    from rich.console import Console, ConsoleOptions, RenderResult
 
 SCORES = {
-    "top1": "top-1", "agreement": "agreement with the teacher", "mean_iou": "mean IoU", "map": "mAP", "map50": "mAP@0.5"
-}  # fmt: skip
+    "top1": "top-1",
+    "agreement": "agreement with the teacher",
+    "mean_iou": "mean IoU",
+    "map": "mAP",
+    "map50": "mAP@0.5",
+}
 
 
 @dataclass(frozen=True)
@@ -46,14 +50,15 @@ class EpochResult:
         """What the best epoch is chosen by."""
         return next(iter(self.scores.values()), None)
 
-    def flat(self) -> dict[str, Any]:
-        told = {name: getattr(self, name) for name in ("epoch", "step", "lr", "loss")}
-        told |= self.scores | {"seconds": self.seconds, "images_per_second": self.images_per_second}
-        return told | {f"loss_{name}": value for name, value in self.parts.items()}
+    def flat(self) -> dict[str, float | None]:
+        """The values by column, with a column for each score and for each part of the loss."""
+        values = {"epoch": self.epoch, "step": self.step, "lr": self.lr, "loss": self.loss}
+        values |= self.scores | {"seconds": self.seconds, "images_per_second": self.images_per_second}
+        return values | {f"loss_{name}": value for name, value in self.parts.items()}
 
 
 @dataclass(frozen=True)
-class RecoveryReport:
+class RecoveryReport(ReportBase):
     """What :func:`ghostify.distill` did.
 
     Attributes:
@@ -64,6 +69,8 @@ class RecoveryReport:
         broken: pictures that could not be read and were left out.
         notes: what should be known of the run.
     """
+
+    index = "epoch"
 
     model: str
     epochs: tuple[EpochResult, ...]
@@ -80,17 +87,16 @@ class RecoveryReport:
     def seconds(self) -> float:
         return self.epochs[-1].seconds
 
-    def to_frame(self) -> "pd.DataFrame":
-        """A DataFrame with a row for each epoch."""
-        import pandas as pd
+    def to_csv(self, path: str | Path | None = None) -> str:
+        """The epochs as CSV, as in ``history.csv`` of a run.
 
-        return pd.DataFrame([row.flat() for row in self.epochs]).set_index("epoch")
+        Args:
+            path: also write it to this file, which is replaced as a whole.
 
-    def to_csv(self) -> str:
-        return history_csv(self.epochs)
-
-    def to_json(self) -> str:
-        return json.dumps(asdict(self))
+        Raises:
+            ArgumentError: the file can't be written.
+        """
+        return also_write(path, history_csv(self.epochs))
 
     def plot(self, ax: "Axes | None" = None) -> "Axes":
         """The mean loss of each epoch against steps, and on an axis of its own the validation where there is one.
@@ -123,27 +129,27 @@ class RecoveryReport:
             lines.append(f"{self.broken} picture{'s' if self.broken > 1 else ''} could not be read and were left out")
         return "\n".join([*lines, *self.notes])
 
-    def __str__(self) -> str:
-        return plain(self)
+    def _records(self) -> Sequence[Mapping[str, object]]:
+        return [row.flat() for row in self.epochs]
 
-    def __rich_console__(self, console: "Console", options: "ConsoleOptions") -> "RenderResult":
-        from rich.table import Table
+    def _table(self) -> TextTable:
+        return self._epoch_table(self.epochs)
 
-        table = Table(box=None, pad_edge=False)
+    def _printed(self) -> TextTable:
+        return self._epoch_table(_evenly_some(self.epochs))
+
+    def _epoch_table(self, epochs: "Sequence[EpochResult]") -> TextTable:
         scores = list(self.epochs[0].scores)
-        for title in ("epoch", "step", "lr", "loss", *(SCORES.get(name, name) for name in scores), "seconds"):
-            table.add_column(title, justify="right")
-        for row in _some(self.epochs):
-            table.add_row(
-                str(row.epoch), str(row.step), _number(row.lr, ".4g"), _number(row.loss, ".4f"),
-                *(_number(row.scores.get(name), ".2%") for name in scores), f"{row.seconds:.1f}",
-            )  # fmt: skip
-        yield table
-        yield ""
-        yield self.summary()
+        titles = ["epoch", "step", "lr", "loss", *(SCORES.get(name, name) for name in scores), "seconds"]
+        rows = []
+        for row in epochs:
+            training = [str(row.epoch), str(row.step), _number(row.lr, ".4g"), _number(row.loss, ".4f")]
+            validation = [_number(row.scores.get(name), ".2%") for name in scores]
+            rows.append([*training, *validation, f"{row.seconds:.1f}"])
+        return TextTable(titles, rows, right=range(len(titles)))
 
 
-def history_csv(epochs: "tuple[EpochResult, ...] | list[EpochResult]") -> str:
+def history_csv(epochs: Sequence[EpochResult]) -> str:
     """One row for each epoch, with a column for each part of the loss."""
     rows = [row.flat() for row in epochs]
     names = list(dict.fromkeys(name for row in rows for name in row))
@@ -154,7 +160,7 @@ def history_csv(epochs: "tuple[EpochResult, ...] | list[EpochResult]") -> str:
     return text.getvalue()
 
 
-def _some(rows: tuple[EpochResult, ...], most: int = 24) -> list[EpochResult]:
+def _evenly_some(rows: Sequence[EpochResult], most: int = 24) -> list[EpochResult]:
     """All rows, or where they are many evenly some, the first and the last among them."""
     if len(rows) <= most:
         return list(rows)

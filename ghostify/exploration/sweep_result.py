@@ -1,13 +1,14 @@
-"""What a sweep found: a table, its Pareto front, plots, a page."""
+"""The trials of a sweep: a table, its Pareto front, plots, a page."""
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..common.checks import check_choice
-from ..common.files import write_text
+from ..common.files import also_write
+from ..common.report import ReportBase
 from ..conversion.target import Target
 from ..errors import ArgumentError, ArgumentTypeError
 from .trial import Result, Trial
@@ -20,18 +21,19 @@ COST_NAMES = {"flops": "FLOPs (multiply-adds)", "params": "params", "latency": "
 
 COSTS = tuple(COST_NAMES)
 
-
 _FIGURES = tuple(f.name for f in fields(Result) if f.name not in ("settings", "format"))
 
 
 @dataclass(frozen=True)
-class SweepResult:
+class SweepResult(ReportBase):
     """The trials of a sweep; made by :func:`ghostify.sweep`, or read from its folder by :meth:`load`.
 
     Attributes:
         results: of the trials, the originals among them, in order of their settings.
         unreadable: files that are no results, with the reason; they are left where they are.
     """
+
+    indent = 1
 
     results: tuple[Result, ...]
     unreadable: dict[str, str]
@@ -67,16 +69,18 @@ class SweepResult:
     def failed(self) -> list[Result]:
         return [result for result in self.results if result.error is not None]
 
-    def to_frame(self) -> "pd.DataFrame":
-        """A DataFrame with a row for each trial: its settings, then its figures."""
-        import pandas as pd
-
-        settings = list(dict.fromkeys(key for result in self.results for key in result.settings))
-        rows = [
+    def _records(self) -> Sequence[Mapping[str, object]]:
+        settings = self._settings()
+        return [
             {key: _cell(result.settings.get(key)) for key in settings} | {key: getattr(result, key) for key in _FIGURES}
             for result in self.results
         ]
-        return pd.DataFrame(rows, columns=[*settings, *_FIGURES])
+
+    def _columns(self) -> Sequence[str]:
+        return [*self._settings(), *_FIGURES]
+
+    def _settings(self) -> list[str]:
+        return list(dict.fromkeys(key for result in self.results for key in result.settings))
 
     def pareto(self, cost: str = "flops") -> "pd.DataFrame":
         """The trials that no other beats: none costs as little and is better, cheapest first.
@@ -148,16 +152,19 @@ class SweepResult:
             ax=ax,
         )
 
-    def to_csv(self, path: str | Path) -> None:
-        """Write the table."""
-        write_text(Path(path), self.to_frame().to_csv(index=False))
+    def to_html(self, path: str | Path | None = None) -> str:
+        """One page with an interactive plot and the table, which needs nothing from the network.
 
-    def to_html(self, path: str | Path) -> None:
-        """Write one page with an interactive plot and the table, which needs nothing from the network."""
+        Args:
+            path: also write it to this file, which is replaced as a whole.
+
+        Raises:
+            ArgumentError: the file can't be written.
+        """
         from .page import sweep_page
 
         fronts = {cost: self.pareto(cost) for cost in COSTS}
-        write_text(Path(path), sweep_page(self.to_frame(), fronts, self.metric, self.summary()))
+        return also_write(path, sweep_page(self.to_frame(), fronts, self.metric, self.summary()))
 
     def summary(self) -> str:
         """The totals in a few lines."""
@@ -166,8 +173,8 @@ class SweepResult:
         if students:
             best = SweepResult(tuple(students), {}).best()
             judged = f"{self.metric} {getattr(best, self.metric):.2%}, {best.flops_share:.1%} of the FLOPs"
-            lines.append(f"best student: {judged}: {_told(best)}")
-        lines += [f"failed: {_told(result)}: {result.error}" for result in self.failed[:5]]
+            lines.append(f"best student: {judged}: {_described(best)}")
+        lines += [f"failed: {_described(result)}: {result.error}" for result in self.failed[:5]]
         lines += [f"can't be read: {name}: {reason}" for name, reason in list(self.unreadable.items())[:5]]
         return "\n".join(lines)
 
@@ -177,7 +184,7 @@ class SweepResult:
 
 
 def _order(result: Result) -> list[tuple[str, bool, Any]]:
-    """Originals first, then by each setting in turn, numbers by size."""
+    """Key to sort results by: originals first, then by each setting in turn, numbers by size."""
     settings = result.settings
     keys: Sequence[str] = sorted(settings)
     return [(str(len(settings) > 1), False, "")] + [
@@ -196,7 +203,7 @@ def _limit(name: str, value: Any) -> float:
     return float(value)
 
 
-def _number(value: Any) -> Any:
+def _number(value: Any) -> tuple[float, str]:
     if isinstance(value, (int, float)):
         return (float(value), "")
     return (0.0, json.dumps(value, sort_keys=True))
@@ -206,7 +213,8 @@ def _cell(value: Any) -> Any:
     return json.dumps(value) if isinstance(value, (dict, list)) else value
 
 
-def _told(result: Result) -> str:
+def _described(result: Result) -> str:
+    """The settings of a trial but for its model, in one line."""
     settings = {key: value for key, value in result.settings.items() if key != "model"}
     words = ", ".join(f"{key}={_cell(value)}" for key, value in settings.items())
     return words or "the original"
