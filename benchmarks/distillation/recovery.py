@@ -33,7 +33,7 @@ from benchmarks.conversion.budget import Budgets
 from benchmarks.harness.pruning import Setting, prune
 from ghostify.common.costs import measure
 from ghostify.common.files import write_text
-from ghostify.distillation.trainer import cpu_computes_in
+from ghostify.distillation.precision import cpu_computes_in
 
 RESULTS = Path(__file__).parents[1] / "results" / "recovery.jsonl"
 NETWORKS = ("resnet56", "vgg16_bn")

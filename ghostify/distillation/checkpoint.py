@@ -1,91 +1,158 @@
-"""The state of a training in one file: tensors as safetensors, everything else as JSON in the header."""
+"""What a checkpoint of a run holds, how the run goes on from it, and the checks that it belongs to this run."""
 
-import json
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from ..common.tensors import checksum, versioned, write_tensors
-from ..errors import ArgumentError, GhostifyError
+from ..common.tensors import checksum, versioned
+from ..errors import ArgumentError
+from .checkpoint_file import read_checkpoint, write_checkpoint
+from .progress import Progress
+from .recipe import Recipe
+from .stepper import Stepper
 
-FORMAT = 2
+Weights = dict[str, Tensor]
 
 
-_KEY = "ghostify_recovery"
+@dataclass(frozen=True)
+class RunIdentity:
+    """What must be as it was when a run goes on from a checkpoint.
 
-
-def write_checkpoint(path: Path, groups: dict[str, dict[str, Tensor]], facts: dict[str, Any]) -> None:
-    """Write groups of named tensors and plain facts under ``path``, which is replaced only once the new file is complete.
-
-    Raises:
-        GhostifyError: the disk is full, or the folder can't be written; the earlier file is whole.
+    Attributes:
+        recipe: settings of the run.
+        batches: number of training batches; 0 where that is not known.
+        teacher: checksum of the teacher's weights.
+        has_val: whether the run validates.
     """
-    tensors = {f"{group}/{name}": _own(tensor) for group, named in groups.items() for name, tensor in named.items()}
-    told = json.dumps({"format": FORMAT, "crc": checksum(tensors), **facts})
-    try:
-        write_tensors(tensors, {"format": "pt", _KEY: told}, path)
-    except Exception as error:  # safetensors has its own kind for a full disk
-        raise GhostifyError(f"checkpoint {str(path)!r} can't be written: {error}; the one before it is whole") from error
+
+    recipe: Recipe
+    batches: int
+    teacher: int
+    has_val: bool
+
+    def facts(self) -> dict[str, Any]:
+        """The identity as a checkpoint holds it."""
+        return {"recipe": asdict(self.recipe), "batches": self.batches, "teacher": self.teacher, "val": self.has_val}
+
+    def check(self, facts: Mapping[str, Any], path: Path) -> None:
+        """Compare this run with that of a checkpoint.
+
+        Args:
+            facts: what the checkpoint holds.
+            path: of the checkpoint, for errors.
+
+        Raises:
+            ArgumentError: the checkpoint is of a run with another recipe, other data or another teacher.
+        """
+        saved, settings = facts["recipe"], asdict(self.recipe)
+        other = [name for name in settings if settings[name] != saved.get(name)]
+        if other:
+            name = other[0]
+            raise ArgumentError(
+                f"checkpoint {str(path)!r} is of another recipe: {name} was {saved.get(name)!r}, not {settings[name]!r}"
+            )
+        if facts["batches"] != self.batches:
+            raise ArgumentError(
+                f"checkpoint {str(path)!r} is of other data: it had {facts['batches']} batches, not {self.batches}"
+            )
+        if facts["teacher"] != self.teacher:
+            raise ArgumentError(f"checkpoint {str(path)!r} is of a run towards another teacher: its weights differ")
+        if facts["val"] != self.has_val:
+            reason = "had val, to choose the best weights by: give it again" if facts["val"] else "had no val: leave it out"
+            raise ArgumentError(f"checkpoint {str(path)!r} is of a run that {reason}")
 
 
-def read_checkpoint(path: Path) -> tuple[dict[str, dict[str, Tensor]], dict[str, Any]]:
-    """What :func:`write_checkpoint` wrote.
+class Checkpoint:
+    """The checkpoint of a run.
 
-    Raises:
-        ArgumentError: the file is truncated, corrupt or something else.
+    Args:
+        path: of its file.
+        identity: of the run.
     """
-    from safetensors import SafetensorError, safe_open
 
-    try:
-        with safe_open(path, "pt") as file:
-            metadata = file.metadata() or {}
-            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-        facts = json.loads(metadata[_KEY])
-    except KeyError as error:
-        raise ArgumentError(f"{str(path)!r} is no checkpoint of a run: it is a file of another kind") from error
-    except (SafetensorError, OSError, ValueError) as error:
-        raise ArgumentError(f"checkpoint {str(path)!r} can't be read ({error}): delete it to start anew") from error
-    if facts.get("format") != FORMAT:
-        raise ArgumentError(f"checkpoint {str(path)!r} is of another version of ghostify: delete it to start anew")
-    if facts.pop("crc") != checksum(tensors):
-        raise ArgumentError(f"checkpoint {str(path)!r} is corrupt: its checksum does not fit; delete it to start anew")
-    groups: dict[str, dict[str, Tensor]] = {}
-    for name, tensor in tensors.items():
-        group, _, rest = name.partition("/")
-        groups.setdefault(group, {})[rest] = tensor
-    return groups, facts
+    def __init__(self, path: Path, identity: RunIdentity):
+        self.path, self.identity = path, identity
+
+    def save(self, stepper: Stepper, best: Weights, progress: Progress) -> None:
+        """Write the file anew.
+
+        Args:
+            stepper: its student, running average, optimizer and loss scale.
+            best: weights of the best epoch; empty before the first validation.
+            progress: how far the run is.
+
+        Raises:
+            GhostifyError: the file can't be written; the one before it is whole.
+        """
+        optimizer_tensors, optimizer_values = _pack_optimizer(stepper.optimizer)
+        groups = {"student": dict(stepper.student.state_dict()), "optimizer": optimizer_tensors, "best": best}
+        if stepper.ema is not None:
+            groups["ema"] = dict(stepper.ema.module.state_dict())
+        facts = {
+            **self.identity.facts(),
+            "progress": asdict(progress),
+            "optimizer": optimizer_values,
+            "scaler": stepper.scaler.state_dict(),
+        }
+        write_checkpoint(self.path, groups, facts)
+
+    def restore(self, stepper: Stepper) -> tuple[Progress, Weights]:
+        """Give student, running average, optimizer and loss scale the state that the file holds.
+
+        Returns:
+            How far the run was, and the weights of its best epoch; these are empty where there is none.
+
+        Raises:
+            ArgumentError: the file can't be read, or is of another run.
+        """
+        groups, facts = read_checkpoint(self.path)
+        self.identity.check(facts, self.path)
+        load_state(stepper.student, groups["student"], self.path)
+        if stepper.ema is not None:
+            load_state(stepper.ema.module, groups["ema"], self.path)
+        _unpack_optimizer(stepper.optimizer, groups.get("optimizer", {}), facts["optimizer"])
+        stepper.scaler.load_state_dict(facts["scaler"])
+        return Progress.from_dict(facts["progress"]), groups.get("best", {})
 
 
-def pack_optimizer(optimizer: torch.optim.Optimizer) -> tuple[dict[str, Tensor], dict[str, Any]]:
-    """The tensors of an optimizer's state, and what else there is of it."""
-    state = optimizer.state_dict()["state"]
-    tensors = {f"{i}/{key}": v for i, values in state.items() for key, v in values.items() if isinstance(v, Tensor)}
-    plain = {f"{i}/{key}": v for i, values in state.items() for key, v in values.items() if not isinstance(v, Tensor)}
-    return tensors, plain
+def load_state(model: nn.Module, state: Weights, path: Path) -> None:
+    """Load the weights that a checkpoint holds.
 
-
-def unpack_optimizer(optimizer: torch.optim.Optimizer, tensors: dict[str, Tensor], plain: dict[str, Any]) -> None:
-    state: dict[int, dict[str, Any]] = {}
-    for name, value in {**tensors, **plain}.items():
-        index, _, key = name.partition("/")
-        state.setdefault(int(index), {})[key] = value
-    optimizer.load_state_dict({"state": state, "param_groups": optimizer.state_dict()["param_groups"]})
-
-
-def load_state(model: nn.Module, state: dict[str, Tensor], path: Path) -> None:
-    """Load weights that a checkpoint holds.
+    Args:
+        model: the network that gets them.
+        state: the weights by name.
+        path: of the checkpoint, for errors.
 
     Raises:
         ArgumentError: they are those of another student.
     """
-    own = model.state_dict()
-    if own.keys() != state.keys() or any(own[name].shape != state[name].shape for name in own):
+    current = model.state_dict()
+    if current.keys() != state.keys() or any(current[name].shape != state[name].shape for name in current):
         raise ArgumentError(f"checkpoint {str(path)!r} is of another student: its layers differ")
     model.load_state_dict(versioned(state, model))
 
 
-def _own(tensor: Tensor) -> Tensor:
-    """On the CPU, contiguous and in memory of its own, as safetensors asks for."""
-    return tensor.detach().cpu().clone(memory_format=torch.contiguous_format)
+def checksum_of_teacher(teacher: nn.Module) -> int:
+    """Checksum of names, types, shapes and values of the teacher's weights."""
+    return checksum(teacher.state_dict())
+
+
+def _pack_optimizer(optimizer: torch.optim.Optimizer) -> tuple[Weights, dict[str, Any]]:
+    """The tensors of an optimizer's state, and its other values, each by the number of its parameter and its key."""
+    state = optimizer.state_dict()["state"]
+    named = {f"{number}/{key}": value for number, values in state.items() for key, value in values.items()}
+    tensors = {name: value for name, value in named.items() if isinstance(value, Tensor)}
+    return tensors, {name: value for name, value in named.items() if not isinstance(value, Tensor)}
+
+
+def _unpack_optimizer(optimizer: torch.optim.Optimizer, tensors: Weights, values: Mapping[str, Any]) -> None:
+    """Load the state that :func:`_pack_optimizer` took apart."""
+    state: dict[int, dict[str, Any]] = {}
+    for name, value in {**tensors, **values}.items():
+        number, _, key = name.partition("/")
+        state.setdefault(int(number), {})[key] = value
+    optimizer.load_state_dict({"state": state, "param_groups": optimizer.state_dict()["param_groups"]})

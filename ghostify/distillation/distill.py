@@ -88,10 +88,16 @@ def distill(
     held = None if val is None else make_source(val, teacher, 256, training=False, name="val", workers=workers, broken="fail")
     with undisturbed(), torch.inference_mode(False), torch.enable_grad(), _bar(progress) as on_step:
         trainer = Trainer(
-            copy_swapped(student, {}), copy_swapped(teacher, {}), source, held, recipe, task_for(student, outputs, task),
-            folder.checkpoint if folder else None, float(checkpoint_seconds),
-            folder.tell if folder else lambda history: None, on_step,
-        )  # fmt: skip
+            copy_swapped(student, {}),
+            copy_swapped(teacher, {}),
+            source,
+            held,
+            recipe,
+            task_for(student, outputs, task),
+            folder,
+            float(checkpoint_seconds),
+            on_step,
+        )
         if folder is not None and trainer.accelerator.is_main_process:
             folder.begin(recipe)
         try:

@@ -32,8 +32,8 @@ class RunFolder:
             return
         self.board = SummaryWriter(str(self.path / "tensorboard"))
 
-    def tell(self, history: list[EpochResult]) -> None:
-        """history.csv, and TensorBoard's last point."""
+    def write_history(self, history: list[EpochResult]) -> None:
+        """Write history.csv, and for TensorBoard the last epoch."""
         write_text(self.path / "history.csv", history_csv(history))
         if self.board is not None:
             row = history[-1].flat()

@@ -11,7 +11,7 @@ from torch.utils.data import DataLoader
 
 import ghostify
 from ghostify import Recipe
-from ghostify.distillation.trainer import cpu_computes_in
+from ghostify.distillation.precision import cpu_computes_in
 
 
 def test_training_brings_the_student_nearer_to_its_teacher(pair, images):
