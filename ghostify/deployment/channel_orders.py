@@ -13,14 +13,13 @@ import torch
 from torch import Tensor, fx, nn
 
 from ..graph.operations import (
-    PAIRS,
-    POOLS,
-    SHAPES,
-    along_channels,
     is_carrier,
     is_channelwise,
-    is_mean_over_places,
-    joined_parts,
+    is_concatenation,
+    is_pair,
+    is_pool,
+    is_size,
+    joined_values,
 )
 from ..layers.patterns import is_plain
 from .folded_ghost import FoldedGhost
@@ -89,14 +88,14 @@ class ChannelOrders:
         """What a node does to the order of its inputs."""
         if node.op == "call_module":
             self._module(node, self.modules[str(node.target)])
-        elif is_channelwise(node, self.modules):
+        elif is_channelwise(node, None):
             self._tie(node, node.all_input_nodes[:1] if node.op == "call_method" else node.all_input_nodes)
-            self.of[node].pooled |= "pool" in getattr(node.target, "__name__", "") or is_mean_over_places(node)
-        elif node.op in ("call_function", "call_method") and node.target in PAIRS:
+            self.of[node].pooled |= is_pool(node, None)
+        elif is_pair(node):
             self._tie(node, node.all_input_nodes)
-        elif node.target in (torch.cat, torch.concat) and along_channels(node):
+        elif is_concatenation(node):
             self.of[node].cats.append(node)
-        elif (node.op == "call_method" and node.target in SHAPES) or (node.target is getattr and node.args[1] == "shape"):
+        elif is_size(node):
             self.of[node].fixed = "a size"
         else:
             self._bar(node)
@@ -120,9 +119,9 @@ class ChannelOrders:
                 self.of[node].free.append(node)
             else:
                 self.of[node].fixed = f"{node.target} is a grouped convolution"
-        elif is_channelwise(node, self.modules):
+        elif is_channelwise(node, module):
             self._tie(node, [source])
-            self.of[node].pooled |= isinstance(module, POOLS)
+            self.of[node].pooled |= is_pool(node, module)
         else:
             self._bar(node)
 
@@ -153,7 +152,7 @@ class ChannelOrders:
             changed = False
             for stream in self.streams:
                 for cat in stream.cats:
-                    parts = [self.of[source] for source in joined_parts(cat)]
+                    parts = [self.of[source] for source in joined_values(cat)]
                     makers = len(stream.cats) + len(stream.ghosts) + len(stream.free)
                     unknown = any(self._count(part) is None for part in parts)
                     if stream.fixed or makers > 1 or unknown:
@@ -185,14 +184,14 @@ class ChannelOrders:
     def _count(self, stream: ChannelStream) -> int | None:
         """Channels of a stream, where known."""
         if stream.channels is None and stream.cats:
-            counts = [self._count(self.of[source]) for source in joined_parts(stream.cats[0])]
+            counts = [self._count(self.of[source]) for source in joined_values(stream.cats[0])]
             stream.channels = None if None in counts else sum(map(int, counts))  # type: ignore[arg-type]
         return stream.channels
 
     def _joined(self, cat: fx.Node) -> Tensor | None:
         """The order of what a concatenation joins."""
         offset, orders, moved = 0, [], False
-        for source in joined_parts(cat):
+        for source in joined_values(cat):
             part = self.of[source]
             if not part.settled and not part.fixed:
                 self._choose(part)

@@ -4,9 +4,9 @@ from collections.abc import Iterator
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, fx, nn
 
+from ..graph.operations import is_identity_in_evaluation
 from ..graph.running import attribute_of
 from ..graph.tracing import Part
 from ..layers.ghost_module import narrow, take_channels
@@ -54,7 +54,7 @@ class PartFolder:
     def _strip(self) -> None:
         for node in list(self.graph.nodes):
             module = self.modules[str(node.target)] if node.op == "call_module" else None
-            if _does_nothing(node, module):
+            if is_identity_in_evaluation(node, module):
                 node.replace_all_uses_with(node.args[0])
                 self.graph.erase_node(node)
                 if node.op == "call_module":
@@ -132,15 +132,3 @@ class PartFolder:
 
     def _tell(self, target: str, kind: str, reason: str | None = None) -> None:
         self.told.append(FoldedPart(self.part.qualified(target), kind, reason))
-
-
-def _does_nothing(node: fx.Node, module: Any) -> bool:
-    """In evaluation mode."""
-    if module is not None:
-        names = ("DropPath", "StochasticDepth")
-        return isinstance(module, (nn.Identity, nn.modules.dropout._DropoutNd)) or type(module).__name__ in names
-    if node.op != "call_function":
-        return False
-    if node.target in (F.dropout, F.dropout2d, F.alpha_dropout):
-        return (node.args[2] if len(node.args) > 2 else node.kwargs.get("training", True)) is False
-    return getattr(node.target, "__name__", "") == "stochastic_depth" and node.kwargs.get("training", True) is False

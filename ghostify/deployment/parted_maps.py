@@ -6,8 +6,15 @@ import torch
 from torch import Tensor, fx, nn
 
 from ..common.copying import copy_layer
-from ..graph.in_place import changes_input
-from ..graph.operations import PAIRS, along_channels, is_carrier, is_channelwise, is_mean_over_places
+from ..graph.operations import (
+    called_module,
+    changes_input,
+    is_carrier,
+    is_channelwise,
+    is_concatenation,
+    is_pair,
+    starts_gate,
+)
 from ..layers.ghost_module import narrow
 from ..layers.patterns import is_kind, is_plain
 from .folded_ghost import FoldedGhost
@@ -89,18 +96,18 @@ class MapParting:
         join = next((found for source in node.all_input_nodes if (found := self.join_of(source)) is not None), None)
         if join is None:
             return
-        if changes_input(node, self.modules.get(str(node.target))) and len(node.all_input_nodes[0].users) > 1:
+        module = called_module(node, self.modules)
+        if changes_input(node, module) and len(node.all_input_nodes[0].users) > 1:
             self.whole.add(node.all_input_nodes[0])  # what others read afterwards is what this leaves
             return
-        if node.target in (torch.cat, torch.concat) and along_channels(node):
+        if is_concatenation(node):
             node.args = ([part for value in node.args[0] for part in self._parts(value)], *node.args[1:])  # type: ignore[union-attr]
-        elif len(node.all_input_nodes) == 1 and is_channelwise(node, self.modules):
+        elif len(node.all_input_nodes) == 1 and is_channelwise(node, module):
             self._on_each(node, join)
-        elif node.target in PAIRS:
+        elif is_pair(node):
             if all(self._has_parts(source, join) for source in node.all_input_nodes):
                 self._on_each(node, join)
-        elif node.op == "call_module" and str(node.target) not in self.shared:
-            module = self.modules[str(node.target)]
+        elif module is not None and str(node.target) not in self.shared:
             if is_carrier(module):
                 self._on_each(node, join, module)
             elif isinstance(module, nn.modules.conv._ConvNd):
@@ -159,11 +166,11 @@ class MapParting:
     def _is_gate(self, node: fx.Node) -> bool:
         """One number for each channel, as of squeeze and excitation: made of a pool over all places by 1x1 layers."""
         while len(node.all_input_nodes) == 1 or self.join_of(node) is not None:
-            module = self.modules[str(node.target)] if node.op == "call_module" else None
-            if is_mean_over_places(node) or (isinstance(module, nn.AdaptiveAvgPool2d) and module.output_size in (1, (1, 1))):
+            module = called_module(node, self.modules)
+            if starts_gate(node, module):
                 return True
             pointwise = isinstance(module, nn.Conv2d) and module.kernel_size == (1, 1) and is_plain(module)
-            if not pointwise and self.join_of(node) is None and not is_channelwise(node, self.modules):
+            if not pointwise and self.join_of(node) is None and not is_channelwise(node, module):
                 return False
             node = node.all_input_nodes[0]
         return False

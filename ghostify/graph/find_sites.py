@@ -10,7 +10,7 @@ from torch.nn.utils import parametrize
 
 from ..layers.patterns import is_kind, lookup
 from ..layers.reduced_linear import ReducedLinear
-from .operations import activation_of_function
+from .activation_functions import activation_of_function
 from .roles import roles_of
 from .sites import DEPTHWISE, Site, is_listed
 from .tracing import Part, trace

@@ -1,132 +1,283 @@
-"""What an operation does to the channels of its input, in one table."""
+"""What operations do to the channels of their inputs: one table, and the questions that are asked of it.
+
+An operation is the class of a module (its subclasses follow it), a function, or the name of a method of tensors. To teach
+ghostify one more, add it to :data:`OPERATIONS`. Convolutions, norms and activation modules do not stand there: users register
+classes of their own, in :mod:`ghostify.layers.patterns`, and the questions below know both.
+
+Every question takes a node of a graph and the module that the node calls, or None where it calls no module.
+"""
 
 import operator
-from collections.abc import Mapping
-from typing import Any
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
 
 import torch
 import torch.nn.functional as F
 from torch import fx, nn
+from torch.nn.modules.dropout import _DropoutNd
+from torch.nn.modules.pooling import _AdaptiveAvgPoolNd, _AdaptiveMaxPoolNd, _AvgPoolNd, _MaxPoolNd
 
-from ..layers.patterns import is_kind, is_plain
-
-POOLS: tuple[type, ...] = (
-    nn.modules.pooling._MaxPoolNd, nn.modules.pooling._AvgPoolNd, nn.modules.pooling._AdaptiveAvgPoolNd,
-    nn.modules.pooling._AdaptiveMaxPoolNd,
-)  # fmt: skip
+from ..layers.ghost_module import GhostModule
+from ..layers.patterns import is_kind, is_plain, lookup
 
 
-_KEEP: tuple[type, ...] = (*POOLS, nn.Upsample, nn.Identity, nn.modules.dropout._DropoutNd)
+@dataclass(frozen=True)
+class Operation:
+    """What an operation does to the channels of its inputs; the default is an operation that nothing is known of.
+
+    Attributes:
+        channelwise: it takes each channel by itself, and all alike.
+        pools: it takes several places together.
+        sized: the maps that it gives have the size ``output_size``, its argument or attribute.
+        starts_gate: with an ``output_size`` of 1 it begins a squeeze-and-excitation gate, whose parts can be had for nothing.
+        keeps_pooled: of 1x1 maps it makes 1x1 maps.
+        pads: it pads dimensions, from the last one on.
+        combines: it combines two values channel by channel.
+        adds: it combines two values by adding them.
+        joins: it concatenates values.
+        tells_size: it gives a size and no values.
+        idle: in evaluation mode it gives its input as it is.
+        training_at: the position of its argument ``training``, without which it is not idle; None for a keyword alone.
+        before_sum: it may stand between a convolution and the sum that the convolution's maps enter.
+        changes_input: it changes its first input in place.
+        activation: the class of the module of the same effect. Further arguments of the call go to its constructor by name.
+    """
+
+    channelwise: bool = False
+    pools: bool = False
+    sized: bool = False
+    starts_gate: bool = False
+    keeps_pooled: bool = False
+    pads: bool = False
+    combines: bool = False
+    adds: bool = False
+    joins: bool = False
+    tells_size: bool = False
+    idle: bool = False
+    training_at: int | None = None
+    before_sum: bool = False
+    changes_input: bool = False
+    activation: type[nn.Module] | None = None
 
 
-_KEEP_FUNCTIONS = {
-    F.max_pool2d, F.avg_pool2d, F.adaptive_avg_pool2d, F.adaptive_max_pool2d, F.interpolate, F.dropout, torch.clone,
-    F.max_pool1d, F.avg_pool1d, F.max_pool3d, F.avg_pool3d, torch.clamp, torch.exp, torch.nn.functional.dropout2d,
-}  # fmt: skip
+Key = type[nn.Module] | Callable[..., object] | str
 
 
-_KEEP_METHODS = {"contiguous", "clone", "relu", "relu_", "sigmoid", "sigmoid_", "tanh", "clamp", "clamp_", "float", "half"}
+def _each(operation: Operation, *keys: Key) -> dict[Key, Operation]:
+    """One entry for several operations of the same effect."""
+    return dict.fromkeys(keys, operation)
 
 
-PAIRS = {
-    operator.add, operator.iadd, operator.sub, operator.isub, operator.mul, operator.imul, operator.truediv,
-    torch.add, torch.sub, torch.mul, torch.div, torch.maximum, torch.minimum,
-    "add", "add_", "sub", "sub_", "mul", "mul_", "div", "div_",
-}  # fmt: skip
+def _activation(module_class: type[nn.Module], *keys: Key) -> dict[Key, Operation]:
+    """Functions and methods that compute what a module of this class computes."""
+    return dict.fromkeys(keys, Operation(channelwise=True, activation=module_class))
 
 
-SHAPES = {"size", "dim", "numel"}
+_UNKNOWN = Operation()
+_KEEPS = Operation(channelwise=True)
+_POOL = Operation(channelwise=True, pools=True)
+_DROPOUT = Operation(channelwise=True, idle=True, before_sum=True)
+_PAIR = Operation(combines=True)
+_SUM = Operation(combines=True, adds=True)
+
+OPERATIONS: dict[Key, Operation] = {
+    # modules
+    **_each(_POOL, _MaxPoolNd, _AvgPoolNd, _AdaptiveAvgPoolNd, _AdaptiveMaxPoolNd),
+    **_each(replace(_POOL, sized=True), nn.AdaptiveAvgPool1d, nn.AdaptiveAvgPool3d, nn.AdaptiveMaxPool2d),
+    **_each(replace(_POOL, sized=True, starts_gate=True), nn.AdaptiveAvgPool2d),
+    **_each(_KEEPS, nn.Upsample),
+    **_each(_DROPOUT, _DropoutNd),
+    **_each(replace(_DROPOUT, keeps_pooled=True), nn.Identity, nn.Dropout),
+    # functions and methods that take each channel by itself
+    **_each(_POOL, F.max_pool1d, F.max_pool2d, F.max_pool3d, F.avg_pool1d, F.avg_pool2d, F.avg_pool3d),
+    **_each(replace(_POOL, sized=True), F.adaptive_avg_pool2d, F.adaptive_max_pool2d),
+    **_each(Operation(sized=True), F.adaptive_avg_pool1d, F.adaptive_avg_pool3d),
+    **_each(_KEEPS, F.interpolate, torch.clone, torch.clamp, torch.exp),
+    **_each(_KEEPS, "contiguous", "clone", "clamp", "clamp_", "float", "half"),
+    **_each(Operation(pads=True), F.pad),
+    **_each(replace(_DROPOUT, training_at=2), F.dropout),
+    **_each(replace(_DROPOUT, training_at=2, before_sum=False), F.dropout2d),
+    **_each(Operation(idle=True, training_at=2), F.alpha_dropout),
+    # activations
+    **_activation(nn.ReLU, F.relu, F.relu_, torch.relu, torch.relu_, "relu", "relu_"),
+    **_activation(nn.Sigmoid, F.sigmoid, torch.sigmoid, "sigmoid", "sigmoid_"),
+    **_activation(nn.Tanh, F.tanh, torch.tanh, "tanh"),
+    **_each(Operation(activation=nn.Tanh), "tanh_"),
+    **_activation(nn.ReLU6, F.relu6),
+    **_activation(nn.LeakyReLU, F.leaky_relu),
+    **_activation(nn.ELU, F.elu),
+    **_activation(nn.GELU, F.gelu),
+    **_activation(nn.SiLU, F.silu),
+    **_activation(nn.Mish, F.mish),
+    **_activation(nn.Hardswish, F.hardswish),
+    **_activation(nn.Hardsigmoid, F.hardsigmoid),
+    **_activation(nn.Hardtanh, F.hardtanh),
+    **_activation(nn.Softplus, F.softplus),
+    # two values
+    **_each(_SUM, operator.add, torch.add, "add", "add_"),
+    **_each(replace(_SUM, changes_input=True), operator.iadd),
+    **_each(_PAIR, operator.sub, operator.mul, operator.truediv, torch.sub, torch.mul, torch.div),
+    **_each(_PAIR, torch.maximum, torch.minimum, "sub", "sub_", "mul", "mul_", "div", "div_"),
+    **_each(replace(_PAIR, changes_input=True), operator.isub, operator.imul),
+    **_each(Operation(changes_input=True), operator.itruediv),
+    # values joined, and sizes
+    **_each(Operation(joins=True), torch.cat, torch.concat),
+    **_each(Operation(tells_size=True), "size", "dim", "numel"),
+}
+
+# classes and functions of other packages, by their names: importing those packages takes seconds
+MODULES_BY_NAME = {"DropPath": Operation(idle=True), "StochasticDepth": Operation(idle=True)}
+FUNCTIONS_BY_NAME = {"dropout": Operation(before_sum=True), "stochastic_depth": Operation(idle=True, before_sum=True)}
 
 
-def is_carrier(module: Any) -> bool:
-    """Whether it takes each channel by itself and has numbers for each."""
-    if is_kind(module, "norm"):
-        return not _has_parameters(getattr(module, "act", None))
-    if isinstance(module, nn.modules.conv._ConvNd):
-        return is_plain(module) and 1 < module.groups == module.in_channels == module.out_channels
-    return is_kind(module, "activation") and _has_parameters(module)
+def operation_of(node: fx.Node, module: nn.Module | None) -> Operation:
+    """The table's entry for what a node does."""
+    if module is not None:
+        listed = (OPERATIONS[cls] for cls in type(module).__mro__ if cls in OPERATIONS)
+        return next(listed, MODULES_BY_NAME.get(type(module).__name__, _UNKNOWN))
+    if node.op == "call_method":
+        return OPERATIONS.get(node.target, _UNKNOWN)
+    if node.op == "call_function":
+        name = getattr(node.target, "__name__", "")
+        return OPERATIONS.get(node.target) or FUNCTIONS_BY_NAME.get(name, _UNKNOWN)
+    return _UNKNOWN
 
 
-def is_channelwise(node: fx.Node, modules: Mapping[str, Any]) -> bool:
-    """Whether it takes each channel by itself, and all alike."""
-    if node.op == "call_module":
-        module = modules[str(node.target)]
-        plain = isinstance(module, _KEEP) and not getattr(module, "return_indices", False)
-        return plain or (is_kind(module, "activation") and not _has_parameters(module))
-    if node.op == "call_method" and node.target in _KEEP_METHODS:
-        return True
-    if node.op == "call_function" and (node.target in _KEEP_FUNCTIONS or is_activation_function(node)):
+def called_module(node: fx.Node, modules: Mapping[str, nn.Module]) -> nn.Module | None:
+    """The module that a node calls, if it calls one; ``modules`` by the targets of the graph."""
+    return modules[str(node.target)] if node.op == "call_module" else None
+
+
+def is_channelwise(node: fx.Node, module: nn.Module | None) -> bool:
+    """Whether the node takes each channel by itself, and all alike."""
+    operation = operation_of(node, module)
+    if module is not None:
+        keeps = operation.channelwise and not getattr(module, "return_indices", False)
+        return keeps or (is_kind(module, "activation") and not has_values_per_channel(module))
+    if operation.channelwise:
         return node.kwargs.get("return_indices") is not True
-    if node.target is F.pad:  # of places
-        return len(node.args) > 1 and isinstance(node.args[1], (list, tuple)) and len(node.args[1]) <= 4
+    if operation.pads:
+        widths = node.args[1] if len(node.args) > 1 else None
+        return isinstance(widths, (list, tuple)) and len(widths) <= 4  # the last two dimensions, which are places
     return is_mean_over_places(node)
 
 
-def along_channels(cat: fx.Node) -> bool:
-    dim = cat.args[1] if len(cat.args) > 1 else cat.kwargs.get("dim", 0)
-    joined = cat.args[0] if isinstance(cat.args[0], (list, tuple)) else [None]
-    return bool(dim == 1) and all(isinstance(one, fx.Node) for one in joined)
+def is_carrier(module: nn.Module) -> bool:
+    """Whether a module takes each channel by itself and has values for each: a norm, a depthwise convolution, a PReLU."""
+    if is_kind(module, "norm"):
+        return not has_values_per_channel(getattr(module, "act", None))
+    if isinstance(module, nn.modules.conv._ConvNd):
+        return is_plain(module) and 1 < module.groups == module.in_channels == module.out_channels
+    return is_kind(module, "activation") and has_values_per_channel(module)
 
 
-def joined_parts(cat: fx.Node) -> list[fx.Node]:
-    """What a concatenation joins."""
-    joined: Any = cat.args[0]
-    return list(joined)
+def has_values_per_channel(module: object) -> bool:
+    """Whether an activation has parameters of more than one value."""
+    return isinstance(module, nn.Module) and any(parameter.numel() > 1 for parameter in module.parameters())
+
+
+def is_pool(node: fx.Node, module: nn.Module | None) -> bool:
+    """Whether the node takes several places of each channel together."""
+    operation = operation_of(node, module)
+    return (operation.channelwise and operation.pools) or (module is None and is_mean_over_places(node))
 
 
 def is_mean_over_places(node: fx.Node) -> bool:
-    """Whether it is a mean over places that leaves 1x1 maps."""
-    if node.target not in (torch.mean, "mean"):
+    """Whether the node is a mean over places, one or more of their dimensions, that keeps the number of dimensions."""
+    dims = _averaged_dims(node)
+    return dims is not None and dims <= {2, 3, 4, -1, -2}
+
+
+def is_global_pool(node: fx.Node, module: nn.Module | None) -> bool:
+    """Whether the node makes 1x1 maps of maps of any size."""
+    if operation_of(node, module).sized:
+        if module is not None:
+            size: object = module.output_size
+        else:
+            size = node.args[1] if len(node.args) > 1 else node.kwargs.get("output_size")
+        return all(length == 1 for length in (size if isinstance(size, (tuple, list)) else (size,)))
+    return module is None and _averaged_dims(node) in ({2, 3}, {-1, -2}, {2, 3, 4})
+
+
+def starts_gate(node: fx.Node, module: nn.Module | None) -> bool:
+    """Whether the node begins a squeeze-and-excitation gate: a pool over all places, or a mean."""
+    if module is None:
+        return is_mean_over_places(node)
+    return operation_of(node, module).starts_gate and module.output_size in (1, (1, 1))
+
+
+def keeps_pooled(node: fx.Node, module: nn.Module | None) -> bool:
+    """Whether the node makes 1x1 maps of 1x1 maps, as any convolution, norm, activation or dropout does."""
+    operation = operation_of(node, module)
+    if module is None:
+        return operation.activation is not None
+    return operation.keeps_pooled or isinstance(module, GhostModule) or lookup(module) is not None
+
+
+def is_pair(node: fx.Node) -> bool:
+    """Whether the node combines two values channel by channel, as sums and products do."""
+    return node.op in ("call_function", "call_method") and operation_of(node, None).combines
+
+
+def is_sum(node: fx.Node) -> bool:
+    """Whether the node adds two values, and nothing else, such as a factor."""
+    return is_pair(node) and operation_of(node, None).adds and not node.kwargs and len(node.args) == 2
+
+
+def is_concatenation(node: fx.Node) -> bool:
+    """Whether the node concatenates values along their channels."""
+    if node.op != "call_function" or not operation_of(node, None).joins:
         return False
+    dim = node.args[1] if len(node.args) > 1 else node.kwargs.get("dim", 0)
+    values = node.args[0] if isinstance(node.args[0], (list, tuple)) else [None]
+    return bool(dim == 1) and all(isinstance(value, fx.Node) for value in values)
+
+
+def joined_values(concatenation: fx.Node) -> list[fx.Node]:
+    """The values that a concatenation joins, in order; one of them may stand there more than once."""
+    values = concatenation.args[0]
+    assert isinstance(values, (list, tuple))
+    return [value for value in values if isinstance(value, fx.Node)]
+
+
+def is_size(node: fx.Node) -> bool:
+    """Whether the node asks for a size, and leaves the values alone."""
+    if node.op == "call_function":
+        return node.target is getattr and bool(node.args[1] == "shape")
+    return node.op == "call_method" and operation_of(node, None).tells_size
+
+
+def is_identity_in_evaluation(node: fx.Node, module: nn.Module | None) -> bool:
+    """Whether the node gives its input as it is in evaluation mode, as dropout and stochastic depth do."""
+    operation = operation_of(node, module)
+    if module is not None or not operation.idle:
+        return operation.idle
+    position = operation.training_at
+    given_by_position = position is not None and len(node.args) > position
+    training = node.args[position] if given_by_position else node.kwargs.get("training", True)  # type: ignore[index]
+    return training is False
+
+
+def leads_to_sum(node: fx.Node, module: nn.Module | None) -> bool:
+    """Whether the node may stand between a convolution and the sum that its maps enter: it changes nothing in evaluation."""
+    return operation_of(node, module).before_sum
+
+
+def changes_input(node: fx.Node, module: nn.Module | None) -> bool:
+    """Whether the node changes its first input in place."""
+    if module is not None:
+        return bool(getattr(module, "inplace", False))
+    if node.op not in ("call_function", "call_method"):
+        return False
+    name = str(getattr(node.target, "__name__", node.target))
+    by_name = name.endswith("_") and not name.endswith("__")  # as all such operations of torch are called
+    return by_name or operation_of(node, None).changes_input or node.kwargs.get("inplace") is True
+
+
+def _averaged_dims(node: fx.Node) -> set[object] | None:
+    """The dimensions over which a node takes the mean, if it takes one and keeps the number of dimensions."""
+    if node.op == "call_module" or node.target not in (torch.mean, "mean"):
+        return None
     dims = node.args[1] if len(node.args) > 1 else node.kwargs.get("dim")
     keep = node.args[2] if len(node.args) > 2 else node.kwargs.get("keepdim")
-    return keep is True and isinstance(dims, (tuple, list)) and {*dims} <= {2, 3, 4, -1, -2}
-
-
-def _has_parameters(module: Any) -> bool:
-    """Numbers for each channel."""
-    return isinstance(module, nn.Module) and any(p.numel() > 1 for p in module.parameters())
-
-
-# activation functions, as the module of the same effect; further arguments of the call go to its constructor by name
-ACTIVATION_FUNCTIONS: dict[Any, type[nn.Module]] = {
-    **{F.relu: nn.ReLU, torch.relu: nn.ReLU, torch.relu_: nn.ReLU, F.relu_: nn.ReLU, "relu": nn.ReLU, "relu_": nn.ReLU},
-    **{F.relu6: nn.ReLU6, F.leaky_relu: nn.LeakyReLU, F.elu: nn.ELU, F.gelu: nn.GELU, F.silu: nn.SiLU, F.mish: nn.Mish},
-    **{F.hardswish: nn.Hardswish, F.hardsigmoid: nn.Hardsigmoid, F.hardtanh: nn.Hardtanh, F.softplus: nn.Softplus},
-    **{F.sigmoid: nn.Sigmoid, torch.sigmoid: nn.Sigmoid, "sigmoid": nn.Sigmoid, "sigmoid_": nn.Sigmoid},
-    **{F.tanh: nn.Tanh, torch.tanh: nn.Tanh, "tanh": nn.Tanh, "tanh_": nn.Tanh},
-}
-
-
-def is_activation_function(node: fx.Node) -> bool:
-    """Whether the node calls an activation, as a function or a method."""
-    return node.op in ("call_function", "call_method") and node.target in ACTIVATION_FUNCTIONS
-
-
-def activation_of_function(node: fx.Node) -> nn.Module | None:
-    cls = ACTIVATION_FUNCTIONS.get(node.target) if node.op in ("call_function", "call_method") else None
-    if cls is None:
-        return None
-    names = [name for name in getattr(cls, "__constants__", ()) if name != "inplace"]
-    arguments = dict(zip(names, node.args[1:], strict=False))
-    arguments.update((k, v) for k, v in node.kwargs.items() if k in names)
-    if any(isinstance(value, fx.Node) for value in arguments.values()):
-        return None  # computed by the network itself: no module can stand for it
-    return cls(**arguments)
-
-
-def describe_function(act: nn.Module) -> dict[str, Any]:
-    """The module that :func:`activation_of_function` made, as plain data."""
-    settings = {name: getattr(act, name) for name in getattr(act, "__constants__", ()) if hasattr(act, name)}
-    return {"class": type(act).__name__, **settings}
-
-
-def function_described(told: Mapping[str, Any]) -> nn.Module:
-    """The module that :func:`describe_function` described.
-
-    Raises:
-        KeyError, TypeError: it describes none that there is.
-    """
-    classes = {cls.__name__: cls for cls in ACTIVATION_FUNCTIONS.values()}
-    settings = {name: value for name, value in told.items() if name != "class"}
-    return classes[told["class"]](**settings)
+    return {*dims} if keep is True and isinstance(dims, (tuple, list)) else None

@@ -1,21 +1,12 @@
 """What place a layer has in its network: first, last, on a pooled map."""
 
-from typing import Any
-
-import torch
-import torch.nn.functional as F
 from torch import fx, nn
 
 from ..layers.ghost_module import GhostModule
 from ..layers.patterns import is_kind, lookup
-from .operations import ACTIVATION_FUNCTIONS
+from .operations import is_global_pool, keeps_pooled, operation_of
 from .sites import is_listed
 from .tracing import Part
-
-_POOLS = (nn.AdaptiveAvgPool1d, nn.AdaptiveAvgPool2d, nn.AdaptiveAvgPool3d, nn.AdaptiveMaxPool2d)
-
-
-_POOL_FUNCTIONS = {F.adaptive_avg_pool1d, F.adaptive_avg_pool2d, F.adaptive_avg_pool3d, F.adaptive_max_pool2d}
 
 
 def roles_of(part: Part, modules: dict[str, nn.Module]) -> dict[fx.Node, frozenset[str]]:
@@ -32,34 +23,13 @@ def roles_of(part: Part, modules: dict[str, nn.Module]) -> dict[fx.Node, frozens
         found[node] = frozenset(role for role, holds in roles.items() if holds)
         if seen or (module is not None and _holds_conv(module)):
             after_conv.add(node)
-        if _is_global_pool(node, module) or (on_pool and _keeps_size(node, module)):
+        if is_global_pool(node, module) or (on_pool and keeps_pooled(node, module)):
             pooled.add(node)
     return found
 
 
 def _holds_conv(module: nn.Module) -> bool:
     return any(is_kind(m, "conv") or isinstance(m, GhostModule) for m in module.modules())
-
-
-def _is_global_pool(node: fx.Node, module: nn.Module | None) -> bool:
-    if isinstance(module, _POOLS):
-        size: Any = module.output_size
-    elif node.op == "call_function" and node.target in _POOL_FUNCTIONS:
-        size = node.args[1] if len(node.args) > 1 else node.kwargs.get("output_size")
-    elif node.target in (torch.mean, "mean"):
-        dims = node.args[1] if len(node.args) > 1 else node.kwargs.get("dim")
-        keep = node.args[2] if len(node.args) > 2 else node.kwargs.get("keepdim")
-        return keep is True and isinstance(dims, (tuple, list)) and {*dims} in ({2, 3}, {-1, -2}, {2, 3, 4})
-    else:
-        return False
-    return all(s == 1 for s in (size if isinstance(size, (tuple, list)) else (size,)))
-
-
-def _keeps_size(node: fx.Node, module: nn.Module | None) -> bool:
-    """On 1x1 maps any convolution, norm, activation or dropout gives 1x1 maps."""
-    if module is not None:
-        return isinstance(module, (nn.Identity, nn.Dropout, GhostModule)) or lookup(module) is not None
-    return node.target in ACTIVATION_FUNCTIONS
 
 
 _SQUASHING = (nn.Sigmoid, nn.Tanh)  # what makes probabilities or pixels of scores
@@ -75,7 +45,8 @@ def _last_weights(part: Part, modules: dict[str, nn.Module]) -> set[fx.Node]:
         if node.op != "output" and not (node.users and only_output.issuperset(node.users)):
             continue
         if module is None:
-            passes = ACTIVATION_FUNCTIONS.get(node.target, nn.Sigmoid) in _SQUASHING
+            activation = operation_of(node, None).activation
+            passes = activation is None or activation in _SQUASHING
         elif is_listed(module):
             found.add(node)
             passes = False

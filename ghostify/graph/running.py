@@ -9,7 +9,8 @@ from torch import fx, nn
 
 from ..common.calls import Arguments
 from ..common.spill import SpilledList
-from .in_place import called_module, changes_input, without_aliases
+from .in_place import without_aliases
+from .operations import changes_input
 from .tracing import Part
 
 
@@ -113,15 +114,11 @@ class GraphRun:
     def evaluate(self, node: fx.Node, values: dict[str, Any]) -> Any:
         """The value of one node, given those of its inputs by name."""
         args, kwargs = arguments_of(node, values)
-        if (
-            args
-            and (node.args[0] in self.done or node.args[0] in self.kept)
-            and changes_input(node, called_module(node, self.root))
-        ):
-            # what is held must survive: this node may run again
-            args = (args[0].clone(), *args[1:])
-        if node.op == "call_module":
-            return self.root.get_submodule(str(node.target))(*args, **kwargs)
+        module = self.root.get_submodule(str(node.target)) if node.op == "call_module" else None
+        if args and (node.args[0] in self.done or node.args[0] in self.kept) and changes_input(node, module):
+            args = (args[0].clone(), *args[1:])  # a value that is held must survive: this node may run again
+        if module is not None:
+            return module(*args, **kwargs)
         if node.op == "call_function":
             function: Any = node.target
             return function(*args, **kwargs)

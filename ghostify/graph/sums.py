@@ -1,14 +1,13 @@
 """Find, in a traced graph, where the output of a site is added to a shortcut."""
 
-import operator
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-import torch
 from torch import fx, nn
 
 from ..layers.patterns import is_kind
-from .operations import activation_of_function
+from .activation_functions import activation_of_function
+from .operations import called_module, is_sum, leads_to_sum
 
 
 @dataclass(frozen=True)
@@ -18,9 +17,6 @@ class Sum:
     node: fx.Node
     shortcut: fx.Node
     act: nn.Module | None
-
-
-_ADD = {operator.add, operator.iadd, torch.add, "add", "add_"}
 
 
 def find_sum(node: fx.Node, modules: Mapping[str, nn.Module], norm_name: str | None) -> Sum | None:
@@ -33,21 +29,16 @@ def find_sum(node: fx.Node, modules: Mapping[str, nn.Module], norm_name: str | N
     """
     while len(node.users) == 1:
         user = next(iter(node.users))
-        if user.target in _ADD and user.op != "call_module" and not user.kwargs and len(user.args) == 2:
+        if is_sum(user):
             other = user.args[1] if user.args[0] is node else user.args[0]
             if isinstance(other, fx.Node) and other is not node:
                 return Sum(user, other, _activation_after(user, modules))
             return None
-        if not _passes(user, modules, norm_name):
+        own_norm = user.op == "call_module" and user.target == norm_name
+        if not own_norm and not leads_to_sum(user, called_module(user, modules)):
             return None
         node = user
     return None
-
-
-def _passes(node: fx.Node, modules: Mapping[str, nn.Module], norm_name: str | None) -> bool:
-    if node.op == "call_module":
-        return node.target == norm_name or isinstance(modules[str(node.target)], (nn.Identity, nn.modules.dropout._DropoutNd))
-    return getattr(node.target, "__name__", "") in ("dropout", "stochastic_depth")
 
 
 def _activation_after(node: fx.Node, modules: Mapping[str, nn.Module]) -> nn.Module | None:

@@ -8,7 +8,7 @@ import torch
 from torch import fx, nn
 
 from ..errors import ArgumentError
-from ..graph.operations import describe_function
+from ..graph.activation_functions import describe_activation
 from ..surgery.planned import PlannedSite
 from ..version import __version__
 
@@ -135,7 +135,7 @@ def _record(planned: PlannedSite) -> SiteRecord:
         norm=site.norm_name,
         act=site.act_name,
         shared_act=site.shared_act,
-        function=describe_function(site.act) if site.act and not site.act_name and not site.shared_act else None,
+        function=describe_activation(site.act) if site.act and not site.act_name and not site.shared_act else None,
         ratio=planned.ratio,
         intrinsic=planned.intrinsic,
         cheap=planned.cheap if site.kind == "conv" else "",

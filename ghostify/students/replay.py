@@ -6,7 +6,7 @@ import torch
 from torch import nn
 
 from ..errors import ArgumentError, UnsupportedModelError
-from ..graph.operations import function_described
+from ..graph.activation_functions import activation_from
 from ..graph.sites import Site
 from ..layers.patterns import is_kind
 from ..surgery.planned import PlannedSite
@@ -53,7 +53,7 @@ def _planned(model: nn.Module, record: SiteRecord) -> PlannedSite:
         )
     _check_numbers(record)
     try:
-        shared = None if record.function is None else function_described(record.function)
+        shared = None if record.function is None else activation_from(record.function)
     except (KeyError, TypeError) as error:
         raise ArgumentError(f"the recipe is damaged: {record.function!r} is no activation") from error
     act = record.act if record.act is not None else record.shared_act
