@@ -5,6 +5,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, fields
 from typing import TYPE_CHECKING
 
+from ..common.pickling import named_by_package
 from ..common.report import ReportBase, TextTable
 
 if TYPE_CHECKING:
@@ -13,6 +14,7 @@ if TYPE_CHECKING:
 KINDS = ("norm", "channel order", "identity")
 
 
+@named_by_package
 @dataclass(frozen=True)
 class FoldedPart:
     """One layer, and what became of it.
@@ -28,6 +30,7 @@ class FoldedPart:
     reason: str | None = None
 
 
+@named_by_package
 @dataclass(frozen=True)
 class FoldReport(ReportBase):
     """What :func:`ghostify.fold` folded and what it could not; ``folded.folding``."""

@@ -6,11 +6,13 @@ import torch
 from torch import Tensor, nn
 
 from ..common.copying import copy_layer
+from ..common.pickling import named_by_package
 from ..layers.ghost_module import GhostModule, narrow, take_channels
 from ..layers.norm_affine import affine_of
 from ..layers.patterns import is_plain
 
 
+@named_by_package
 class FoldedGhost(nn.Module):
     """What a Ghost module computes in evaluation mode, with no norm left where it is a scale and a shift.
 
@@ -74,6 +76,7 @@ class FoldedGhost(nn.Module):
         return f"{self.primary[0].in_channels}, {self.out_channels}, intrinsic={self.intrinsic_channels}"
 
 
+@named_by_package
 class GhostMaps(nn.Module):
     """The ghosts of a Ghost module, made of its intrinsic maps.
 

@@ -6,6 +6,7 @@ import torch
 from torch import Tensor, fx, nn
 
 from ..common.copying import copy_layer
+from ..common.pickling import named_by_package
 from ..graph.operations import (
     called_module,
     changes_input,
@@ -20,6 +21,7 @@ from ..layers.patterns import is_kind, is_plain
 from .folded_ghost import FoldedGhost
 
 
+@named_by_package
 class PartedMaps(nn.Module):
     """Concatenates maps that were made apart.
 

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, fx, nn
 
 from ..common.copying import copy_without_hooks
+from ..common.pickling import named_by_package
 from ..errors import ArgumentError
 from .patterns import lookup
 from .ratios import check_dw_size, intrinsic_channels, paper_sources
@@ -18,6 +19,7 @@ Cheap = Literal["depthwise", "pointwise"]
 INDICES = ("channel_order", "ghost_source")  # buffers that a Ghost module has where they change anything
 
 
+@named_by_package
 @fx.wrap
 def take_channels(maps: Tensor, index: Tensor, dim: int) -> Tensor:
     """``maps.index_select(dim, index)`` that leaves channels_last maps in their layout; one node to torch.fx."""
@@ -26,6 +28,7 @@ def take_channels(maps: Tensor, index: Tensor, dim: int) -> Tensor:
     return maps.index_select(dim, index)
 
 
+@named_by_package
 class GhostModule(nn.Module):
     """A convolution that computes m intrinsic feature maps and makes the other maps from those by a cheap operation.
 

@@ -3,10 +3,12 @@
 import torch
 from torch import Tensor, nn
 
+from ..common.pickling import named_by_package
 from ..errors import ArgumentError, ArgumentTypeError
 from .ratios import check_ratio
 
 
+@named_by_package
 class ReducedLinear(nn.Module):
     """A fully connected layer as a product of two thin ones: in_features -> rank -> out_features.
 

@@ -6,9 +6,11 @@ from typing import Any
 from huggingface_hub import PyTorchModelHubMixin, hf_hub_download
 from torch import nn
 
+from ..common.pickling import named_by_package
 from .storage import FOLDER_CONFIG, FOLDER_WEIGHTS, load, save
 
 
+@named_by_package
 class HubStudent(
     nn.Module,
     PyTorchModelHubMixin,

@@ -7,6 +7,7 @@ from typing import Any
 import torch
 from torch import fx, nn
 
+from ..common.pickling import named_by_package
 from ..errors import ArgumentError
 from ..graph.activation_functions import describe_activation
 from ..surgery.planned import PlannedSite
@@ -18,6 +19,7 @@ FORMAT = 1
 _KEY = "ghostify_recipe"
 
 
+@named_by_package
 @dataclass(frozen=True)
 class SiteRecord:
     """One site: what stood there, and what stands there now or why it was skipped."""
@@ -58,6 +60,7 @@ class SiteRecord:
         return self.out_channels * (self.in_channels // self.groups) * size
 
 
+@named_by_package
 @dataclass(frozen=True)
 class ConversionRecipe:
     """Everything needed to convert a fresh model of the same architecture in the same way, apart from weights."""
