@@ -11,8 +11,9 @@ from torch import Tensor, nn
 
 from ..calibration.image_range import range_warning
 from ..common.calls import Arguments
-from ..common.checks import check_choice, check_model, whole_number
+from ..common.checks import check_model, whole_number
 from ..common.copying import channels_last, copy_swapped
+from ..common.parallel import Engine, run_parallel
 from ..common.progress import site_bar
 from ..common.random_state import as_usual
 from ..common.tensors import checksum_of, checksum_of_weights
@@ -22,10 +23,8 @@ from ..errors import ArgumentError, ArgumentTypeError, UnsupportedModelError
 from ..graph.find_sites import find_sites
 from ..inputs.images import as_calls, peek
 from ..losses import main_output
-from ..surgery.planned import PlannedSite
-from .site_scan import Scan
-
-ENGINES = ("local", "ray")
+from .score_comparison import ScoreComparison
+from .site_scan import Plans, SiteScan
 
 
 def sensitivity(
@@ -84,66 +83,65 @@ def sensitivity(
     if not isinstance(model, nn.Module):
         raise ArgumentTypeError(f"model must be a torch.nn.Module, not {type(model).__name__}")
     check_model(model)
-    check_choice("engine", engine, ENGINES)
-    max_images, batch_size, workers = (
-        whole_number(name, value, 1)
-        for name, value in (("max_images", max_images), ("batch_size", batch_size), ("workers", workers))
-    )
+    where = Engine(engine, workers, address=address if engine == "ray" else None)
+    max_images, batch_size = whole_number("max_images", max_images, 1), whole_number("batch_size", batch_size, 1)
     seed = whole_number("seed", seed, 0) % 2**32
-    tried = _numbers(ratios)
-    plans = _plans(model, tried, cheap, dw_size)
+    ratios = _sorted_ratios(ratios)
+    plans = _make_plans(model, ratios, cheap, dw_size)
     with as_usual(next(model.parameters()).device), torch.no_grad():
         original = channels_last(copy_swapped(model, {})).eval()
-        first, calls = peek(as_calls(images, original, max_images, batch_size))
+        first, batches = peek(as_calls(images, original, max_images, batch_size))
         warning = range_warning(original, first)
         if warning is not None:
             warnings.warn(warning, stacklevel=2)
-        held = [(tuple(map(channels_last, args)), kwargs) for args, kwargs in calls]
-        classes = _classes(labels, held)
-        scan = Scan(original, held, plans, cheap == "auto", outputs, classes, seed)
+        calls = [(tuple(map(channels_last, args)), kwargs) for args, kwargs in batches]
+        comparison = ScoreComparison(original, calls, outputs, _labels_of(calls, labels))
         header = Header(
-            type(model).__name__, scan.images, tried, cheap, dw_size, seed,
-            checksum_of_weights(original), checksum_of([args[0] for args, _ in held]), checksum_of(classes or []),
-        )  # fmt: skip
-        found = Sensitivity(header, (), scan.top1())
+            model=type(model).__name__,
+            images=sum(len(args[0]) for args, _ in calls),
+            ratios=ratios,
+            cheap=cheap,
+            dw_size=dw_size,
+            seed=seed,
+            weights=checksum_of_weights(original),
+            pixels=checksum_of([args[0] for args, _ in calls]),
+            labels=checksum_of(comparison.labels or []),
+        )
+        table = Sensitivity(header, (), comparison.original_top1())
         path = None if out is None else Path(out)
         if path is not None and path.exists():
-            found = Sensitivity.load(path)
-            check_header(found, header, path)
-            known = {(row.name, row.ratio) for row in found.rows}
-            scan.plans = {
-                name: new
-                for name, ways in plans.items()
-                if (new := {ratio: planned for ratio, planned in ways.items() if (name, ratio) not in known})
-            }
-            found = replace(found, header=replace(header, ratios=tuple(sorted({*found.header.ratios, *tried}))))
-        left = list(scan.plans)
+            table = _read_table(path, header)
+        missing = _missing_from(table, plans)
         with site_bar("measuring", len(plans), progress) as advance:
-            for name in plans.keys() - scan.plans.keys():
+            for name in plans.keys() - missing.keys():
                 advance(name)
-            for rows in _measured(scan, left, workers, engine, address):
-                found = found.with_rows(rows, list(plans))
+            for rows in _measure(SiteScan(comparison, missing, cheap == "auto", seed), where):
+                table = table.with_rows(rows, list(plans))
                 if path is not None:
-                    found.save(path)
+                    table.save(path)
                 advance(rows[0].name)
-    return found
+    return table
 
 
-def _numbers(ratios: Any) -> tuple[float, ...]:
-    """In increasing order, each once."""
+def _sorted_ratios(ratios: Any) -> tuple[float, ...]:
+    """The ratios in increasing order, each once."""
     try:
-        made = None if isinstance(ratios, (str, bytes)) else tuple(sorted({float(ratio) for ratio in ratios}))
+        numbers = None if isinstance(ratios, (str, bytes)) else tuple(sorted({float(ratio) for ratio in ratios}))
     except (TypeError, ValueError):
-        made = None
-    if not made:
+        numbers = None
+    if not numbers:
         raise ArgumentTypeError(f"ratios must be numbers above 1 in a list, not {ratios!r}")
-    return made
+    return numbers
 
 
-def _plans(model: nn.Module, ratios: Sequence[float], cheap: str, dw_size: int) -> dict[str, dict[float, PlannedSite]]:
-    """Sites in execution order, and what becomes of each at each ratio."""
+def _make_plans(model: nn.Module, ratios: Sequence[float], cheap: str, dw_size: int) -> Plans:
+    """Sites in execution order, and what becomes of each at each ratio.
+
+    Raises:
+        UnsupportedModelError: no site can be converted at any of the ratios.
+    """
     sites = find_sites(model)
-    plans: dict[str, dict[float, PlannedSite]] = {}
+    plans: Plans = {}
     for ratio in ratios:
         for planned in make_plan(sites, GhostConfig(ratio, dw_size, cheap)):
             if planned.ratio is not None:
@@ -154,41 +152,58 @@ def _plans(model: nn.Module, ratios: Sequence[float], cheap: str, dw_size: int) 
     return {site.name: plans[site.name] for site in sites if site.name in plans}
 
 
-def _classes(labels: Any, calls: Sequence[Arguments]) -> list[Tensor] | None:
-    """Labels batch by batch."""
+def _labels_of(calls: Sequence[Arguments], labels: Any) -> list[Tensor] | None:
+    """The labels batch by batch.
+
+    Raises:
+        ArgumentError, ArgumentTypeError: they are not a class for each image.
+    """
     if labels is None:
         return None
     sizes = [len(args[0]) for args, _ in calls]
     try:
-        made = torch.as_tensor(labels).cpu()
+        classes = torch.as_tensor(labels).cpu()
     except (TypeError, ValueError, RuntimeError) as error:
         raise ArgumentTypeError(f"labels must be whole numbers, a class for each image: {error}") from error
-    if made.dim() != 1 or len(made) < sum(sizes) or made.is_floating_point():
-        raise ArgumentError(f"labels must be a class for each of the {sum(sizes)} images, not of shape {tuple(made.shape)}")
-    return list(made[: sum(sizes)].split(sizes))
+    if classes.dim() != 1 or len(classes) < sum(sizes) or classes.is_floating_point():
+        raise ArgumentError(f"labels must be a class for each of the {sum(sizes)} images, not of shape {tuple(classes.shape)}")
+    return list(classes[: sum(sizes)].split(sizes))
 
 
-def _measured(scan: Scan, names: list[str], workers: int, engine: str, address: str | None) -> Iterator[list[SiteSensitivity]]:
+def _read_table(path: Path, header: Header) -> Sensitivity:
+    """The table of an earlier call, which is to get the ratios of this one as well.
+
+    Raises:
+        ArgumentError: the file holds another measurement, or no measurement.
+    """
+    table = Sensitivity.load(path)
+    check_header(table, header, path)
+    return replace(table, header=replace(header, ratios=tuple(sorted({*table.header.ratios, *header.ratios}))))
+
+
+def _missing_from(table: Sensitivity, plans: Plans) -> Plans:
+    """The plans of which the table has no row; sites that have all their rows are left out."""
+    known = {(row.name, row.ratio) for row in table.rows}
+    missing = {
+        name: {ratio: planned for ratio, planned in by_ratio.items() if (name, ratio) not in known}
+        for name, by_ratio in plans.items()
+    }
+    return {name: by_ratio for name, by_ratio in missing.items() if by_ratio}
+
+
+def _measure(scan: SiteScan, engine: Engine) -> Iterator[list[SiteSensitivity]]:
     """The rows of each site, as they come."""
-    if workers == 1 and engine == "local":
+    names = list(scan.plans)
+    if engine.is_this_process:
         yield from scan.run(names)
         return
     # neighbours together, since each worker has to run the network up to its first site
-    size = max(1, -(-len(names) // (4 * workers)))
+    size = max(1, -(-len(names) // (4 * engine.workers)))
     shares = [names[start : start + size] for start in range(0, len(names), size)]
-    if engine == "ray":
-        from ..common.parallel import run_on_ray
-
-        found = run_on_ray(_run, scan, shares, workers, None, address)
-    else:
-        import joblib
-
-        tasks = (joblib.delayed(_run)(scan, share) for share in shares)
-        found = joblib.Parallel(n_jobs=workers, return_as="generator_unordered")(tasks)
-    for rows in found:
-        yield from rows
+    for rows_of_sites in run_parallel(_measure_share, scan, shares, engine):
+        yield from rows_of_sites
 
 
-def _run(scan: Scan, names: list[str]) -> list[list[SiteSensitivity]]:
+def _measure_share(scan: SiteScan, names: list[str]) -> list[list[SiteSensitivity]]:
     with torch.no_grad():
         return list(scan.run(names))

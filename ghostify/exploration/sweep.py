@@ -1,24 +1,26 @@
 """sweep(): many conversions of a model, each with settings of its own; what is done is not done again."""
 
-import difflib
-import itertools
 import json
 import shutil
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from torch import nn
 
-from ..common.checks import check_choice, whole_number
 from ..common.files import write_text
+from ..common.parallel import Engine, run_parallel
 from ..common.progress import site_bar
 from ..errors import ArgumentError, ArgumentTypeError
-from .sensitivity import ENGINES, sensitivity
+from .fingerprints import fingerprint
+from .run_trial import SensitivityKey, SweepData, run_trial
+from .sensitivity import sensitivity
 from .sweep_result import SweepResult
-from .trial import FORMAT, KEYS, Result, SweepData, Trial, fingerprint, run_trial, sensitivity_key
+from .trial import FORMAT, Result, Trial
+from .trial_grid import make_trials
 
-MEASURED = 64  # images that targets are shared out by
+MEASURED_IMAGES = 64  # images that targets are shared out by
 
 
 def sweep(
@@ -69,90 +71,34 @@ def sweep(
         >>> found = ghostify.sweep(teacher, {"ratio": [1.5, 2, 3], "cheap": ["auto"]}, images=images, val=(x, y), out="sweep")
         >>> print(found.pareto())
     """
-    check_choice("engine", engine, ENGINES)
-    workers = whole_number("workers", workers, 1)
-    if engine == "local" and (resources is not None or address is not None):
-        raise ArgumentError(f"{'resources' if resources is not None else 'address'} goes with engine='ray'")
-    models = dict(model) if isinstance(model, Mapping) else {_name(model): model}
+    where = Engine(engine, workers, resources, address)
+    models = dict(model) if isinstance(model, Mapping) else {_name_of(model): model}
     if not models:
         raise ArgumentError("model is an empty mapping: give at least one")
-    for name, data in (("images", images), ("val", val), ("train", train)):
-        if isinstance(data, Iterator):
-            raise ArgumentTypeError(f"{name} must be data that can be read again and again, not a {type(data).__name__}")
+    for name, value in (("images", images), ("val", val), ("train", train)):
+        if isinstance(value, Iterator):
+            raise ArgumentTypeError(f"{name} must be data that can be read again and again, not a {type(value).__name__}")
     trials = make_trials(grid, list(models))
-    path = Path(out)
-    new = not (path / "sweep.json").exists()
-    folder = _open(path, models, images, val)
-    task = SweepData(models, images, val, images if train is None else train, folder)
-    if new:
+    folder = Path(out)
+    is_new = not (folder / "sweep.json").exists()
+    _open_folder(folder, models, images, val)
+    data = SweepData(models, images, val, images if train is None else train, folder)
+    if is_new:
         originals = [Trial({"model": name}) for name in models]
-        _check_originals(task, list(_run(task, originals, engine, workers, resources, address)))
+        _check_originals(folder, list(run_parallel(run_trial, data, originals, where)))
     done = SweepResult.load(folder).named(include_failed=not retry)
     missing = [trial for trial in trials if trial.name not in done]
     if missing:
-        _measure_sites(task, missing, {"engine": engine, "workers": workers, "address": address, "progress": progress})
+        data = replace(data, sensitivities=_measure_sites(data, missing, where, progress))
         with site_bar("sweeping", len(trials), progress) as advance:
             for _ in range(len(trials) - len(missing)):
                 advance("")
-            for result in _run(task, missing, engine, workers, resources, address):
+            for result in run_parallel(run_trial, data, missing, where):
                 advance(Trial(result.settings).name)
     return SweepResult.load(folder)
 
 
-def _check_originals(task: SweepData, originals: Sequence[Result]) -> None:
-    """
-    Raises:
-        ArgumentError: none could be measured, so that no trial can be; the folder is left as if nothing had been.
-    """
-    if all(result.error for result in originals):
-        shutil.rmtree(task.out / "trials")
-        (task.out / "sweep.json").unlink()
-        raise ArgumentError(f"no trial could be measured, since the original can't be: {originals[0].error}")
-
-
-def make_trials(grid: Any, models: Sequence[str]) -> list[Trial]:
-    """Every combination, and the originals before them.
-
-    Raises:
-        ArgumentError, ArgumentTypeError: a key that there is not, no value, or a value that can't be.
-    """
-    grids = [grid] if isinstance(grid, Mapping) else grid
-    if isinstance(grids, Sequence) and not grids:
-        raise ArgumentError("grid is empty")
-    if not isinstance(grids, Sequence) or isinstance(grids, str) or not all(isinstance(one, Mapping) for one in grids):
-        raise ArgumentTypeError(f"grid must map settings to lists of values, not {grid!r}")
-    trials = {trial.name: trial for trial in (Trial({"model": name}) for name in models)}
-    for one in grids:
-        for key, values in one.items():
-            if key not in KEYS:
-                close = difflib.get_close_matches(str(key), KEYS, n=1)
-                hint = f"did you mean {close[0]!r}?" if close else f"it may have {', '.join(KEYS)}"
-                raise ArgumentError(f"grid has the unknown setting {key!r}; {hint}")
-            if isinstance(values, (str, bytes, Mapping)) or not isinstance(values, Iterable):
-                raise ArgumentTypeError(f"grid[{key!r}] must be a list of values, not {values!r}")
-            if not list(values):
-                raise ArgumentError(f"grid[{key!r}] is empty")
-        if not one:
-            raise ArgumentError("grid is empty")
-        wanted = {"model": models, **one}
-        for name in wanted["model"]:
-            check_choice("grid['model']", name, tuple(models))
-        for values in itertools.product(*wanted.values()):
-            trial = Trial(_plain(dict(zip(wanted, values, strict=True))))
-            trial.check()
-            trials[trial.name] = trial
-    return list(trials.values())
-
-
-def _plain(settings: dict[str, Any]) -> dict[str, Any]:
-    """As they come back from JSON, so that a trial has the same name at every call."""
-    try:
-        return dict(json.loads(json.dumps(settings, default=lambda value: value.item())))
-    except (TypeError, AttributeError) as error:
-        raise ArgumentTypeError(f"grid must hold numbers, words and mappings of those: {settings!r}") from error
-
-
-def _name(model: Any) -> str:
+def _name_of(model: Any) -> str:
     if isinstance(model, str):
         return model
     if not isinstance(model, nn.Module):
@@ -160,62 +106,63 @@ def _name(model: Any) -> str:
     return type(model).__name__
 
 
-def _open(out: Path, models: Mapping[str, Any], images: Any, val: Any) -> Path:
-    """The folder of a sweep, new or of the same models and data.
+def _open_folder(out: Path, models: Mapping[str, Any], images: Any, val: Any) -> None:
+    """Begin the folder of a sweep, or go on with one of the same models and data.
 
     Raises:
         ArgumentError: it is another sweep's, or something else's.
     """
-    wanted = {
-        "format": FORMAT, "models": {name: fingerprint(net) for name, net in models.items()},
-        "images": fingerprint(images), "val": fingerprint(val),
-    }  # fmt: skip
+    header = {
+        "format": FORMAT,
+        "models": {name: fingerprint(model) for name, model in models.items()},
+        "images": fingerprint(images),
+        "val": fingerprint(val),
+    }
     path = out / "sweep.json"
     if out.is_file() or (out.is_dir() and not path.exists() and any(out.iterdir())):
         raise ArgumentError(f"out {str(out)!r} is not a folder of a sweep: choose an empty one")
-    if path.exists():
-        try:
-            there = json.loads(path.read_text())
-        except (OSError, ValueError) as error:
-            raise ArgumentError(f"out {str(out)!r} can't be read ({error}): choose another folder") from error
-        for key, value in wanted.items():
-            if there.get(key) != value:
-                raise ArgumentError(f"out {str(out)!r} holds another sweep, with other {key}: choose another folder")
-    else:
-        write_text(path, json.dumps(wanted, indent=1) + "\n")
-    return out
+    if not path.exists():
+        write_text(path, json.dumps(header, indent=1) + "\n")
+        return
+    try:
+        stored = json.loads(path.read_text())
+    except (OSError, ValueError) as error:
+        raise ArgumentError(f"out {str(out)!r} can't be read ({error}): choose another folder") from error
+    for key, value in header.items():
+        if stored.get(key) != value:
+            raise ArgumentError(f"out {str(out)!r} holds another sweep, with other {key}: choose another folder")
 
 
-def _measure_sites(task: SweepData, trials: Sequence[Trial], how: dict[str, Any]) -> None:
-    """The sensitivities that targets are shared out by, each in a file that trials read."""
+def _check_originals(folder: Path, originals: Sequence[Result]) -> None:
+    """Stop where no original could be measured, so that no trial can be; the folder is left as if nothing had been.
+
+    Raises:
+        ArgumentError: the first original's error.
+    """
+    if all(result.error for result in originals):
+        shutil.rmtree(folder / "trials")
+        (folder / "sweep.json").unlink()
+        raise ArgumentError(f"no trial could be measured, since the original can't be: {originals[0].error}")
+
+
+def _measure_sites(data: SweepData, trials: Sequence[Trial], engine: Engine, progress: bool) -> dict[SensitivityKey, Path]:
+    """Measure the sensitivities that targets are shared out by, each into a file that trials read."""
+    paths: dict[SensitivityKey, Path] = {}
     for trial in trials:
-        if trial.settings.get("target") is None:
+        key = SensitivityKey.of(trial.settings)
+        if trial.settings.get("target") is None or key in paths:
             continue
-        key = sensitivity_key(trial.settings)
-        if key not in task.sensitivities:
-            name, cheap, dw_size = key
-            path = task.out / f"sensitivity_{fingerprint(name)}_{cheap}_{dw_size}.json"
-            sensitivity(task.model(name), task.images, cheap=cheap, dw_size=dw_size, max_images=MEASURED, out=path, **how)
-            task.sensitivities[key] = path
-
-
-def _run(
-    task: SweepData,
-    trials: Sequence[Trial],
-    engine: str,
-    workers: int,
-    resources: Mapping[str, float] | None,
-    address: str | None,
-) -> Iterator[Result]:
-    """Trials as they end."""
-    if engine == "ray":
-        from ..common.parallel import run_on_ray
-
-        yield from run_on_ray(run_trial, task, trials, workers, resources, address)
-    elif workers == 1:
-        yield from (run_trial(task, trial) for trial in trials)
-    else:
-        import joblib
-
-        tasks = (joblib.delayed(run_trial)(task, trial) for trial in trials)
-        yield from joblib.Parallel(n_jobs=workers, return_as="generator_unordered")(tasks)
+        paths[key] = data.out / f"sensitivity_{fingerprint(key.model)}_{key.cheap}_{key.dw_size}.json"
+        sensitivity(
+            data.model(key.model),
+            data.images,
+            cheap=key.cheap,
+            dw_size=key.dw_size,
+            max_images=MEASURED_IMAGES,
+            out=paths[key],
+            workers=engine.workers,
+            engine=engine.name,
+            address=engine.address,
+            progress=progress,
+        )
+    return paths

@@ -132,7 +132,7 @@ def test_an_interrupted_measurement_goes_on(model, images, tmp_path, monkeypatch
     path = tmp_path / "deep" / "s.json"
     whole = ghostify.sensitivity(model, images, (2, 3))
     measured = []
-    site = scan.Scan._site
+    site = scan.SiteScan._site
 
     def counted(self, name, *args):
         if measured == ["conv1"] and len(measured) == 1 and not path.with_suffix(".go").exists():
@@ -141,7 +141,7 @@ def test_an_interrupted_measurement_goes_on(model, images, tmp_path, monkeypatch
         measured.append(name)
         return site(self, name, *args)
 
-    monkeypatch.setattr(scan.Scan, "_site", counted)
+    monkeypatch.setattr(scan.SiteScan, "_site", counted)
     with pytest.raises(KeyboardInterrupt):
         ghostify.sensitivity(model, images, (2, 3), out=path)
     assert Sensitivity.load(path).sites == ["conv1"]

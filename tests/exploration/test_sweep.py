@@ -9,8 +9,8 @@ from helpers.networks import Residual
 from helpers.sweeps import sweep_of, table
 
 import ghostify
-from ghostify.exploration.sweep import make_trials
 from ghostify.exploration.trial import Trial
+from ghostify.exploration.trial_grid import make_trials
 
 
 def test_every_combination_and_the_original(done, parts):

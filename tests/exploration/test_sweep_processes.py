@@ -20,7 +20,8 @@ from ghostify.exploration.sweep_result import SweepResult
 
 def search_path():
     """Where other processes find what stands beside the tests."""
-    return os.pathsep.join([str(Path(__file__).parents[1]), os.environ.get("PYTHONPATH", "")])
+    folders = Path(__file__).parents[:2]  # this file's, and that of tests/helpers
+    return os.pathsep.join([*map(str, folders), os.environ.get("PYTHONPATH", "")])
 
 
 def swept(out, begun):

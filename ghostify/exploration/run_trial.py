@@ -1,0 +1,155 @@
+"""Run one trial of a sweep: convert, calibrate, distil, measure, and write down what came of it."""
+
+import json
+import logging
+import time
+import traceback
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+from torch import nn
+
+from ..calibration.calibrate import calibrate
+from ..common.copying import copy_shared
+from ..common.costs import count_params, measure
+from ..common.files import write_text
+from ..conversion.convert import convert
+from ..conversion.sensitivity_table import Sensitivity
+from ..conversion.site_latency import seconds_of
+from ..distillation.distill import distill
+from ..inputs.images import as_calls
+from ..inputs.zoo import create_model
+from ..students.recipe import recipe_of
+from ..tasks.evaluate import evaluate
+from .trial import CONVERT_KEYS, Result, Trial
+
+log = logging.getLogger(__name__)
+
+MOST_IMAGES = 1024  # that calibration reads
+
+
+@dataclass(frozen=True)
+class SensitivityKey:
+    """What the sensitivity of a trial depends on: trials with equal keys go by the same measurement."""
+
+    model: str
+    cheap: str
+    dw_size: int
+
+    @classmethod
+    def of(cls, settings: Mapping[str, Any]) -> "SensitivityKey":
+        """The key of a trial's settings."""
+        return cls(settings["model"], settings.get("cheap") or "depthwise", settings.get("dw_size") or 3)
+
+
+@dataclass(frozen=True)
+class SweepData:
+    """What all trials of a sweep have in common.
+
+    Args:
+        models: modules by name, or names of the zoo, whose pretrained weights are taken.
+        images: for calibration.
+        val: to measure on.
+        train: for distillation.
+        out: folder of the sweep; those of the trials lie in ``trials``.
+        sensitivities: files that targets are shared out by.
+    """
+
+    models: Mapping[str, nn.Module | str]
+    images: Any
+    val: Any
+    train: Any
+    out: Path
+    sensitivities: Mapping[SensitivityKey, Path] = field(default_factory=dict)
+
+    def folder(self, trial: Trial) -> Path:
+        return self.out / "trials" / trial.name
+
+    def model(self, name: str) -> nn.Module:
+        """The original of that name."""
+        model = self.models[name]
+        return create_model(model, pretrained=True) if isinstance(model, str) else model
+
+    def check_images(self, model: nn.Module) -> None:
+        """Read what calibration reads.
+
+        Raises:
+            ArgumentError, ArgumentTypeError: images that can't be used.
+        """
+        for _ in as_calls(self.images, model, MOST_IMAGES, 32):
+            pass
+
+    def example(self, model: nn.Module) -> tuple[Any, ...]:
+        """One image, as a forward pass takes it."""
+        (batch,), _ = next(as_calls(self.images, model, 1, 1))
+        return (batch,)
+
+
+def run_trial(data: SweepData, trial: Trial) -> Result:
+    """Run a trial, and write ``trial.json``, ``recipe.json`` and ``log.txt`` into its folder, the first at the very end."""
+    folder = data.folder(trial)
+    folder.mkdir(parents=True, exist_ok=True)
+    start = time.perf_counter()
+    messages = [f"settings    {json.dumps(trial.settings)}"]
+    try:
+        result = _measure(data, trial, messages)
+    except Exception as error:  # whatever a model, its data or a setting does: the other trials go on
+        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+        result = Result(trial.settings, error=f"{type(error).__name__}: {reason}")
+        messages.append(traceback.format_exc())
+        log.warning("trial %s failed: %s", trial.name, reason)
+    result = replace(result, seconds=round(time.perf_counter() - start, 3))
+    write_text(folder / "log.txt", "\n\n".join(messages) + "\n")
+    write_text(folder / "trial.json", result.to_json() + "\n")
+    return result
+
+
+def _measure(data: SweepData, trial: Trial, messages: list[str]) -> Result:
+    """The trial's figures; what each stage reports is added to ``messages``."""
+    teacher = copy_shared(data.model(trial.settings["model"])).eval()
+    example = data.example(teacher)
+    student = teacher
+    if trial.is_original:
+        data.check_images(teacher)
+    else:
+        student = _make_student(data, trial, teacher, example, messages)
+        recipe = recipe_of(student)
+        assert recipe is not None  # convert attaches it
+        write_text(data.folder(trial) / "recipe.json", json.dumps(recipe.to_dict(), indent=1))
+    teacher_costs, student_costs = (measure(network, example) for network in (teacher, student))
+    evaluation = evaluate(student, data.val, teacher=teacher)
+    messages.append(str(evaluation))
+    params = count_params(student)
+    return Result(
+        trial.settings,
+        params=params,
+        flops=student_costs.flops,
+        params_share=params / count_params(teacher),
+        flops_share=student_costs.flops / max(1, teacher_costs.flops),
+        latency=seconds_of(lambda: student(*example)),
+        top1=evaluation.top1,
+        agreement=evaluation.agreement,
+    )
+
+
+def _make_student(
+    data: SweepData, trial: Trial, teacher: nn.Module, example: tuple[Any, ...], messages: list[str]
+) -> nn.Module:
+    settings = trial.settings
+    options = {key: settings[key] for key in CONVERT_KEYS if settings.get(key) is not None}
+    if "target" in options:
+        key = SensitivityKey.of(settings)
+        options["example_input"] = example
+        if key in data.sensitivities:
+            options["sensitivity"] = Sensitivity.load(data.sensitivities[key])
+    student: nn.Module = convert(teacher, **options)
+    seed, method = settings.get("seed", 0), settings.get("method", "block")
+    if method != "none":
+        calibration = calibrate(student, teacher, data.images, method=method, seed=seed, max_images=MOST_IMAGES)
+        messages.append(calibration.summary())
+    recipe = trial.recipe()
+    if recipe is not None:
+        messages.append(str(distill(student, teacher, data.train, recipe=recipe)))
+    return student.eval()
