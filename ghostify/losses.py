@@ -1,6 +1,6 @@
-"""What a student is held to: the teacher's scores, how they relate, the maps at its sites, labels.
+"""Losses of distillation: by the teacher's scores, by how they relate, by the maps at its sites, by labels.
 
-Each takes what the student and the teacher give and returns a scalar, the mean over images, in float32.
+Each takes the outputs of student and teacher, or scores and labels, and returns a scalar, the mean over images, in float32.
 """
 
 from collections.abc import Sequence
@@ -19,6 +19,7 @@ def logit_distillation(student: Tensor, teacher: Tensor, temperature: float = 4.
 
     Args:
         student, teacher: scores (N, classes, ...); positions behind the classes are averaged over.
+        temperature: by which scores are divided.
     """
     log_p = F.log_softmax(student.float() / temperature, dim=1)
     log_q = F.log_softmax(teacher.float() / temperature, dim=1)
@@ -31,27 +32,29 @@ def relation_distillation(student: Tensor, teacher: Tensor, temperature: float =
 
     Args:
         student, teacher: scores (N, classes, ...). Under several processes the batch is that of all of them.
+        temperature: by which scores are divided.
     """
-    p, q = (_everyones((scores.float() / temperature).softmax(1)) for scores in (student, teacher))
+    p, q = (_gathered((scores.float() / temperature).softmax(1)) for scores in (student, teacher))
     p, q = (x.movedim(1, -1).flatten(0, -2) for x in (p, q))
-    return _uncorrelated(p, q) + (_uncorrelated(p.T, q.T) if len(p) > 1 else 0)
+    return _one_less_correlation(p, q) + (_one_less_correlation(p.T, q.T) if len(p) > 1 else 0)
 
 
-def _uncorrelated(p: Tensor, q: Tensor) -> Tensor:
+def _one_less_correlation(p: Tensor, q: Tensor) -> Tensor:
+    """One less the correlation of each row of ``p`` with that of ``q``, averaged over rows."""
     p, q = p - p.mean(1, keepdim=True), q - q.mean(1, keepdim=True)
     return 1 - F.cosine_similarity(p, q, dim=1, eps=1e-8).mean()
 
 
-def _everyones(x: Tensor) -> Tensor:
+def _gathered(x: Tensor) -> Tensor:
     """The batch of all processes; gradients flow back to each."""
-    if not _are_many():
+    if not _has_several_processes():
         return x
     from torch.distributed.nn.functional import all_gather
 
     return torch.cat(all_gather(x))
 
 
-def _are_many() -> bool:
+def _has_several_processes() -> bool:
     return torch.distributed.is_available() and torch.distributed.is_initialized() and torch.distributed.get_world_size() > 1
 
 
@@ -62,28 +65,35 @@ def feature_matching(student: Sequence[Tensor], teacher: Sequence[Tensor], toget
         student, teacher: maps (N, channels, ...) of equal shapes, one of each for every place.
         together: take the variance over the batches of all processes, which then must all be here at once, as in training.
     """
-    losses = [_relative_error(s.float(), t.float(), together) for s, t in zip(student, teacher, strict=True)]
-    return torch.stack(losses).mean()
+    errors = [_relative_error(s.float(), t.float(), together) for s, t in zip(student, teacher, strict=True)]
+    return torch.stack(errors).mean()
 
 
 def _relative_error(student: Tensor, teacher: Tensor, together: bool) -> Tensor:
+    """The squared error of the maps of one place, relative to the variance of the teacher's."""
     dims = [d for d in range(teacher.dim()) if d != 1]
-    if together and _are_many():
-        mean = _mean_of_all(teacher.detach().mean(dims, keepdim=True))
-        variance = _mean_of_all((teacher.detach() - mean).square().mean())
+    if together and _has_several_processes():
+        mean = _mean_over_processes(teacher.detach().mean(dims, keepdim=True))
+        variance = _mean_over_processes((teacher.detach() - mean).square().mean())
     else:
         variance = teacher.var(dims, unbiased=False).mean()
     return F.mse_loss(student, teacher) / variance.clamp_min(1e-8)
 
 
-def _mean_of_all(x: Tensor) -> Tensor:
+def _mean_over_processes(x: Tensor) -> Tensor:
+    """The mean of each process's value; it replaces ``x`` by the sum."""
     torch.distributed.all_reduce(x)
     return x / torch.distributed.get_world_size()
 
 
 def label_loss(scores: Tensor, labels: Tensor) -> Tensor:
-    """Cross-entropy with class indices (N, ...), or with probabilities (N, classes) as mixup makes them; positions of a
-    segmentation that are labelled 255 do not count, and a batch with no others costs nothing."""
+    """Cross-entropy with labels; positions of a segmentation that are labelled 255 do not count, and a batch with no others
+    costs nothing.
+
+    Args:
+        scores: (N, classes, ...).
+        labels: class indices (N, ...), or probabilities (N, classes) as mixup makes them.
+    """
     if scores.dim() == 2:
         return F.cross_entropy(scores.float(), labels)
     total = F.cross_entropy(scores.float(), labels, ignore_index=IGNORED, reduction="sum")
@@ -104,9 +114,9 @@ def main_output(output: Any) -> list[Tensor]:
         return [output]
     if isinstance(output, dict):
         for keys in (("logits",), ("out", "aux")):
-            found = [output[key] for key in keys if isinstance(output.get(key), Tensor)]
-            if found:
-                return found
+            scores = [output[key] for key in keys if isinstance(output.get(key), Tensor)]
+            if scores:
+                return scores
     logits = getattr(output, "logits", None)
     if isinstance(logits, Tensor):
         return [logits]

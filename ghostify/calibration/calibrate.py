@@ -14,7 +14,7 @@ from ..common.calls import Arguments
 from ..common.checks import check_choice
 from ..common.copying import copy_shared, copy_swapped
 from ..common.progress import site_bar
-from ..common.random_state import as_usual
+from ..common.random_state import without_caller_modes
 from ..common.spill import SpilledList
 from ..inputs.images import as_calls, peek
 from .copies import add_copies, default_copies, images_in
@@ -127,7 +127,7 @@ def _prepared(
     start = time.perf_counter()
     pair = check_pair(student, teacher)
     settings = replace(settings, auto=pair.recipe.config.get("cheap") == "auto")
-    with as_usual(next(teacher.parameters()).device):
+    with without_caller_modes(next(teacher.parameters()).device):
         original = copy_shared(teacher).eval()
         first, calls = peek(as_calls(images, original, counts.max_images, counts.batch_size))
         warning = range_warning(original, first)

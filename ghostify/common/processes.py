@@ -1,4 +1,4 @@
-"""Values of all processes together."""
+"""The processes of ``torchrun`` or ``accelerate launch``, and values of all of them together."""
 
 from typing import TYPE_CHECKING
 
@@ -17,8 +17,8 @@ def process_state() -> "PartialState":
     return PartialState(cpu=not torch.accelerator.is_available())
 
 
-def summed(values: Tensor) -> Tensor:
-    """The sum over all processes, on the CPU."""
+def sum_over_processes(values: Tensor) -> Tensor:
+    """The sum of each process's values, on the CPU and the same in all of them."""
     from accelerate.utils import reduce
 
     state = process_state()
@@ -26,11 +26,11 @@ def summed(values: Tensor) -> Tensor:
     return total.cpu()
 
 
-def largest(value: int) -> int:
-    """The largest that a process has."""
+def max_over_processes(value: int) -> int:
+    """The largest of each process's value, the same in all of them."""
     state = process_state()
     if state.num_processes == 1:
         return value
-    most = torch.tensor(value, device=state.device)
-    torch.distributed.all_reduce(most, torch.distributed.ReduceOp.MAX)
-    return int(most)
+    largest = torch.tensor(value, device=state.device)
+    torch.distributed.all_reduce(largest, torch.distributed.ReduceOp.MAX)
+    return int(largest)

@@ -2,24 +2,53 @@
 
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from rich.progress import Progress, ProgressColumn
 
 
 @contextmanager
-def site_bar(task: str, total: int, shown: bool) -> Iterator[Callable[[str], None]]:
-    """What is given is called with the name of each thing that is done."""
+def site_bar(title: str, total: int, shown: bool) -> Iterator[Callable[[str], None]]:
+    """A bar that counts things, such as sites.
+
+    Args:
+        title: what is done, before the bar.
+        total: how many things there are.
+        shown: whether there is a bar.
+
+    Yields:
+        A function to call with the name of each thing that is done.
+    """
     if not shown:
         yield lambda name: None
         return
-    from rich.console import Console
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+    from rich.progress import MofNCompleteColumn
 
-    columns = (
-        TextColumn(task), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn(), TextColumn("{task.description}"),
-    )  # fmt: skip
-    with Progress(*columns, console=Console(stderr=True)) as bar:
+    with _bar(title, MofNCompleteColumn()) as bar:
         number = bar.add_task("", total=total)
         yield lambda name: bar.update(number, advance=1, description=name)
+
+
+@contextmanager
+def share_bar(title: str, shown: bool) -> Iterator[Callable[[float, str], None]]:
+    """A bar that fills up.
+
+    Args:
+        title: what is done, before the bar.
+        shown: whether there is a bar.
+
+    Yields:
+        A function to call with the part that is done, from 0 to 1, and a text to show behind the bar.
+    """
+    if not shown:
+        yield lambda part, text: None
+        return
+    from rich.progress import TaskProgressColumn
+
+    with _bar(title, TaskProgressColumn()) as bar:
+        number = bar.add_task("", total=1.0)
+        yield lambda part, text: bar.update(number, completed=part, description=text)
 
 
 def over_batches(batches: Iterable[Any], total: int, shown: bool) -> Iterator[Any]:
@@ -31,3 +60,11 @@ def over_batches(batches: Iterable[Any], total: int, shown: bool) -> Iterator[An
     from rich.progress import track
 
     yield from track(batches, "evaluating", total=total or None, console=Console(stderr=True), transient=True)
+
+
+def _bar(title: str, amount: "ProgressColumn") -> "Progress":
+    from rich.console import Console
+    from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
+
+    columns = (TextColumn(title), BarColumn(), amount, TimeRemainingColumn(), TextColumn("{task.description}"))
+    return Progress(*columns, console=Console(stderr=True))

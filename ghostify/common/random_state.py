@@ -3,10 +3,12 @@
 import random
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import torch
+from torch import Tensor
 
 
 def seed_of(*numbers: int) -> int:
@@ -15,57 +17,69 @@ def seed_of(*numbers: int) -> int:
 
 
 def seed_all(seed: int) -> None:
+    """Seed torch, NumPy and Python."""
     torch.manual_seed(seed)
     np.random.seed(seed % 2**32)
     random.seed(seed)
 
 
 class RandomStream:
-    """Random states of its own: what runs inside :meth:`active` neither sees nor disturbs those outside."""
+    """A stream of random numbers apart from the program's: what runs inside :meth:`active` neither sees nor disturbs the
+    random states outside."""
 
     def __init__(self, seed: int):
-        outside = _states()
+        outside = _RandomStates.read()
         seed_all(seed)
-        self.states = _states()
-        _restore(outside)
+        self._states = _RandomStates.read()
+        outside.restore()
 
     @contextmanager
     def active(self) -> Iterator[None]:
-        outside = _states()
-        _restore(self.states)
+        """Random numbers come from this stream while the block runs; the next block goes on where this one ends."""
+        outside = _RandomStates.read()
+        self._states.restore()
         try:
             yield
         finally:
-            self.states = _states()
-            _restore(outside)
+            self._states = _RandomStates.read()
+            outside.restore()
 
 
 @contextmanager
 def undisturbed() -> Iterator[None]:
     """Whatever runs inside leaves the random states, those of GPUs included, as they were."""
     gpus = torch.cuda.get_rng_state_all() if torch.cuda.is_available() else []
-    outside = _states()
+    outside = _RandomStates.read()
     try:
         yield
     finally:
-        _restore(outside)
+        outside.restore()
         if gpus:
             torch.cuda.set_rng_state_all(gpus)
 
 
 @contextmanager
-def as_usual(device: torch.device) -> Iterator[None]:
-    """Inference mode and autocast of the caller's are off, so that what is made can be trained; the random state stays."""
+def without_caller_modes(device: torch.device) -> Iterator[None]:
+    """Inference mode and autocast of the caller are off, so that modules that are built inside can be trained; torch's random
+    states, of the CPU and of ``device``, stay as they were."""
     cuda = [device] if device.type == "cuda" else []
     with torch.inference_mode(False), torch.autocast(device.type, enabled=False), torch.random.fork_rng(devices=cuda):
         yield
 
 
-def _states() -> tuple[Any, Any, Any]:
-    return torch.get_rng_state(), np.random.get_state(), random.getstate()
+@dataclass(frozen=True)
+class _RandomStates:
+    """The random states of the CPU at one time."""
 
+    torch_state: Tensor
+    numpy_state: Any  # a tuple or a dict
+    python_state: tuple[Any, ...]
 
-def _restore(states: tuple[Any, Any, Any]) -> None:
-    torch.set_rng_state(states[0])
-    np.random.set_state(states[1])
-    random.setstate(states[2])
+    @classmethod
+    def read(cls) -> "_RandomStates":
+        return cls(torch.get_rng_state(), np.random.get_state(), random.getstate())
+
+    def restore(self) -> None:
+        torch.set_rng_state(self.torch_state)
+        np.random.set_state(self.numpy_state)
+        random.setstate(self.python_state)

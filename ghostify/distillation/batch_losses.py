@@ -5,7 +5,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from ..common.processes import summed
+from ..common.processes import sum_over_processes
 
 
 @dataclass(frozen=True)
@@ -53,4 +53,4 @@ class PendingLosses:
             return None
         names = list(batches[0])
         values = torch.stack([torch.stack([losses[name].float() for name in names]) for losses in batches])
-        return BatchLosses(names, summed(values) / self.processes)
+        return BatchLosses(names, sum_over_processes(values) / self.processes)

@@ -1,7 +1,7 @@
 """distill(): train a student towards its teacher, on one machine or many."""
 
 import os
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -11,7 +11,8 @@ from torch import Tensor, nn
 
 from ..common.checks import check_choice, check_has_weights, check_is_module, check_is_not_student
 from ..common.copying import copy_swapped
-from ..common.processes import largest, process_state
+from ..common.processes import max_over_processes, process_state
+from ..common.progress import share_bar
 from ..common.random_state import undisturbed
 from ..errors import ArgumentError, ArgumentTypeError, DivergedError
 from ..inputs.sources import make_source
@@ -22,6 +23,8 @@ from .recipe import PRESETS, Recipe
 from .report import RecoveryReport
 from .run_folder import RunFolder
 from .trainer import OnStep, Trainer
+
+VAL_BATCH_SIZE = 256  # images at a time in a validation, where val is not already in batches
 
 
 def distill(
@@ -82,21 +85,25 @@ def distill(
     """
     recipe = Recipe.preset("short") if recipe is None else recipe
     folder = None if out is None else RunFolder(Path(out))
-    _check(student, teacher, recipe, folder, resume, checkpoint_seconds)
+    _check_networks(student, teacher)
+    _check_settings(recipe, checkpoint_seconds)
+    _check_folder(folder, resume)
     check_choice("broken", broken, ("skip", "fail"))
-    source = make_source(train, teacher, recipe.batch_size, training=True, workers=workers, broken=broken)
-    held = None if val is None else make_source(val, teacher, 256, training=False, name="val", workers=workers, broken="fail")
+    train_source = make_source(train, teacher, recipe.batch_size, training=True, workers=workers, broken=broken)
+    val_source = None
+    if val is not None:
+        val_source = make_source(val, teacher, VAL_BATCH_SIZE, training=False, name="val", workers=workers, broken="fail")
     with undisturbed(), torch.inference_mode(False), torch.enable_grad(), _bar(progress) as on_step:
         trainer = Trainer(
-            copy_swapped(student, {}),
-            copy_swapped(teacher, {}),
-            source,
-            held,
-            recipe,
-            task_for(student, outputs, task),
-            folder,
-            float(checkpoint_seconds),
-            on_step,
+            student=copy_swapped(student, {}),
+            teacher=copy_swapped(teacher, {}),
+            train=train_source,
+            val=val_source,
+            recipe=recipe,
+            task=task_for(student, outputs, task),
+            folder=folder,
+            checkpoint_seconds=float(checkpoint_seconds),
+            on_step=on_step,
         )
         if folder is not None and trainer.accelerator.is_main_process:
             folder.begin(recipe)
@@ -111,45 +118,43 @@ def distill(
     return report
 
 
-def _check(student: Any, teacher: Any, recipe: Any, folder: "RunFolder | None", resume: bool, checkpoint_seconds: Any) -> None:
+def _check_networks(student: Any, teacher: Any) -> None:
     for name, model in (("student", student), ("teacher", teacher)):
         check_is_module(name, model)
         check_has_weights(name, model)
     check_is_not_student(teacher, student)
+
+
+def _check_settings(recipe: Any, checkpoint_seconds: Any) -> None:
     if not isinstance(recipe, Recipe):
         hint = f": Recipe.preset({recipe!r})" if recipe in PRESETS else ""
         raise ArgumentTypeError(f"recipe must be a ghostify.Recipe, not {type(recipe).__name__}{hint}")
     if isinstance(checkpoint_seconds, bool) or not isinstance(checkpoint_seconds, (int, float)) or checkpoint_seconds < 0:
         raise ArgumentError(f"checkpoint_seconds must be a number of at least 0, not {checkpoint_seconds!r}")
+
+
+def _check_folder(folder: RunFolder | None, resume: bool) -> None:
+    """Refuse to write over a run, or to go on with one that has no folder."""
     if folder is None:
         if resume:
             raise ArgumentError("resume=True needs out=, the folder of the run to go on with")
-    elif folder.path.exists() and not folder.path.is_dir():
+        return
+    if folder.path.exists() and not folder.path.is_dir():
         raise ArgumentError(f"out {str(folder.path)!r} is a file, not a folder")
-    elif largest(int(process_state().is_main_process and folder.checkpoint.exists())) and not resume:  # one process decides
+    holds_run = process_state().is_main_process and folder.checkpoint.exists()
+    if max_over_processes(int(holds_run)) and not resume:  # the main process decides
         raise ArgumentError(f"out {str(folder.path)!r} holds a run already: resume=True goes on with it, or choose another")
 
 
 @torch.no_grad()
-def _load(student: nn.Module, state: dict[str, Tensor]) -> None:
+def _load(student: nn.Module, weights: Mapping[str, Tensor]) -> None:
+    """Copy weights into the tensors of the student, which stay the same objects."""
     for name, tensor in student.state_dict().items():
-        tensor.copy_(state[name])
+        tensor.copy_(weights[name])
 
 
 @contextmanager
 def _bar(progress: bool) -> Iterator[OnStep]:
     """A progress bar in the main process."""
-    if not progress or not process_state().is_main_process:
-        yield lambda part, losses, speed: None
-        return
-    from rich.console import Console
-    from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeRemainingColumn
-
-    columns = (
-        TextColumn("recovering"), BarColumn(), TaskProgressColumn(), TimeRemainingColumn(), TextColumn("{task.description}"),
-    )  # fmt: skip
-    with Progress(*columns, console=Console(stderr=True)) as bar:
-        task = bar.add_task("", total=1.0)
-        yield lambda part, losses, speed: bar.update(
-            task, completed=part, description=f"loss {losses['loss']:.4f}, {speed:,.0f} images/s"
-        )
+    with share_bar("recovering", progress and process_state().is_main_process) as update:
+        yield lambda part, losses, speed: update(part, f"loss {losses['loss']:.4f}, {speed:,.0f} images/s")

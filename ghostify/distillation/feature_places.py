@@ -1,21 +1,42 @@
 """Places at which the maps of student and teacher are compared during training."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from contextlib import ExitStack
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from ..common.calls import forward_hooks
 from ..students.recipe import recipe_of
 
 
-def find_places(student: nn.Module, teacher: nn.Module, run: Any) -> list[str]:
-    """Names of modules, in student and teacher, whose outputs can be compared: the block of each converted convolution, or
-    the convolution's own site where that is no block, as in a plain stack of layers.
+def find_places(student: nn.Module, teacher: nn.Module, run: Callable[[nn.Module], object]) -> list[str]:
+    """Find the modules of the student whose outputs can be compared with those of the teacher's modules of the same name: the
+    block of each converted convolution, or the convolution's own site where that is no block, as in a plain stack of layers.
 
     Args:
+        student: what :func:`ghostify.convert` made; another network has no such places.
+        teacher: the original network.
         run: calls a model on the first batch.
+
+    Returns:
+        Names of modules, in the order of sites.
     """
+    names = _candidates(student)
+    teacher_modules = dict(teacher.named_modules())
+    outer = [name for name in names if name in teacher_modules and not any(name.startswith(other + ".") for other in names)]
+    with Recorder(student, outer) as student_recorder, Recorder(teacher, outer) as teacher_recorder:
+        for recorder, model in ((student_recorder, student), (teacher_recorder, teacher)):
+            recorder.listen()
+            with torch.no_grad():
+                run(model)
+        student_outputs, teacher_outputs = student_recorder.take(), teacher_recorder.take()
+    return [name for name in outer if _are_comparable(student_outputs.get(name, []), teacher_outputs.get(name, []))]
+
+
+def _candidates(student: nn.Module) -> list[str]:
+    """The block, or the last module of the site, of each converted convolution; each name once."""
     recipe = recipe_of(student)
     names: dict[str, None] = {}
     for record in recipe.sites if recipe else ():
@@ -23,26 +44,23 @@ def find_places(student: nn.Module, teacher: nn.Module, run: Any) -> list[str]:
             parent = record.name.rpartition(".")[0]
             stack = parent == "" or isinstance(student.get_submodule(parent), (nn.Sequential, nn.ModuleList, nn.ModuleDict))
             names[(record.act or record.norm or record.name) if stack else parent] = None
-    theirs = dict(teacher.named_modules())
-    outer = [name for name in names if name in theirs and not any(name.startswith(other + ".") for other in names)]
-    with Recorder(student, outer) as mine, Recorder(teacher, outer) as their:
-        for recorder, model in ((mine, student), (their, teacher)):
-            recorder.listen()
-            with torch.no_grad():
-                run(model)
-        seen = [recorder.take() for recorder in (mine, their)]
-    return [name for name in outer if _comparable(seen[0].get(name, []), seen[1].get(name, []))]
+    return list(names)
 
 
-def _comparable(mine: Sequence["Seen"], theirs: Sequence["Seen"]) -> bool:
-    """Maps of equal shapes, equally often, that nothing changes in place afterwards."""
-    if not mine or len(mine) != len(theirs):
+def _are_comparable(student: Sequence["RecordedOutput"], teacher: Sequence["RecordedOutput"]) -> bool:
+    """Whether these are maps of equal shapes, equally often, that nothing changes in place afterwards."""
+    if not student or len(student) != len(teacher):
         return False
-    return all(a.is_map and b.is_map and a.maps.shape == b.maps.shape for a, b in zip(mine, theirs, strict=True))
+    return all(s.is_map and t.is_map and s.maps.shape == t.maps.shape for s, t in zip(student, teacher, strict=True))
 
 
-class Seen:
-    """What a module returned."""
+class RecordedOutput:
+    """What a module returned in one call.
+
+    Attributes:
+        maps: the output; maps (N, channels, ...) where :attr:`is_map` is true.
+        version: the tensor's version at that time; it grows when something changes the tensor in place.
+    """
 
     def __init__(self, output: Any):
         self.maps = output
@@ -50,6 +68,7 @@ class Seen:
 
     @property
     def is_map(self) -> bool:
+        """Whether the output is one tensor of maps, and nothing has changed it in place since."""
         return (
             isinstance(self.maps, Tensor)
             and self.maps.dim() > 2
@@ -59,31 +78,40 @@ class Seen:
 
 
 class Recorder:
-    """Keeps what some modules of a model return, from :meth:`listen` to :meth:`take`."""
+    """Keeps what some modules of a model return, from :meth:`listen` to :meth:`take`; its hooks are on until :meth:`close`, or
+    the end of a ``with`` block.
+
+    Args:
+        model: the network to listen to.
+        names: of its modules.
+    """
 
     def __init__(self, model: nn.Module, names: Sequence[str]):
-        self.seen: dict[str, list[Seen]] = {}
+        self.outputs: dict[str, list[RecordedOutput]] = {}
         self.listening = False
-        self.handles = [model.get_submodule(name).register_forward_hook(self._keeper(name)) for name in names]
+        self._hooks = ExitStack()
+        self._hooks.enter_context(forward_hooks(after=[(model.get_submodule(name), self._hook(name)) for name in names]))
 
-    def _keeper(self, name: str) -> Any:
-        def keep(module: nn.Module, inputs: Any, output: Any) -> None:
+    def _hook(self, name: str) -> Callable[..., None]:
+        def record(module: nn.Module, args: Any, output: Any) -> None:
             if self.listening:
-                self.seen.setdefault(name, []).append(Seen(output))
+                self.outputs.setdefault(name, []).append(RecordedOutput(output))
 
-        return keep
+        return record
 
     def listen(self) -> None:
+        """Keep outputs from now on."""
         self.listening = True
 
-    def take(self) -> dict[str, list[Seen]]:
+    def take(self) -> dict[str, list[RecordedOutput]]:
+        """Stop listening, and hand over the outputs of each module by its name, in the order of calls."""
         self.listening = False
-        seen, self.seen = self.seen, {}
-        return seen
+        outputs, self.outputs = self.outputs, {}
+        return outputs
 
     def close(self) -> None:
-        for handle in self.handles:
-            handle.remove()
+        """Take the hooks off the model."""
+        self._hooks.close()
 
     def __enter__(self) -> "Recorder":
         return self

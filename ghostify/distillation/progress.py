@@ -6,7 +6,7 @@ from typing import Any
 
 import torch
 
-from ..common.processes import summed
+from ..common.processes import sum_over_processes
 from .batch_losses import BatchLosses
 from .recipe import Recipe
 from .report import EpochResult
@@ -120,7 +120,7 @@ class Budget:
             return progress.step >= recipe.steps
         spent = recipe.minutes is not None and progress.seconds >= 60 * recipe.minutes
         if recipe.minutes is not None and self.processes > 1:
-            spent = bool(summed(torch.tensor(float(spent))) > 0)
+            spent = bool(sum_over_processes(torch.tensor(float(spent))) > 0)
         return spent
 
     def part(self, progress: Progress) -> float:

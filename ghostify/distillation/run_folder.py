@@ -1,7 +1,7 @@
-"""The folder of a distillation run: checkpoints, history, curve, student."""
+"""The folder of a distillation run: checkpoint, history, curve, student."""
 
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING
 
 from torch import nn
 
@@ -11,16 +11,32 @@ from ..students.storage import save
 from .recipe import Recipe
 from .report import EpochResult, RecoveryReport, history_csv
 
+if TYPE_CHECKING:
+    from torch.utils.tensorboard import SummaryWriter
+
 
 class RunFolder:
-    """What a run leaves behind."""
+    """What a run leaves behind.
+
+    Args:
+        path: of the folder; :meth:`begin` makes it where there is none.
+
+    Attributes:
+        checkpoint: path of the checkpoint.
+        tensorboard: writer of TensorBoard's files, once the run has begun; None where TensorBoard is not installed.
+    """
 
     def __init__(self, path: Path):
         self.path = path
         self.checkpoint = path / "checkpoint.safetensors"
-        self.board: Any = None
+        self.tensorboard: SummaryWriter | None = None
 
     def begin(self, recipe: Recipe) -> None:
+        """Make the folder and write recipe.yaml.
+
+        Raises:
+            ArgumentError: the folder can't be written.
+        """
         try:
             self.path.mkdir(parents=True, exist_ok=True)
             recipe.save(self.path / "recipe.yaml")
@@ -30,23 +46,23 @@ class RunFolder:
             from torch.utils.tensorboard import SummaryWriter
         except ImportError:  # it is not installed
             return
-        self.board = SummaryWriter(str(self.path / "tensorboard"))
+        self.tensorboard = SummaryWriter(str(self.path / "tensorboard"))
 
     def write_history(self, history: list[EpochResult]) -> None:
         """Write history.csv, and for TensorBoard the last epoch."""
         write_text(self.path / "history.csv", history_csv(history))
-        if self.board is not None:
-            row = history[-1].flat()
-            for name in row.keys() - {"epoch", "step"}:
-                if row[name] is not None:
-                    self.board.add_scalar(name, row[name], history[-1].step)
+        if self.tensorboard is not None:
+            for name, value in history[-1].flat().items():
+                if name not in ("epoch", "step") and value is not None:
+                    self.tensorboard.add_scalar(name, value, history[-1].step)
 
     def finish(self, student: nn.Module, report: RecoveryReport) -> None:
+        """Write student.safetensors and curve.png."""
         from matplotlib.figure import Figure
 
         save(student, self.path / "student.safetensors")
         figure = Figure(figsize=(7, 4), layout="constrained")
         report.plot(figure.subplots())
         figure.savefig(self.path / "curve.png", dpi=120)
-        if self.board is not None:
-            self.board.close()
+        if self.tensorboard is not None:
+            self.tensorboard.close()

@@ -1,5 +1,6 @@
 """Batch norm over the batches of all processes, on any device; torch's own SyncBatchNorm needs a GPU."""
 
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -14,20 +15,35 @@ class SyncedNorms(TorchFunctionMode):
     Processes must have batches of equal size.
     """
 
-    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        if func is F.batch_norm and _is_training(*args, **(kwargs or {})):
-            return _batch_norm(*args, **(kwargs or {}))
-        return func(*args, **(kwargs or {}))
+    def __torch_function__(
+        self,
+        func: Callable[..., Any],
+        types: Sequence[type],
+        args: Sequence[Any] = (),
+        kwargs: Mapping[str, Any] | None = None,
+    ) -> Any:
+        kwargs = kwargs or {}
+        if func is F.batch_norm and _is_training(*args, **kwargs):
+            return _batch_norm(*args, **kwargs)
+        return func(*args, **kwargs)
 
 
 def _is_training(
-    x: Tensor, mean: Any, var: Any, weight: Any = None, bias: Any = None, training: bool = False, *others: Any, **named: Any
+    input: Tensor,
+    running_mean: Tensor | None,
+    running_var: Tensor | None,
+    weight: Tensor | None = None,
+    bias: Tensor | None = None,
+    training: bool = False,
+    *momentum_and_eps: float,
+    **named: float,
 ) -> bool:
+    """The argument ``training`` of a call of :func:`torch.nn.functional.batch_norm`."""
     return training
 
 
 def _batch_norm(
-    x: Tensor,
+    input: Tensor,
     running_mean: Tensor | None,
     running_var: Tensor | None,
     weight: Tensor | None = None,
@@ -36,20 +52,21 @@ def _batch_norm(
     momentum: float = 0.1,
     eps: float = 1e-5,
 ) -> Tensor:
+    """Batch norm as :func:`torch.nn.functional.batch_norm` has it in training, over the batches of all processes."""
     from torch.distributed.nn.functional import all_reduce
 
-    dims = [d for d in range(x.dim()) if d != 1]
-    shape = [1, -1, *[1] * (x.dim() - 2)]
-    wide = x.float()
+    dims = [d for d in range(input.dim()) if d != 1]
+    shape = [1, -1, *[1] * (input.dim() - 2)]
+    wide = input.float()
     processes = torch.distributed.get_world_size()
     mean, square = all_reduce(torch.stack([wide.mean(dims), wide.square().mean(dims)]) / processes)
     var = (square - mean.square()).clamp_min(0)
     if running_mean is not None and running_var is not None:
-        count = x.numel() // x.shape[1] * processes
+        count = input.numel() // input.shape[1] * processes
         with torch.no_grad():
             running_mean.lerp_(mean.detach().to(running_mean), momentum)
             running_var.lerp_((var.detach() * count / max(count - 1, 1)).to(running_var), momentum)
-    made = (wide - mean.view(shape)) * torch.rsqrt(var + eps).view(shape)
-    made = made if weight is None else made * weight.view(shape)
-    made = made if bias is None else made + bias.view(shape)
-    return made.to(x.dtype)
+    output = (wide - mean.view(shape)) * torch.rsqrt(var + eps).view(shape)
+    output = output if weight is None else output * weight.view(shape)
+    output = output if bias is None else output + bias.view(shape)
+    return output.to(input.dtype)

@@ -15,7 +15,7 @@ from ..common.checks import check_model, whole_number
 from ..common.copying import channels_last, copy_swapped
 from ..common.parallel import Engine, run_parallel
 from ..common.progress import site_bar
-from ..common.random_state import as_usual
+from ..common.random_state import without_caller_modes
 from ..common.tensors import checksum_of, checksum_of_weights
 from ..conversion.plan import GhostConfig, make_plan, nothing_to_convert
 from ..conversion.sensitivity_table import Header, Sensitivity, SiteSensitivity, check_header
@@ -88,7 +88,7 @@ def sensitivity(
     seed = whole_number("seed", seed, 0) % 2**32
     ratios = _sorted_ratios(ratios)
     plans = _make_plans(model, ratios, cheap, dw_size)
-    with as_usual(next(model.parameters()).device), torch.no_grad():
+    with without_caller_modes(next(model.parameters()).device), torch.no_grad():
         original = channels_last(copy_swapped(model, {})).eval()
         first, batches = peek(as_calls(images, original, max_images, batch_size))
         warning = range_warning(original, first)

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from ..common.calls import evaluation_mode, run_checked
-from ..common.processes import largest, summed
+from ..common.processes import max_over_processes, sum_over_processes
 from ..common.progress import over_batches
 from ..errors import ArgumentError
 from ..inputs.sources import Source, shared_out, split_batch
@@ -118,9 +118,9 @@ def _rows(scores: Tensor) -> Tensor:
 
 
 def _summed(counts: _Counts | None, name: str) -> _Counts:
-    classes = largest(counts.by_class.shape[1] if counts else 0)
+    classes = max_over_processes(counts.by_class.shape[1] if counts else 0)
     counts = counts or _Counts(classes, torch.device("cpu"), name)  # this process may have had no batch
-    counts.sums, counts.by_class = summed(counts.sums), summed(counts.by_class)
+    counts.sums, counts.by_class = sum_over_processes(counts.sums), sum_over_processes(counts.by_class)
     if not counts.sums[0]:
         raise ArgumentError(f"{name} holds no image")
     return counts

@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from ..common.processes import summed
+from ..common.processes import sum_over_processes
 from ..errors import ArgumentError
 
 SURE = 0.5  # the score from which a detection of the teacher's counts as an object
@@ -95,7 +95,7 @@ class DetectionMatches:
         Raises:
             ArgumentError: no image, or nothing to compare with.
         """
-        total = int(summed(torch.tensor(self.images)))
+        total = int(sum_over_processes(torch.tensor(self.images)))
         if not total:
             raise ArgumentError(f"{self.name} holds no image")
         if self.by_labels is None and self.by_teacher is None:

@@ -8,7 +8,7 @@ from torch import Tensor, nn
 from torch.utils._pytree import tree_leaves
 
 from ..common.calls import evaluation_mode, run_checked
-from ..common.processes import summed
+from ..common.processes import sum_over_processes
 from ..common.progress import over_batches
 from ..errors import ArgumentError
 from ..inputs.sources import Source, shared_out
@@ -65,7 +65,7 @@ class Maps(Task):
                 given, goals = (tree_leaves(run_checked(network, (images,), {})) for network in (model, teacher))
                 found.append((len(images), float(feature_matching(given, goals))))
         sums = torch.tensor([[n, n * error] for n, error in found], dtype=torch.float64).reshape(-1, 2).sum(0)
-        total, off = summed(sums).tolist()
+        total, off = sum_over_processes(sums).tolist()
         if not total:
             raise ArgumentError(f"{source.name} holds no image")
         return MapsEvaluation(round(total), 1 - off / total)
