@@ -1,30 +1,49 @@
 """Choose intrinsic channels and the source of each ghost from second moments of the teacher's own maps."""
 
-from typing import TYPE_CHECKING
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
+from ..layers.ghost_module import Cheap, GhostModule
 from ..surgery.source_choice import choose_sources
 
-if TYPE_CHECKING:
-    from ..layers.ghost_module import GhostModule
+
+@dataclass(frozen=True)
+class ChannelChoice:
+    """The cheap operation of a Ghost module, and what it makes from what.
+
+    Attributes:
+        cheap: the cheap operation.
+        intrinsic: (m,) channels, in increasing order.
+        sources: (n - m,) for each other channel, in increasing order, the position in ``intrinsic`` of its source; zeros
+            for pointwise ghosts, which are made from all.
+        unexplained: the variance of the teacher's maps that this leaves unexplained; NaN where it was not measured.
+    """
+
+    cheap: Cheap
+    intrinsic: Tensor
+    sources: Tensor
+    unexplained: float = float("nan")
 
 
-def by_channel(module: "GhostModule") -> tuple[Tensor, Tensor | None]:
-    """Intrinsic channels in increasing order; the position there of each depthwise ghost's source, ghosts so, too."""
-    kept, made = module.original_channels()
+def channels_of(module: GhostModule) -> ChannelChoice:
+    """The choice that a module was built with."""
+    kept, ghosts = module.original_channels()
     order = kept.argsort()
-    sources = order.argsort()[module.source_positions()][made.argsort()] if module.cheap == "depthwise" else None
-    return kept[order], sources
+    sources = torch.zeros(len(ghosts), dtype=torch.long)
+    if module.cheap == "depthwise":
+        sources = order.argsort()[module.source_positions()][ghosts.argsort()]
+    return ChannelChoice(module.cheap, kept[order], sources)
 
 
 class MapMoments:
     """Second moments of n feature maps with themselves and with their own neighbourhoods, streamed in float64.
 
     Args:
-        channels: n.
-        taps: of the depthwise kernel, d x d; 1 for a pointwise cheap operation.
+        channels: how many maps n.
+        taps: numbers in the depthwise kernel, d x d; 1 for a pointwise cheap operation.
+        device: of the maps.
     """
 
     def __init__(self, channels: int, taps: int, device: torch.device):
@@ -74,9 +93,15 @@ class MapMoments:
 
 def choose_depthwise(
     maps: MapMoments, m: int, groups: int, intrinsic: Tensor | None = None, sources: Tensor | None = None
-) -> tuple[Tensor, Tensor, float]:
-    """Intrinsic channels and sources such that little variance of the maps after their activation is left unexplained, and
-    how much is."""
+) -> ChannelChoice:
+    """Intrinsic channels and sources such that little variance of the maps after their activation is left unexplained.
+
+    Args:
+        maps: moments of all maps and their neighbourhoods.
+        m: how many channels are intrinsic; with groups, m / groups of each.
+        groups: of the convolution.
+        intrinsic, sources: where they are decided already; sources are chosen for ``intrinsic`` if they alone are None.
+    """
     cost = maps.unexplained().float().cpu()
     if intrinsic is None:
         intrinsic, sources = choose_sources(cost.clone(), m, groups)
@@ -85,7 +110,7 @@ def choose_depthwise(
     assert sources is not None
     ghost = torch.ones(len(cost), dtype=torch.bool)
     ghost[intrinsic] = False
-    return intrinsic, sources, float(cost[ghost, intrinsic[sources]].sum())
+    return ChannelChoice("depthwise", intrinsic, sources, float(cost[ghost, intrinsic[sources]].sum()))
 
 
 def assign_sources(cost: Tensor, intrinsic: Tensor) -> Tensor:
@@ -108,7 +133,7 @@ def assign_sources(cost: Tensor, intrinsic: Tensor) -> Tensor:
     return sources
 
 
-def left_by(covariance: Tensor, intrinsic: Tensor) -> float:
+def unexplained_by(covariance: Tensor, intrinsic: Tensor) -> float:
     """The variance of the other maps that those of ``intrinsic`` leave unexplained."""
     others = torch.ones(len(covariance), dtype=torch.bool)
     others[intrinsic] = False

@@ -7,10 +7,9 @@ from torch import nn
 
 from ..graph.sites import Site
 from ..layers.reduced_linear import ReducedLinear
-from .regression import Moments
+from .regression import WIDEST, Moments, leading_basis
 from .report import SiteResult
 from .site_data import Batch
-from .site_fit import WIDEST
 
 
 @torch.no_grad()
@@ -29,8 +28,7 @@ def fit_linear(site: Site, module: ReducedLinear, batches: Callable[[], Iterator
         before += float((module(batch.inputs) - batch.own).double().square().sum())
         system.add(batch.inputs.flatten(0, -2)[None], batch.own.flatten(0, -2)[None])
     weights = system.solve(ridge, original.weight.detach().double().T[None])[0]  # (in, out)
-    gram = weights.T @ system.covariance()[0] @ weights
-    basis = torch.linalg.eigh((gram + gram.T) / 2).eigenvectors[:, -module.rank :]
+    basis = leading_basis(system, weights, module.rank)
     module.reduce.weight.copy_((weights @ basis).T)
     module.expand.weight.copy_(basis)
     if module.expand.bias is not None:

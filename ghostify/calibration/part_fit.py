@@ -1,9 +1,8 @@
 """Fit the sites of one part of a network, teacher and student side by side."""
 
 from collections.abc import Callable, Collection, Iterator
-from dataclasses import replace
 
-from torch import fx, nn
+from torch import fx
 
 from ..common.calls import Arguments, batch_size_of
 from ..deployment.channel_orders import ChannelOrders
@@ -19,9 +18,10 @@ from .alignment import Partition
 from .blocks import End, train_block
 from .fit_state import FitState
 from .linear_fit import fit_linear, refit_linear
+from .primary_fit import refit_layer
 from .report import SiteResult
-from .site_data import Batch, UnevenError
-from .site_fit import Fitted, SiteProblem
+from .site_data import Batch, SiteData, UnevenError
+from .site_fit import SiteFit
 
 
 class PartFit:
@@ -97,13 +97,18 @@ class PartFit:
             self._linear(name, node, twin, module)
             return
         try:
-            fitted = self._problem(site, node, twin, module).solve()
+            assert isinstance(module, GhostModule)
+            data = self._data(site, node, twin)
+            partition = self.partitions.get(str(node.target))
+            fitted, result = SiteFit(data, self.state.settings, partition).fit(module)
         except UnevenError:
             self.state.keep_warm_start(site, UNEVEN)
             return
         finally:
             self._release()
-        self._install(name, str(node.target), fitted)
+        put(self.student.root, str(node.target), fitted)
+        self.modules[0][str(node.target)] = fitted
+        self.state.record(result)
         self.open.append(str(node.target))
         if name in self.ends:
             self._train(self.ends[name])
@@ -119,15 +124,15 @@ class PartFit:
             if site.kind == "linear":
                 refit_linear(module, site.module, self._batches(node, twin), self.state.settings.ridge)
             else:
-                problem = self._problem(site, node, twin, module)
-                problem.solve_dense(module, self.modules[0][norm] if norm else None)
+                data = self._data(site, node, twin)
+                refit_layer(data, self.state.settings, module, self.modules[0][norm] if norm else None)
                 self.open += [str(node.target)] + ([norm] if norm else [])
         except UnevenError:  # it stays as it is
             return
         finally:
             self._release()
 
-    def _problem(self, site: Site, node: fx.Node, twin: fx.Node, module: nn.Module) -> SiteProblem:
+    def _data(self, site: Site, node: fx.Node, twin: fx.Node) -> SiteData:
         """What reaches a site, and what it should give."""
         settings = self.state.settings
         norm = site.norm_name.removeprefix(self.prefix) if site.norm_name else None
@@ -137,9 +142,8 @@ class PartFit:
             for earlier in self.student.ancestors([sums[0].shortcut]):
                 if earlier.op == "call_module" and earlier is not node:
                     self._visit(earlier)
-        batches = self._batches(node, twin, sums)
-        partition = self.partitions.get(str(node.target))
-        return SiteProblem(site, module, batches, self.images, settings, sums[0].act if sums else None, partition)
+        after = sums[0].act if sums else None
+        return SiteData(site, self._batches(node, twin, sums), self.images, settings.seed, after)
 
     def _batches(self, node: fx.Node, twin: fx.Node, sums: tuple[Sum, Sum] | None = None) -> Callable[[], Iterator[Batch]]:
         """What a layer sees and should give, batch by batch, anew at each call."""
@@ -172,7 +176,6 @@ class PartFit:
             shared = Partition()
             if not stream.fixed and len(stream.free) > 1:
                 found.update({str(node.target): shared for node in stream.free})
-        settings = replace(self.state.settings, choose=True)
         try:
             for node in teacher.nodes:
                 target = str(node.target)
@@ -183,7 +186,8 @@ class PartFit:
                         for (own,) in teacher.run([node]):
                             yield Batch(own, own)
 
-                    SiteProblem(site, module, batches, self.images, settings).describe(found[target])
+                    data = SiteData(site, batches, self.images, self.state.settings.seed)
+                    SiteFit(data, self.state.settings).describe(module, found[target])
         finally:
             teacher.close()
         for shared in {id(one): one for one in found.values()}.values():
@@ -277,13 +281,6 @@ class PartFit:
         finally:
             self._release()
         self.state.record(result)
-
-    def _install(self, name: str, target: str, fitted: Fitted) -> None:
-        put(self.student.root, target, fitted.module)
-        self.modules[0][target] = fitted.module
-        module = fitted.module
-        outcome = SiteResult(name, "conv", module.cheap, fitted.before, fitted.after, "; ".join(fitted.notes))
-        self.state.record(outcome)
 
 
 WINDOW = 2  # sites that are trained together where no shortcut tells where a block ends

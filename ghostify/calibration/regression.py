@@ -10,6 +10,15 @@ from ..errors import ArgumentError
 from ..layers.norm_affine import set_norm
 
 NARROW = 512  # features up to which products are taken in float64
+WIDEST = 9216  # unknowns of one filter; the normal equations of more would take over 0.7 GB
+
+
+@dataclass(frozen=True)
+class Solution:
+    """Outputs as ``features @ weights + shift``: weights (G, D, K) and shift (G, K)."""
+
+    weights: Tensor
+    shift: Tensor
 
 
 @dataclass
@@ -67,19 +76,24 @@ class Moments:
         centre = self.mean_x[:, :, None] * self.mean_y[:, None]
         return self.xy / self.count - (centre if self.intercept else 0)
 
+    def of_targets(self, targets: Tensor) -> "Moments":
+        """The moments of some targets alone, given as (G, k) numbers."""
+        columns = targets[:, None].expand(-1, self.xy.shape[1], -1)
+        y, yy = self.y.gather(1, targets), self.yy.gather(1, targets)
+        return Moments(self.xx, self.xy.gather(2, columns), self.x, y, yy, self.intercept, self.count)
+
     def variance(self) -> Tensor:
         """(G, K) of the targets."""
         return (self.yy / self.count - self.mean_y**2).clamp_min(0)
 
-    def solve(self, ridge: float, prior: Tensor | None = None, cross: Tensor | None = None) -> Tensor:
+    def solve(self, ridge: float, prior: Tensor | None = None) -> Tensor:
         """Weights (G, D, K) of the ridge regression.
 
         Args:
             ridge: relative to the mean variance of a feature.
             prior: (G, D, K) what the ridge pulls towards; zero if None.
-            cross: takes the place of :meth:`cross`.
         """
-        return self.ridge(ridge)(self.cross() if cross is None else cross, prior)
+        return self.ridge(ridge)(self.cross(), prior)
 
     def ridge(self, ridge: float) -> "Ridge":
         """The regression for many right-hand sides: factored once."""
@@ -116,27 +130,41 @@ class Ridge:
         return torch.cholesky_solve(right if prior is None else right + self.strength * prior, self.factor)
 
 
-def install_filters(conv: Any, norm: Any, system: Moments, weights: Tensor, shift: Tensor, length: Tensor) -> None:
-    """Set a convolution and its norm to a solution of ``system``, (groups, unknowns, channels) and (groups, channels)."""
-    variance = ((system.covariance() @ weights) * weights).sum(1).flatten()
-    mean = (system.mean_x[:, None] @ weights)[:, 0].flatten()
-    _install(conv, norm, weights.mT.reshape(conv.weight.shape), shift.flatten(), mean, variance, length)
+def leading_basis(system: Moments, weights: Tensor, rank: int) -> Tensor:
+    """The directions among the outputs of one regression that hold most of what it predicts.
+
+    Args:
+        system: moments of one group.
+        weights: (D, K) its solution.
+        rank: how many directions.
+
+    Returns:
+        (K, rank), orthonormal.
+    """
+    gram = weights.mT @ system.covariance()[0] @ weights
+    return torch.linalg.eigh((gram + gram.T) / 2).eigenvectors[:, -rank:]
 
 
-def _install(conv: Any, norm: Any, weights: Tensor, shift: Tensor, mean: Tensor, variance: Tensor, length: Tensor) -> None:
-    """Set a convolution and its norm to a solution ``weights * patch + shift``.
+def install_filters(conv: Any, norm: Any, system: Moments, solution: Solution, length: Tensor) -> None:
+    """Set a convolution and its norm to a solution, in place.
 
     Under a norm the filters get the length of the original's: any other length would be another learning rate later on.
 
     Args:
-        weights: of the shape of the convolution's weight; shift, mean and variance of ``weights * patch``: (channels,).
+        conv: a convolution of any class.
+        norm: the batch norm behind it; None where none is.
+        system: moments that the solution was made from.
+        solution: (groups, unknowns, channels) and (groups, channels).
         length: (channels,) of the original filters.
     """
+    weights, shift = solution.weights.mT.reshape(conv.weight.shape), solution.shift.flatten()
     if norm is None:
         conv.weight.copy_(weights)
         if conv.bias is not None:
             conv.bias.copy_(shift)
         return
+    variance = ((system.covariance() @ solution.weights) * solution.weights).sum(1).flatten()
+    mean = (system.mean_x[:, None] @ solution.weights)[:, 0].flatten()
     solved = weights.flatten(1).norm(dim=1)
     scale = torch.where((length > 1e-12) & (solved > 1e-12), length.double() / solved, 1.0)  # a dead channel stays dead
     conv.weight.copy_(weights * scale.view(-1, *[1] * (weights.dim() - 1)))

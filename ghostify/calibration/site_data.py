@@ -13,6 +13,7 @@ from ..layers.norm_affine import Affine, affine_of
 from .patches import at_positions
 
 WORK = 5e10  # multiply-adds that the normal equations of one site may take
+NEIGHBOURS = 65536 * 64 * 9  # numbers around the positions that channels are chosen by, or cheap kernels fitted at
 
 
 @dataclass
@@ -25,6 +26,9 @@ class Batch:
     shortcut: Tensor | None = None  # the student's
 
 
+Batches = Callable[[], Iterator[Batch]]
+
+
 class SiteData:
     """One site of the teacher, and the batches that reach it.
 
@@ -34,34 +38,49 @@ class SiteData:
         images: how many there are, to know how many positions of each to take.
         seed: of the positions.
         after: the activation that follows the sum with the shortcut.
+
+    Attributes:
+        conv: the convolution, of any registered class.
+        n, groups, unknowns: its output channels, its groups, and the numbers in one of its filters.
+        norm: the norm behind it where that is a scale and shift of each channel; None where it depends on the image.
+        affine: that scale and shift; the identity where there is none.
+        act: the activation behind the norm, that inside of the norm included.
+        sees_image: whether a norm that depends on the image stands between filters and activation.
+        budget: positions of all images together that regressions use.
     """
 
-    def __init__(
-        self,
-        site: Site,
-        batches: Callable[[], Iterator[Batch]],
-        images: int,
-        seed: int = 0,
-        after: nn.Module | None = None,
-    ):
+    def __init__(self, site: Site, batches: Batches, images: int, seed: int = 0, after: nn.Module | None = None):
         self.site, self.batches, self.seed, self.after = site, batches, seed, after
         self.conv: Any = site.module
         self.n, self.groups = self.conv.out_channels, self.conv.groups
-        self.unknowns = self.conv.in_channels // self.groups * math.prod(self.conv.kernel_size)
+        self.unknowns: int = self.conv.in_channels // self.groups * math.prod(self.conv.kernel_size)
         weight = self.conv.weight.detach()
-        self.device = weight.device
+        self.device: torch.device = weight.device
         norm = site.norm
         affine = affine_of(norm, self.n, weight.float())
         self.norm = norm if affine is not None else None  # a norm that depends on the image stays as it is
         one = torch.ones(self.n, device=self.device)
         self.affine = affine or Affine(one, 0 * one)
         inner = getattr(norm, "act", None)
-        self.act: Any = site.act if site.act is not None else inner if isinstance(inner, nn.Module) else None
+        self.act = site.act if site.act is not None else inner if isinstance(inner, nn.Module) else None
         self.sees_image = norm is not None and affine is None
         if self.sees_image:
             self.act = None  # between the filters and the activation stands a norm that no regression sees through
         self.images = max(1, images)
         self.budget = int(max(8 * self.unknowns, min(WORK / self.unknowns**2, 65536)))
+
+    @property
+    def has_activation(self) -> bool:
+        """Whether an activation follows the site, or the sum that it enters."""
+        return self.act is not None or self.after is not None
+
+    def norm_in(self, part: nn.Sequential) -> Any:
+        """The norm in one of the two parts of a Ghost module at this site; None where it has none to set."""
+        return part[1] if self.norm is not None else None
+
+    def filter_length(self, channels: Tensor) -> Tensor:
+        """Euclidean length of the original filters of some channels."""
+        return self.conv.weight.detach()[channels].flatten(1).norm(dim=1)
 
     def positions(self, batch: Batch, budget: int, index: int) -> Tensor | None:
         """Positions to take of each image of a batch; None for all."""
@@ -73,6 +92,7 @@ class SiteData:
         return torch.randperm(total, generator=generator)[:wanted].sort().values.to(self.device)
 
     def sampled(self, budget: int | None = None) -> Iterator[tuple[Batch, Tensor | None]]:
+        """Every batch, with the positions to take of it; ``budget`` is :attr:`budget` if None."""
         for index, batch in enumerate(self.batches()):
             yield batch, self.positions(batch, budget or self.budget, index)
 
@@ -84,15 +104,15 @@ class SiteData:
         shortcut = at_positions(batch.shortcut, positions).float()
         return at_positions(batch.total, positions).float() - shortcut, shortcut
 
-    def missing(self, target: Tensor, given: Tensor, shortcut: Tensor | None, channels: Tensor) -> Tensor:
-        """What an output lacks after its activation: nothing where both are cut off."""
+    def missing(self, target: Tensor, output: Tensor, shortcut: Tensor | None, channels: Tensor) -> Tensor:
+        """(P, some channels) what an output lacks after its activation: nothing where both are cut off."""
         act = self.after if shortcut is not None else self.act
         if act is None:
-            return target - given
+            return target - output
         add: Tensor | float = 0.0 if shortcut is None else shortcut[:, channels]
-        return self._activate(act, target + add, channels) - self._activate(act, given + add, channels)
+        return self._activate(act, target + add, channels) - self._activate(act, output + add, channels)
 
-    def _activate(self, act: Any, values: Tensor, channels: Tensor) -> Tensor:
+    def _activate(self, act: nn.Module, values: Tensor, channels: Tensor) -> Tensor:
         """The activation on (P, some channels); one with parameters for each channel gets all of them."""
         if getattr(act, "num_parameters", 1) == 1:
             return act(values.clone())

@@ -9,8 +9,9 @@ from torch import fx, nn
 
 from ..calibration.calibrate import MEMORY
 from ..calibration.settings import Settings
-from ..calibration.site_data import Batch, UnevenError
-from ..calibration.site_fit import SiteProblem
+from ..calibration.site_data import Batch, SiteData, UnevenError
+from ..calibration.site_fit import SiteFit
+from ..calibration.survey import Survey
 from ..common.calls import batch_size_of, captured
 from ..conversion.sensitivity_table import SiteSensitivity
 from ..graph.running import GraphRun
@@ -68,8 +69,10 @@ class SiteScan:
     def _site(self, name: str, part: Part, graph_run: GraphRun, node: fx.Node, images: int) -> list[SiteSensitivity]:
         """The rows of one site: a Ghost module for each ratio, fitted and put in its place."""
         batches = partial(_batches_of, graph_run, node)
-        problem: SiteProblem | None = None
-        settings = Settings(rounds=ROUNDS, auto=self.auto, seed=self.seed)
+        site = next(iter(self.plans[name].values())).site
+        data = SiteData(site, batches, images, self.seed)
+        fit = SiteFit(data, Settings(rounds=ROUNDS, auto=self.auto, seed=self.seed))
+        survey: Survey | None = None
         rows: dict[tuple[int, str], SiteSensitivity] = {}
         try:
             # fewest channels first: they allow every cheap operation, so that one pass learns what all need
@@ -77,15 +80,15 @@ class SiteScan:
                 if (planned.intrinsic, planned.cheap) in rows:
                     continue
                 ghost = make_ghost(planned).eval()
-                problem = problem or SiteProblem(planned.site, ghost, batches, images, settings)
-                fitted = problem.solve_next(ghost)
+                survey = fit.survey(ghost, survey)
+                module, result = fit.fit(ghost, survey)
                 if part.whole and not part.entry:
-                    scores = self._scores_from_here(graph_run, node, planned.site, fitted.module)
+                    scores = self._scores_from_here(graph_run, node, site, module)
                 else:
-                    scores = self._scores_of_model(planned.site, fitted.module)
+                    scores = self._scores_of_model(site, module)
                 divergence, top1 = self.comparison.compare(scores)
                 rows[planned.intrinsic, planned.cheap] = SiteSensitivity(
-                    name, ratio, planned.intrinsic, fitted.module.cheap, fitted.after, divergence, top1
+                    name, ratio, planned.intrinsic, result.cheap, result.after, divergence, top1
                 )
         except UnevenError:
             return self._rows_without_figures(name)

@@ -9,7 +9,7 @@ from helpers.calibration import TEACHER, X, error, images, state, trained, uncha
 from helpers.networks import Residual
 
 import ghostify
-from ghostify.calibration.site_fit import SiteProblem
+from ghostify.calibration.site_fit import SiteFit
 from ghostify.calibration.transplant import replace_module
 from ghostify.students.recipe import recipe_of
 
@@ -55,7 +55,7 @@ def test_whatever_interrupts_it_leaves_the_student_as_it_was(where, error, monke
         return wrapped
 
     if where == "site":
-        monkeypatch.setattr(SiteProblem, "solve", second(SiteProblem.solve))
+        monkeypatch.setattr(SiteFit, "fit", second(SiteFit.fit))
     if where == "commit":
         monkeypatch.setattr("ghostify.calibration.transplant.replace_module", second(replace_module))
     with pytest.raises(error):

@@ -44,14 +44,14 @@ def test_one_row_for_each_site_and_ratio(model, images):
 def test_the_divergence_is_that_of_the_model_with_this_module_in_it(model, images, cheap, monkeypatch):
     """Recomputed from outside: the module that was fitted, swapped into a converted model, and the whole model run."""
     modules = {}
-    solve = scan.SiteProblem.solve_next
+    fit = scan.SiteFit.fit
 
-    def spy(self, ghost):
-        fitted = solve(self, ghost)
-        modules[self.site.name] = fitted.module
-        return fitted
+    def spy(self, ghost, survey):
+        module, result = fit(self, ghost, survey)
+        modules[result.name] = module
+        return module, result
 
-    monkeypatch.setattr(scan.SiteProblem, "solve_next", spy)
+    monkeypatch.setattr(scan.SiteFit, "fit", spy)
     labels = model(images).argmax(1)
     labels[:6] = (labels[:6] + 1) % 10
     found = ghostify.sensitivity(model, images, (2,), cheap=cheap, labels=labels)
@@ -163,8 +163,8 @@ def test_ratios_can_be_added(model, images, tmp_path, monkeypatch):
     wanted = ghostify.sensitivity(model, images, (2, 3, 4))
     ghostify.sensitivity(model, images, (2, 4), out=tmp_path / "s.json")
     fitted = []
-    solve = scan.SiteProblem.solve_next
-    monkeypatch.setattr(scan.SiteProblem, "solve_next", lambda self, ghost: fitted.append(ghost) or solve(self, ghost))
+    fit = scan.SiteFit.fit
+    monkeypatch.setattr(scan.SiteFit, "fit", lambda self, ghost, survey: fitted.append(ghost) or fit(self, ghost, survey))
     assert ghostify.sensitivity(model, images, (3,), out=tmp_path / "s.json") == wanted == Sensitivity.load(tmp_path / "s.json")
     assert len(fitted) == len(wanted.sites)
 
