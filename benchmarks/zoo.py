@@ -8,7 +8,6 @@ are run once. A row tells whether the outputs have equal structure and shapes (o
 on values, everything but that number) and which share of the FLOPs of dense convolutions, the first aside, was reached.
 """
 
-import argparse
 import csv
 import json
 import logging
@@ -16,6 +15,7 @@ import os
 import time
 import traceback
 import warnings
+from collections.abc import Iterable, Iterator
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import asdict, dataclass, fields
@@ -24,7 +24,22 @@ from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
-RESULTS = Path(__file__).parent / "results"
+import timm
+import torch
+import torchvision
+from rich.progress import track
+from torch import nn
+from torch.utils._pytree import tree_flatten
+
+import ghostify
+from benchmarks.harness.arguments import argument_parser, parse
+from benchmarks.harness.markdown import table
+from benchmarks.harness.results import RESULTS, read_csv
+from ghostify.common.costs import measure
+from ghostify.inputs.examples import example_input
+
+ENOUGH = 0.95  # of the FLOPs of dense convolutions
+Row = dict[str, str]
 
 
 @dataclass
@@ -49,21 +64,19 @@ class Outcome:
     seconds: float = 0.0
 
 
+COLUMNS = [field.name for field in fields(Outcome)]
+
+
 def examine(name: str) -> Outcome:
     """Convert one model and compare."""
-    import torch
-
-    import ghostify
-
     torch.set_num_threads(1)
     start = time.perf_counter()
     outcome = Outcome(name)
     try:
         model, outcome.meta = build(name)
-        convolutions = sum(m.weight.numel() for m in model.modules() if isinstance(m, torch.nn.modules.conv._ConvNd))
-        total = sum(p.numel() for p in model.parameters())
-        outcome.params_before = total
-        outcome.mostly_convolution = convolutions > total / 2
+        convolutions = sum(m.weight.numel() for m in model.modules() if isinstance(m, nn.modules.conv._ConvNd))
+        outcome.params_before = sum(p.numel() for p in model.parameters())
+        outcome.mostly_convolution = convolutions > outcome.params_before / 2
         try:
             student = ghostify.convert(model)
         except ghostify.UnsupportedModelError as error:
@@ -78,9 +91,8 @@ def examine(name: str) -> Outcome:
     return outcome
 
 
-def build(name: str) -> tuple[Any, bool]:
-    import ghostify
-
+def build(name: str) -> tuple[nn.Module, bool]:
+    """The model, and whether it stands on the meta device."""
     try:
         model = ghostify.create_model(name, device="meta")
         if all(t.is_meta for t in [*model.parameters(), *model.buffers()]) and "/detection" not in type(model).__module__:
@@ -90,11 +102,8 @@ def build(name: str) -> tuple[Any, bool]:
     return ghostify.create_model(name).eval(), False
 
 
-def compare(name: str, model: Any, student: Any, outcome: Outcome) -> None:
-    import ghostify
-    from ghostify.common.costs import measure
-    from ghostify.inputs.examples import example_input
-
+def compare(name: str, model: nn.Module, student: nn.Module, outcome: Outcome) -> None:
+    """Write into the outcome what both return and cost."""
     arguments = example_input(model)
     try:
         before = measure(model, arguments)
@@ -118,9 +127,7 @@ def compare(name: str, model: Any, student: Any, outcome: Outcome) -> None:
 
 
 def same(before: Any, after: Any, boxes: bool) -> tuple[bool, bool]:
-    import torch
-    from torch.utils._pytree import tree_flatten
-
+    """Whether two outputs have the same structure, and their tensors the same shapes and types."""
     first, structure = tree_flatten(before)
     second, other = tree_flatten(after)
     if structure != other:
@@ -135,35 +142,37 @@ def same(before: Any, after: Any, boxes: bool) -> tuple[bool, bool]:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argument_parser(__doc__)
     parser.add_argument("--only", default="*", help="glob over names such as timm/resnet*")
     parser.add_argument("--out", type=Path, default=RESULTS / "zoo.csv")
     parser.add_argument("--sample", type=Path, help="also write the smallest converted model of each family into this file")
     parser.add_argument("--workers", type=int, default=2)
-    args = parser.parse_args()
-    import ghostify
-
+    args = parse(parser)
+    warnings.filterwarnings("ignore")
     names = [name for name in ghostify.list_models() if fnmatchcase(name, args.only)]
-    done = read(args.out)
-    todo = [name for name in names if name not in done]
-    run(todo, done, args.out, args.workers)
+    done = by_model(args.out)
+    run([name for name in names if name not in done], done, args.out, args.workers)
     rows = [done[name] for name in names if name in done]
     write(args.out, rows)
     if args.sample:
-        args.sample.write_text("".join(f"{name}\n" for name in sample(rows)))
-    for line in summary(rows):
-        print(line)
+        converted = (row for row in rows if row["status"] == "converted")
+        sample = sorted(row["model"] for row in smallest_of_families(converted).values())
+        args.sample.write_text("".join(f"{name}\n" for name in sample))
+    print(*summary(rows), sep="\n")
 
 
-def run(todo: list[str], done: dict[str, dict[str, str]], out: Path, workers: int) -> None:
-    from rich.progress import track
+def by_model(path: Path) -> dict[str, Row]:
+    return {row["model"]: row for row in read_csv(path)}
 
+
+def run(todo: list[str], done: dict[str, Row], out: Path, workers: int) -> None:
+    """Examine what is left to do; each row is written at once, to go on after an interruption."""
     part = out.with_suffix(".part.csv")
-    done.update(read(part))
+    done.update(by_model(part))
     todo = [name for name in todo if name not in done]
     new = not part.exists()
     with part.open("a", newline="") as file:
-        writer = csv.DictWriter(file, [f.name for f in fields(Outcome)])
+        writer = csv.DictWriter(file, COLUMNS)
         if new:
             writer.writeheader()
         for outcome in track(outcomes(todo, workers), total=len(todo), description="converting"):
@@ -173,7 +182,7 @@ def run(todo: list[str], done: dict[str, dict[str, str]], out: Path, workers: in
     part.unlink()
 
 
-def outcomes(todo: list[str], workers: int) -> Any:
+def outcomes(todo: list[str], workers: int) -> Iterator[Outcome]:
     """Results as they come; a model that kills its process (memory) is recorded, and the others go on."""
     os.environ["PYTHONWARNINGS"] = "ignore"
     waiting = list(todo)
@@ -192,67 +201,97 @@ def outcomes(todo: list[str], workers: int) -> Any:
             pool.shutdown(wait=True, cancel_futures=True)
 
 
-def sample(rows: list[dict[str, str]]) -> list[str]:
-    """The smallest model of each family that converts; a family is a file of the library."""
-    import timm
-    import torchvision
-
-    family = {f"timm/{name}": f"timm {module}" for module in timm.list_modules() for name in timm.list_models(module=module)}
-    smallest: dict[str, dict[str, str]] = {}
+def smallest_of_families(rows: Iterable[Row]) -> dict[str, Row]:
+    """The row of fewest parameters for each family; a family is a file of the library."""
+    smallest: dict[str, Row] = {}
     for row in rows:
         library, _, name = row["model"].partition("/")
-        if library == "torchvision":
-            family[row["model"]] = f"torchvision {torchvision.models.get_model_builder(name).__module__}"
-        best = smallest.get(family[row["model"]])
-        if row["status"] == "converted" and (best is None or int(row["params_before"]) < int(best["params_before"])):
-            smallest[family[row["model"]]] = row
-    return sorted(row["model"] for row in smallest.values())
+        builder = timm.model_entrypoint(name) if library == "timm" else torchvision.models.get_model_builder(name)
+        family = f"{library}/{builder.__module__.removeprefix(f'{library}.models.')}"
+        if family not in smallest or int(row["params_before"]) < int(smallest[family]["params_before"]):
+            smallest[family] = row
+    return smallest
 
 
-def read(path: Path) -> dict[str, dict[str, str]]:
-    if not path.exists():
-        return {}
-    with path.open(newline="") as file:
-        return {row["model"]: row for row in csv.DictReader(file)}
-
-
-def write(path: Path, rows: list[dict[str, str]]) -> None:
+def write(path: Path, rows: list[Row]) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_suffix(".tmp")
     with temporary.open("w", newline="") as file:
-        writer = csv.DictWriter(file, [f.name for f in fields(Outcome)])
+        writer = csv.DictWriter(file, COLUMNS)
         writer.writeheader()
         writer.writerows(rows)
     temporary.replace(path)
 
 
-def summary(rows: list[dict[str, str]]) -> list[str]:
+@dataclass(frozen=True)
+class Library:
+    """What became of the models of one library."""
+
+    name: str
+    rows: list[Row]
+
+    def of_status(self, status: str) -> list[Row]:
+        return [row for row in self.rows if row["status"] == status]
+
+    @property
+    def different(self) -> list[Row]:
+        """Converted, but with outputs of another structure or shape."""
+        return [row for row in self.of_status("converted") if not row["structure_equal"] == row["shapes_equal"] == "True"]
+
+    @property
+    def mostly_convolution(self) -> list[Row]:
+        return [row for row in self.rows if row["mostly_convolution"] == "True"]
+
+    @property
+    def short(self) -> list[Row]:
+        return [row for row in self.mostly_convolution if not row["reached"] or float(row["reached"]) < ENOUGH]
+
+
+def libraries(rows: list[Row]) -> list[Library]:
+    return [Library(name, [row for row in rows if row["model"].startswith(name)]) for name in ("timm", "torchvision")]
+
+
+def summary(rows: list[Row]) -> list[str]:
     lines = []
-    for library in ("timm", "torchvision"):
-        mine = [row for row in rows if row["model"].startswith(library)]
-        if not mine:
+    for library in libraries(rows):
+        if not library.rows:
             continue
-        count = {status: sum(row["status"] == status for row in mine) for status in ("converted", "nothing", "error")}
-        converted = [row for row in mine if row["status"] == "converted"]
-        equal = sum(row["structure_equal"] == row["shapes_equal"] == "True" for row in converted)
-        mostly = [row for row in mine if row["mostly_convolution"] == "True"]
-        short = [row for row in mostly if not row["reached"] or float(row["reached"]) < 0.95]
+        converted, nothing, errors = (library.of_status(status) for status in ("converted", "nothing", "error"))
+        mostly, short = library.mostly_convolution, library.short
         lines.append(
-            f"{library}: {len(mine)} models, {count['converted']} converted ({equal} with equal outputs), "
-            f"{count['nothing']} with nothing to convert, {count['error']} errors; of {len(mostly)} that are mostly "
-            f"convolutions {len(mostly) - len(short)} reached 95 %"
+            f"{library.name}: {len(library.rows)} models, {len(converted)} converted "
+            f"({len(converted) - len(library.different)} with equal outputs), {len(nothing)} with nothing to convert, "
+            f"{len(errors)} errors; of {len(mostly)} that are mostly convolutions {len(mostly) - len(short)} reached 95 %"
         )
         lines += [f"  short: {row['model']} {row['reached'] or row['reason']} {row['skipped']}" for row in short]
-        lines += [f"  error: {row['model']} {row['reason']}" for row in mine if row["status"] == "error"]
-        lines += [
-            f"  output differs: {row['model']}"
-            for row in converted
-            if not row["structure_equal"] == row["shapes_equal"] == "True"
-        ]
+        lines += [f"  error: {row['model']} {row['reason']}" for row in errors]
+        lines += [f"  output differs: {row['model']}" for row in library.different]
     lines.append(f"{sum(float(row['seconds']) for row in rows) / 60:.1f} minutes of work in all")
     return lines
 
 
+def tables() -> dict[str, str]:
+    lines: list[list[str]] = []
+    short: list[str] = []
+    for library in libraries(read_csv(RESULTS / "zoo.csv")):
+        converted, nothing, errors = (len(library.of_status(status)) for status in ("converted", "nothing", "error"))
+        equal, mostly = converted - len(library.different), len(library.mostly_convolution)
+        counts = [len(library.rows), converted, equal, nothing, errors, mostly, mostly - len(library.short)]
+        lines.append([library.name, *map(str, counts)])
+        for row in library.short:
+            short.append(f"- {row['model']}: {float(row['reached'] or 0):.1%} ({reasons(row)})")
+    header = ["library", "models", "converted", "outputs of equal structure and shape", "nothing to convert", "errors"]
+    header += ["mostly convolutions", "of those, 95 % of dense-convolution FLOPs reached"]
+    note = '"Nothing to convert" are networks whose only convolution is the first. Short of 95 %:'
+    return {"zoo": "\n".join([table(header, lines), "", note, "", *short])}
+
+
+def reasons(row: Row) -> str:
+    """Why sites were left, those aside that no conversion takes."""
+    plain = ("first convolution", "depthwise", "works on a globally")
+    counts = json.loads(row["skipped"] or "{}")
+    return ", ".join(f"{n} {reason}" for reason, n in counts.items() if not reason.startswith(plain)) or row["reason"]
+
+
 if __name__ == "__main__":
-    warnings.filterwarnings("ignore")
     main()

@@ -9,21 +9,20 @@ batch by batch, as a loader would read them.
 
 import argparse
 import json
-import platform
-import resource
-import subprocess
-import sys
 from collections.abc import Iterator
-from pathlib import Path
-from typing import Any
 
 import torch
+import torchvision
 from torch import Tensor
 from torch.nn import functional as F
 
 import ghostify
+from benchmarks.harness.arguments import add_threads, argument_parser, parse
+from benchmarks.harness.machine import peak_mib, run_module, versions
+from benchmarks.harness.markdown import table
+from benchmarks.harness.results import Row, read_json, write_json
 
-RESULTS = Path(__file__).parents[1] / "results" / "calibration_cost.json"
+RESULTS = "calibration_cost.json"
 
 
 def batches(count: int) -> Iterator[Tensor]:
@@ -33,51 +32,46 @@ def batches(count: int) -> Iterator[Tensor]:
         yield F.avg_pool2d(noise, 7, 1, 3) * 7
 
 
-def measure_one(count: int, method: str, threads: int) -> dict[str, Any]:
-    import torchvision
-
-    torch.set_num_threads(threads)
+def measured(count: int, method: str, threads: int) -> Row:
     torch.manual_seed(0)
     teacher = torchvision.models.resnet50().eval()
     ghostify.reestimate_norms(teacher, batches(32))
     student = ghostify.convert(teacher, 2)
-    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
+    before = peak_mib() / 1024
     report = ghostify.calibrate(student, teacher, batches(count), method=method, max_images=count)
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
-    gib = {"peak_gib": round(peak, 2), "before_gib": round(before, 2)}
+    gib = {"peak_gib": round(peak_mib() / 1024, 2), "before_gib": round(before, 2)}
     return {"images": count, "threads": threads, "seconds": round(report.seconds, 1), **gib}
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argument_parser(__doc__)
     parser.add_argument("--images", type=int, nargs="+", default=[64, 256, 1024])
     parser.add_argument("--method", default="least_squares")
-    parser.add_argument("--threads", type=int, default=torch.get_num_threads())
     parser.add_argument("--one", type=int, help=argparse.SUPPRESS)
-    args = parser.parse_args()
+    add_threads(parser, torch.get_num_threads())
+    args = parse(parser)
     if args.one:
-        print(json.dumps(measure_one(args.one, args.method, args.threads)))
+        print(json.dumps(measured(args.one, args.method, args.threads)))
         return
-    about = {"torch": torch.__version__, "ghostify": ghostify.__version__, "python": platform.python_version()}
-    rows = json.loads(RESULTS.read_text())["rows"] if RESULTS.exists() else []
+    rows = read_json(RESULTS).get("rows", [])
     for count in args.images:
         if any((row["images"], row["method"], row["threads"]) == (count, args.method, args.threads) for row in rows):
             continue
-        command = [
-            sys.executable,
-            "-m",
-            "benchmarks.calibration.cost",
-            "--one",
-            str(count),
-            "--method",
-            args.method,
-            "--threads",
-            str(args.threads),
-        ]
-        row = json.loads(subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True).stdout)
-        rows.append({"method": args.method, **row, **about})
-        RESULTS.write_text(json.dumps({"rows": rows}, indent=1) + "\n")
+        options = ("--one", str(count), "--method", args.method, "--threads", str(args.threads))
+        row = json.loads(run_module("benchmarks.calibration.cost", *options))
+        rows.append({"method": args.method, **row, **versions()})
+        write_json(RESULTS, {"rows": rows})
         print(rows[-1], flush=True)
+
+
+def tables() -> dict[str, str]:
+    """Time and memory of resnet50 by the number of images."""
+    rows = sorted(read_json(RESULTS)["rows"], key=lambda row: (row["threads"], row["images"]))
+    lines = [
+        [str(r["images"]), str(r["threads"]), f"{r['seconds']:.0f}", f"{r['peak_gib']:.2f}", f"{r['before_gib']:.2f}"]
+        for r in rows
+    ]
+    return {"cost": table(["images", "threads", "seconds", "peak memory, GiB", "of that before, GiB"], lines)}
 
 
 if __name__ == "__main__":

@@ -3,37 +3,32 @@
     python -m benchmarks.conversion.warm_start --data DIR --models FILE
 
 DIR holds cifar10.npz, resnet56_cifar10.safetensors and vgg16_bn_cifar10.safetensors; FILE is the Python file that builds the
-two networks. All 10,000 test images; norms are re-estimated on 256 training images, without labels.
+two networks. All 10,000 test images; norms are re-estimated on 256 training images, without labels. Writes
+results/warm_start.json.
 """
 
-import argparse
 import copy
-import importlib.util
-import json
-import platform
-from pathlib import Path
+from typing import Any
 
-import numpy as np
 import torch
 from rich.progress import track
 from torch import Tensor, nn
 
 import ghostify
-from ghostify.students.weights import load_weights
+from benchmarks.harness.arguments import argument_parser, parse
+from benchmarks.harness.machine import versions
+from benchmarks.harness.markdown import percent as as_percent
+from benchmarks.harness.markdown import table
+from benchmarks.harness.networks import CIFAR, Networks, percent, predict
+from benchmarks.harness.results import Row, read_json, write_json
 
-RESULTS = Path(__file__).parents[1] / "results"
-SETTINGS = {
+RESULTS = "warm_start.json"
+SETTINGS: dict[str, dict[str, Any]] = {
     "depthwise": {},
     "pointwise": {"cheap": "pointwise"},
     "auto": {"cheap": "auto"},
     "depthwise, ratio 1.5": {"ratio": 1.5},
 }
-
-
-@torch.no_grad()
-def accuracy(model: nn.Module, images: Tensor, labels: Tensor) -> float:
-    hits = sum((model(x).argmax(1) == y).sum().item() for x, y in zip(images.split(100), labels.split(100), strict=True))
-    return round(100 * hits / len(labels), 2)
 
 
 @torch.no_grad()
@@ -50,40 +45,46 @@ def reestimate(model: nn.Module, images: Tensor) -> nn.Module:
     return model.eval()
 
 
+def measured(networks: Networks, network: str, setting: str) -> Row:
+    images, labels = networks.cifar("test", slice(None))
+    few, _ = networks.cifar("train", slice(256))
+
+    def top1(model: nn.Module) -> float:
+        return percent(predict(model, images, 100) == labels)
+
+    teacher = networks.teacher(network)
+    student = ghostify.convert(teacher, **SETTINGS[setting])
+    report = ghostify.report(student, (1, 3, 32, 32))
+    return {
+        "model": network,
+        "setting": setting,
+        "base": percent(networks.answers(network, 0, False) == labels),
+        "flops_share": round(report.after.flops / report.before.flops, 4),
+        "params_share": round(report.after.params / report.before.params, 4),
+        "after_conversion": top1(student),
+        "norms_reestimated": top1(reestimate(student, few)),
+    }
+
+
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--data", type=Path, required=True)
-    parser.add_argument("--models", type=Path, required=True)
-    args = parser.parse_args()
-    spec = importlib.util.spec_from_file_location("cifar_models", args.models)
-    builders = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(builders)
-    data = np.load(args.data / "cifar10.npz")
-    images = torch.tensor(data["x_test"]).permute(0, 3, 1, 2).float() / 255
-    labels = torch.tensor(data["y_test"])
-    few = torch.tensor(data["x_train"][:256]).permute(0, 3, 1, 2).float() / 255
+    args = parse(argument_parser(__doc__, "data", "models"))
+    networks = Networks(args.data, args.models)
     rows = []
-    for name in ("resnet56", "vgg16_bn"):
-        teacher = getattr(builders, name)()
-        load_weights(teacher, args.data / f"{name}_cifar10.safetensors")
-        base = accuracy(teacher.eval(), images, labels)
-        for setting, options in track(SETTINGS.items(), description=name):
-            student = ghostify.convert(teacher, **options)
-            report = ghostify.report(student, (1, 3, 32, 32))
-            rows.append(
-                {
-                    "model": name,
-                    "setting": setting,
-                    "base": base,
-                    "flops_share": round(report.after.flops / report.before.flops, 4),
-                    "params_share": round(report.after.params / report.before.params, 4),
-                    "after_conversion": accuracy(student, images, labels),
-                    "norms_reestimated": accuracy(reestimate(student, few), images, labels),
-                }
-            )
+    for network in CIFAR:
+        for setting in track(SETTINGS, description=network):
+            rows.append(measured(networks, network, setting))
             print(rows[-1])
-    about = {"torch": torch.__version__, "ghostify": ghostify.__version__, "python": platform.python_version()}
-    (RESULTS / "warm_start.json").write_text(json.dumps({"about": about, "rows": rows}, indent=1) + "\n")
+    write_json(RESULTS, {"about": versions(), "rows": rows})
+
+
+def tables() -> dict[str, str]:
+    scores = ("base", "after_conversion", "norms_reestimated")
+    lines = [
+        [row["model"], row["setting"], as_percent(row["flops_share"]), *(f"{row[key]:.2f}" for key in scores)]
+        for row in read_json(RESULTS)["rows"]
+    ]
+    header = ["network", "setting (ratio 2)", "FLOPs", "original, %", "converted, %", "norms re-estimated, %"]
+    return {"warm_start": table(header, lines)}
 
 
 if __name__ == "__main__":
