@@ -1,6 +1,6 @@
 """Feature maps of a Ghost module as pictures."""
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from .common.checks import whole_number
 from .common.figures import GHOST
@@ -9,6 +9,8 @@ from .errors import ArgumentError, ArgumentTypeError
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
     from torch import Tensor, nn
+
+    from .layers.ghost_module import GhostModule
 
 
 def plot_maps(student: "nn.Module", site: str, image: "Tensor", columns: int = 8) -> "Figure":
@@ -27,8 +29,7 @@ def plot_maps(student: "nn.Module", site: str, image: "Tensor", columns: int = 8
     import matplotlib.pyplot as plt
     import torch
 
-    from .common.calls import evaluation_mode as evaluation
-    from .common.calls import forward_hooks, run_checked
+    from .common.calls import collected_outputs, evaluation_mode, run_checked
     from .layers.ghost_module import GhostModule
 
     ghosts = {name: module for name, module in student.named_modules() if isinstance(module, GhostModule)}
@@ -40,14 +41,12 @@ def plot_maps(student: "nn.Module", site: str, image: "Tensor", columns: int = 8
     if not isinstance(image, torch.Tensor) or image.dim() not in (3, 4):
         raise ArgumentTypeError("image must be a tensor (1, C, H, W) or (C, H, W)")
     module = ghosts[site]
-    seen: list[Any] = []
-    hook = (module, lambda layer, inputs, output: seen.append(output[0].float().cpu()))
-    with forward_hooks(after=[hook]), evaluation(student), torch.no_grad():
+    with collected_outputs(module) as outputs, evaluation_mode(student), torch.no_grad():
         run_checked(student, (image if image.dim() == 4 else image[None],), {})
-    if not seen or seen[0].dim() != 3:
+    if not outputs or outputs[0].dim() != 4:
         raise ArgumentError(f"site {site!r} has no maps of two dimensions to show")
-    maps, (kept, made) = seen[0], module.original_channels()
-    rows = _map_rows(module, kept.tolist(), made.tolist(), columns)
+    maps, (intrinsic, ghost) = outputs[0][0].float().cpu(), module.original_channels()
+    rows = _map_rows(module, intrinsic.tolist(), ghost.tolist(), columns)
     wide, high = max(map(len, rows)), len(rows)
     figure, axes = plt.subplots(high, wide, figsize=(wide * 1.1, high * 1.2), squeeze=False, layout="constrained")
     for line, cells in zip(axes, rows, strict=True):
@@ -60,17 +59,17 @@ def plot_maps(student: "nn.Module", site: str, image: "Tensor", columns: int = 8
     return figure
 
 
-def _map_rows(module: Any, kept: list[int], made: list[int], columns: int) -> list[list[int | None]]:
-    """Channels of the whole layer, row by row."""
+def _map_rows(module: "GhostModule", intrinsic: list[int], ghosts: list[int], columns: int) -> list[list[int | None]]:
+    """Channels of the whole layer, row by row: ``intrinsic`` and ``ghosts`` are its channels in the module's order."""
     if module.cheap == "pointwise":
-        shown: list[int | None] = [*made[: 2 * columns]]
-        return [[*kept[:columns]], *(shown[start : start + columns] for start in range(0, len(shown), columns))]
-    children: dict[int, list[int]] = {position: [] for position in range(len(kept))}
-    for channel, source in zip(made, module.source_positions().tolist(), strict=True):
+        shown: list[int | None] = [*ghosts[: 2 * columns]]
+        return [[*intrinsic[:columns]], *(shown[start : start + columns] for start in range(0, len(shown), columns))]
+    children: dict[int, list[int]] = {position: [] for position in range(len(intrinsic))}
+    for channel, source in zip(ghosts, module.source_positions().tolist(), strict=True):
         children[source].append(channel)
     first = sorted(children, key=lambda position: -len(children[position]))[:columns]
     deepest = max(len(children[position]) for position in first)
-    rows: list[list[int | None]] = [[kept[position] for position in first]]
+    rows: list[list[int | None]] = [[intrinsic[position] for position in first]]
     for depth in range(min(deepest, 4)):
         rows.append([children[p][depth] if depth < len(children[p]) else None for p in first])
     return rows

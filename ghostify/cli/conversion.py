@@ -21,10 +21,11 @@ def report(
     *,
     network: Annotated[NetworkOptions, Group(without=("weights", "pretrained"))],
     conversion: Annotated[ConversionOptions, Group(without=("target", "sensitivity", "only_if_faster"))],
+    counter: Annotated[str, typer.Option(help="Who counts FLOPs: torch, or fvcore, for which weights are made.")] = "torch",
     plot: Annotated[Path | None, typer.Option(help="Also draw a bar chart of the sites into this file.")] = None,
     as_json: Json = False,
 ) -> None:
-    """Say what a conversion would save, site by site. No weights are needed or made.
+    """Say what a conversion would save, site by site. No weights are needed, nor made but for --counter fvcore.
 
     Examples:
 
@@ -36,8 +37,9 @@ def report(
     """
     from ..conversion.report import report as make_report
 
-    student = make_student(make_network(network, device="meta"), conversion, inplace=True)
-    student_report = make_report(student, parse_shape(conversion.input))
+    device = "cpu" if counter == "fvcore" else "meta"
+    student = make_student(make_network(network, device=device), conversion, inplace=True)
+    student_report = make_report(student, parse_shape(conversion.input), counter)
     if plot is not None:
         _save_plot(student_report, plot)
     print_report(student_report, as_json)

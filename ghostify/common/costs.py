@@ -1,19 +1,20 @@
 """Parameters, FLOPs (multiply-adds) and activation memory of a model, from one forward pass without values.
 
 FLOPs come from torch.utils.flop_counter, halved: it counts a multiply and an add as two. Convolutions, linear layers,
-matrix products and attention count; norms, activations and pooling do not, as in the paper. The tests compare the figures
-with fvcore, which can't be used here itself: it needs torch.jit.trace and real weights, and a model on the meta device
-has none.
+matrix products and attention count; norms, activations and pooling do not, as in the paper. ``fvcore_costs`` counts the same
+with fvcore, which traces a model and so needs its values; a model on the meta device has none.
 """
 
 import logging
 import weakref
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves, tree_map_only
 from torch.utils.flop_counter import FlopCounterMode
@@ -29,10 +30,12 @@ log = logging.getLogger(__name__)
 class Costs:
     """What one forward pass takes.
 
-    ``flops``: multiply-adds. ``activation_bytes``: the most memory that intermediate tensors take up at any one time, in
-    inference. ``positions``: for each layer asked for, how many output positions it computes (a transposed
-    convolution: how many input positions it reads), over all its calls.
-    ``output``: what the model returned, on the meta device where that was possible.
+    Attributes:
+        flops: multiply-adds.
+        activation_bytes: the most memory that intermediate tensors take up at any one time, in inference.
+        positions: for each layer asked for, how many output positions it computes (a transposed convolution: how many input
+            positions it reads), over all its calls.
+        output: what the model returned, on the meta device where that was possible.
     """
 
     flops: int
@@ -42,6 +45,7 @@ class Costs:
 
 
 def count_params(model: nn.Module) -> int:
+    """How many numbers the parameters hold; a tensor that stands in several places counts once."""
     return sum(p.numel() for p in model.parameters())
 
 
@@ -65,10 +69,22 @@ def measure(model: nn.Module, arguments: tuple[Any, ...], layers: Sequence[str] 
         log.debug("%s does not run on the meta device: %s", type(model).__name__, error)
     device = next((p.device for p in model.parameters()), torch.device("cpu"))
     try:
-        with evaluation_mode(model):
+        with evaluation_mode(model), unfused_attention():
             return _measure(model, tree_map_only(Tensor, lambda t: t.to(device), arguments), layers)
     except Exception as error:
         raise _refused(model, arguments, error) from error
+
+
+@contextmanager
+def unfused_attention() -> Iterator[None]:
+    """Attention as matrix products while the block runs: fused kernels of the CPU do not show a counter what they compute."""
+    fast_path = torch.backends.mha.get_fastpath_enabled()
+    torch.backends.mha.set_fastpath_enabled(False)
+    try:
+        with sdpa_kernel(SDPBackend.MATH):
+            yield
+    finally:
+        torch.backends.mha.set_fastpath_enabled(fast_path)
 
 
 def _measure(model: nn.Module, arguments: tuple[Any, ...], layers: Sequence[str]) -> Costs:
@@ -123,5 +139,5 @@ class _LiveMemory(TorchDispatchMode):
 def _refused(model: nn.Module, arguments: tuple[Any, ...], error: Exception) -> ArgumentError:
     shapes = [tuple(t.shape) for t in tree_leaves(arguments) if isinstance(t, Tensor)]
     lines = str(error).strip().splitlines() or [type(error).__name__]
-    given = ", ".join(map(str, shapes)) or "no tensor"
-    return ArgumentError(f"example_input ({given}) does not fit {type(model).__name__}: {lines[0]}")
+    inputs = ", ".join(map(str, shapes)) or "no tensor"
+    return ArgumentError(f"example_input ({inputs}) does not fit {type(model).__name__}: {lines[0]}")

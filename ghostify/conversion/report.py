@@ -6,9 +6,10 @@ import torch
 from torch import fx, nn
 from torch.utils._pytree import tree_leaves
 
-from ..common.checks import check_model
+from ..common.checks import check_choice, check_model
 from ..common.copying import copy_swapped
 from ..common.costs import Costs, count_params, measure
+from ..common.counters import COUNTERS
 from ..errors import ArgumentError, ArgumentTypeError
 from ..inputs.examples import as_arguments, example_input
 from ..layers.ghost_module import GhostModule
@@ -19,25 +20,27 @@ from .conversion_report import Report, Row, Total
 from .target import Budget
 
 
-def report(student: nn.Module, example_input: Any = None) -> Report:
+def report(student: nn.Module, example_input: Any = None, counter: str = "torch") -> Report:
     """Say what :func:`ghostify.convert` saved on a model.
+
+    FLOPs are multiply-adds of convolutions, linear layers and matrix products, attention included, whoever counts.
 
     Args:
         student: a converted model; it is not changed.
         example_input: a tensor, a shape such as ``(1, 3, 224, 224)``, or a tuple of forward arguments. Not needed for
             models of timm and torchvision; without it, a model of your own is reported without FLOPs.
+        counter: who counts FLOPs. ``"torch"``: ``torch.utils.flop_counter``, halved, as it counts a multiply and an add as two;
+            networks on the meta device have theirs counted, too. ``"fvcore"``: the handlers of fvcore, an independent count
+            on a trace of the model, which must have values. Memory is measured in the same way with both.
 
     Raises:
-        ArgumentError: the model was not converted, or does not accept the input.
+        ArgumentError: the model was not converted, or does not accept the input; another counter; or fvcore is asked for and
+            the model is on the meta device or can't be traced.
     """
-    if not isinstance(student, nn.Module):
-        raise ArgumentTypeError(f"student must be a module that ghostify.convert returned, not {type(student).__name__}")
-    check_model(student)
-    recipe = recipe_of(student)
-    if recipe is None:
-        raise ArgumentError(f"student ({type(student).__name__}) was not made by ghostify.convert: convert it first")
+    check_choice("counter", counter, tuple(COUNTERS))
+    recipe = _recipe(student)
     arguments = _arguments(student, example_input)
-    costs = None if arguments is None else measure(student, arguments, [record.name for record in recipe.sites])
+    costs = None if arguments is None else COUNTERS[counter](student, arguments, [record.name for record in recipe.sites])
     rows = _rows(student, recipe, costs)
     params = count_params(student)
     params_before = params + sum(row.params_before - row.params_after for row in rows)
@@ -59,8 +62,23 @@ def report(student: nn.Module, example_input: Any = None) -> Report:
     )
 
 
-def _arguments(student: nn.Module, given: Any) -> tuple[Any, ...] | None:
-    return example_input(student) if given is None else as_arguments(student, given)
+def _recipe(student: nn.Module) -> ConversionRecipe:
+    """The record of the conversion.
+
+    Raises:
+        ArgumentError, ArgumentTypeError: the student is no module, or was not converted.
+    """
+    if not isinstance(student, nn.Module):
+        raise ArgumentTypeError(f"student must be a module that ghostify.convert returned, not {type(student).__name__}")
+    check_model(student)
+    recipe = recipe_of(student)
+    if recipe is None:
+        raise ArgumentError(f"student ({type(student).__name__}) was not made by ghostify.convert: convert it first")
+    return recipe
+
+
+def _arguments(student: nn.Module, example: Any) -> tuple[Any, ...] | None:
+    return example_input(student) if example is None else as_arguments(student, example)
 
 
 def _dense_twin(student: nn.Module, recipe: ConversionRecipe) -> nn.Module:
@@ -99,14 +117,22 @@ def _rows(student: nn.Module, recipe: ConversionRecipe, costs: Costs | None) -> 
         once = record.dense_per_position if record.converted else now
         rows.append(
             Row(
-                record.name, record.kind, record.layers, record.in_channels, record.out_channels, record.kernel_size,
-                record.ratio, record.cheap, record.intrinsic,
-                record.dense_params, count_params(layer) if record.converted else record.dense_params,
-                None if positions is None else positions * once,
-                None if positions is None else positions * now,
-                record.reason,
+                name=record.name,
+                kind=record.kind,
+                layers=record.layers,
+                in_channels=record.in_channels,
+                out_channels=record.out_channels,
+                kernel_size=record.kernel_size,
+                ratio=record.ratio,
+                cheap=record.cheap,
+                intrinsic=record.intrinsic,
+                params_before=record.dense_params,
+                params_after=count_params(layer) if record.converted else record.dense_params,
+                flops_before=None if positions is None else positions * once,
+                flops_after=None if positions is None else positions * now,
+                reason=record.reason,
             )
-        )  # fmt: skip
+        )
     return tuple(rows)
 
 

@@ -24,6 +24,17 @@ def test_report_table_and_json(monkeypatch, capsys):
     assert report == ghostify.report(ghostify.convert(ghostify.create_model("torchvision/resnet18", device="meta")))
 
 
+def test_report_with_either_counter(monkeypatch, capsys, folder):
+    command = ("report", "torchvision/mobilenet_v3_small", "--input", "1x3x64x64", "--json")
+    outputs = [run(monkeypatch, capsys, *command, "--counter", name)[1] for name in ("torch", "fvcore")]
+    by_torch, by_fvcore = map(ghostify.Report.from_json, outputs)
+    assert by_fvcore.rows == by_torch.rows
+    assert (by_fvcore.before.flops, by_fvcore.after.flops) == (by_torch.before.flops, by_torch.after.flops)
+    code, _, said = run(monkeypatch, capsys, *command, "--counter", "fingers")
+    assert code == 2
+    assert "counter must be one of 'torch', 'fvcore', not 'fingers'" in " ".join(said.split())
+
+
 def test_report_of_a_factory_and_a_plot(monkeypatch, capsys, folder):
     code, out, _ = run(monkeypatch, capsys, "report", "--factory", "mynets:build", "--input", "1x3x16x16", "--plot", "bars.png")
     assert code == 0

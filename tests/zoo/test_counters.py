@@ -1,0 +1,24 @@
+"""Every model family of timm and torchvision once: fvcore's handlers count what torch's counter counts."""
+
+from pathlib import Path
+
+import pytest
+import torch
+
+import ghostify
+from ghostify.inputs.examples import example_input
+
+NAMES = Path(__file__).with_name("sample.txt").read_text().split()
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize("name", NAMES)
+def test_counters_agree_on_a_family(name):
+    torch.manual_seed(0)
+    model = ghostify.create_model(name)
+    inputs = example_input(model)
+    if "torchvision.models.detection" in type(model).__module__:
+        model.transform.min_size = (160,)  # in place of 800: the same layers, in a tenth of the time
+    student = ghostify.convert(model, init="random")
+    assert ghostify.report(student, inputs, counter="fvcore") == ghostify.report(student, inputs)
