@@ -48,7 +48,8 @@ def main() -> None:
     else:
         teacher = build(num_classes=args.classes, weights_backbone=None).eval()
         teacher.load_state_dict(torch.load(args.weights, weights_only=True))
-    train, val = (loader(*given, args.batch_size, given is args.train) for given in (args.train, args.val))
+    train = loader(*args.train, args.batch_size, training=True)
+    val = loader(*args.val, args.batch_size, training=False)
 
     student = ghostify.convert(teacher, ratio=2)
     print(ghostify.report(student))

@@ -4,18 +4,39 @@ python notebooks/execute.py            # check
 python notebooks/execute.py --write    # and keep the outputs
 """
 
-import sys
+import argparse
 from pathlib import Path
 
 import nbformat
 from nbclient import NotebookClient
+from nbformat import NotebookNode
 
-for path in sorted(Path(__file__).parent.glob("*.ipynb")):
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--write", action="store_true", help="keep the outputs")
+    write = parser.parse_args().write
+    for path in sorted(Path(__file__).parent.glob("*.ipynb")):
+        notebook = executed(path)
+        print(f"{path.name}: {sum(cell.cell_type == 'code' for cell in notebook.cells)} cells ran")
+        if write:
+            drop_warnings(notebook)
+            nbformat.write(notebook, path)
+
+
+def executed(path: Path) -> NotebookNode:
     notebook = nbformat.read(path, as_version=4)
-    NotebookClient(notebook, timeout=300, kernel_name="python3", resources={"metadata": {"path": path.parent}}).execute()
-    print(f"{path.name}: {sum(cell.cell_type == 'code' for cell in notebook.cells)} cells ran")
-    if "--write" in sys.argv:
-        for cell in notebook.cells:  # warnings of other libraries name folders of this machine
-            if cell.cell_type == "code":
-                cell.outputs = [output for output in cell.outputs if output.get("name") != "stderr"]
-        nbformat.write(notebook, path)
+    resources = {"metadata": {"path": path.parent}}
+    NotebookClient(notebook, timeout=300, kernel_name="python3", resources=resources).execute()
+    return notebook
+
+
+def drop_warnings(notebook: NotebookNode) -> None:
+    """Warnings of other libraries name folders of this machine."""
+    for cell in notebook.cells:
+        if cell.cell_type == "code":
+            cell.outputs = [output for output in cell.outputs if output.get("name") != "stderr"]
+
+
+if __name__ == "__main__":
+    main()
