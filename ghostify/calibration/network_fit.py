@@ -9,57 +9,63 @@ from ..common.calls import Arguments, captured
 from ..graph.sites import is_listed
 from ..graph.tracing import Part, trace
 from ..layers.patterns import lookup
-from .fit_state import FitState
-from .part_fit import PartFit, lies_in
+from .fit_state import FitState, lies_in
+from .part_fit import PartFit
+from .part_pair import PairedCalls, PartPair
 
 
 class NetworkFit:
-    """Fits the sites of a student in place, part by part."""
+    """Fits the sites of a student in place, part by part.
+
+    Args:
+        state: the two networks, the settings and the results.
+    """
 
     def __init__(self, state: FitState):
         self.state = state
         self.visited: set[str] = set()
+        self.student_parts, self.teacher_parts = (
+            {part.name + "|" + part.entry: part for part in trace(model, is_listed, lambda m: lookup(m) is not None)}
+            for model in (state.student, state.teacher)
+        )
 
     def run(self, calls: Collection[Arguments]) -> None:
         """Go through the whole network, given the arguments of a forward pass for each batch."""
-        parts = [trace(model, is_listed, lambda m: lookup(m) is not None) for model in (self.state.student, self.state.teacher)]
-        self.parts = [{part.name + "|" + part.entry: part for part in found} for found in parts]
-        self._inside("", calls, calls)
+        self._inside("", PairedCalls(calls, calls))
         for name, site in self.state.sites.items():
             if name not in self.state.results:
                 self.state.keep_warm_start(site, "never runs in evaluation mode")
 
-    def _inside(self, name: str, student_calls: Collection[Arguments], teacher_calls: Collection[Arguments]) -> None:
+    def _inside(self, name: str, calls: PairedCalls) -> None:
         """Go through the parts that lie in the module ``name``, given its calls."""
-        for key, part in self.parts[0].items():
-            other = self.parts[1].get(key)
+        for key, part in self.student_parts.items():
             if key in self.visited or not lies_in(part.entry, name) or not self._has_sites(part):
                 continue
             self.visited.add(key)
-            if other is None:
+            teacher_part = self.teacher_parts.get(key)
+            if teacher_part is None:
                 continue
-            if part.entry == name:
-                self._part(part, other, student_calls, teacher_calls)
-            else:
-                inner = [
-                    captured(model, name, part.entry, calls)
-                    for model, calls in ((self.state.student, student_calls), (self.state.teacher, teacher_calls))
-                ]
-                if len(inner[0]) == len(inner[1]):
-                    pairs = [_matched(mine, theirs) for mine, theirs in zip(*inner, strict=True) if _numel(theirs)]
-                    if pairs:
-                        self._part(part, other, [mine for mine, _ in pairs], [theirs for _, theirs in pairs])
+            inner = calls if part.entry == name else self._calls_of(part.entry, name, calls)
+            if inner is not None:
+                self._part(part, teacher_part, inner)
+
+    def _calls_of(self, inner: str, outer: str, calls: PairedCalls) -> PairedCalls | None:
+        """The calls of a module while an outer one runs; None where student and teacher can't be compared."""
+        of_student = captured(self.state.student, outer, inner, calls.student)
+        of_teacher = captured(self.state.teacher, outer, inner, calls.teacher)
+        if len(of_student) != len(of_teacher):
+            return None
+        both = [_matched(student, teacher) for student, teacher in zip(of_student, of_teacher, strict=True) if _numel(teacher)]
+        return PairedCalls([student for student, _ in both], [teacher for _, teacher in both]) if both else None
 
     def _has_sites(self, part: Part) -> bool:
         prefix = part.name + "." if part.name else ""
         return any(site.startswith(prefix) or site == part.entry for site in self.state.sites)
 
-    def _part(
-        self, part: Part, other: Part, student_calls: Collection[Arguments], teacher_calls: Collection[Arguments]
-    ) -> None:
-        pair = PartFit(self.state, part, other, student_calls, teacher_calls, self._inside)
+    def _part(self, student_part: Part, teacher_part: Part, calls: PairedCalls) -> None:
+        pair = PartPair(self.state, student_part, teacher_part, calls)
         try:
-            pair.walk()
+            PartFit(pair, self.state, self._inside).run()
         finally:
             pair.close()
 
@@ -69,7 +75,7 @@ def _numel(arguments: Arguments) -> int:
     return min((t.numel() for t in tree_leaves(arguments) if isinstance(t, Tensor)), default=1)
 
 
-def _matched(mine: Arguments, theirs: Arguments) -> tuple[Arguments, Arguments]:
+def _matched(student: Arguments, teacher: Arguments) -> tuple[Arguments, Arguments]:
     """The teacher's in place of the student's where they can't be compared, as with a detector's proposals."""
-    shapes = [[t.shape for t in tree_leaves(arguments) if isinstance(t, Tensor)] for arguments in (mine, theirs)]
-    return (mine, theirs) if shapes[0] == shapes[1] else (theirs, theirs)
+    shapes = [[t.shape for t in tree_leaves(arguments) if isinstance(t, Tensor)] for arguments in (student, teacher)]
+    return (student, teacher) if shapes[0] == shapes[1] else (teacher, teacher)

@@ -42,7 +42,7 @@ def test_without_shortcuts_two_sites_in_a_row_are_trained_together(monkeypatch):
     student = ghostify.convert(teacher, 2, skip=("first",))
     seen = []
     monkeypatch.setattr(
-        "ghostify.calibration.part_fit.train_block",
+        "ghostify.calibration.block_fit.train_block",
         lambda s, t, end, modules, settings: seen.append((end.site.name, len(modules))),
     )
     ghostify.calibrate(student, teacher, images(8))
