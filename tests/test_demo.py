@@ -2,9 +2,11 @@
 
 import json
 
+import pytest
 from helpers.cli import run
 
 
+@pytest.mark.slow
 def test_demo(monkeypatch, capsys):
     code, out, _ = run(monkeypatch, capsys, "demo", "--json")
     assert code == 0

@@ -105,6 +105,7 @@ def test_recover_calibrates_trains_and_goes_on(monkeypatch, capsys, folder):
     assert "few_shot, short, full" in err
 
 
+@pytest.mark.slow
 def test_recover_with_two_processes(folder):
     torch.manual_seed(0)
     save_file(randomize(Residual()).eval().state_dict(), folder / "w.safetensors")

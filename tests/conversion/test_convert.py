@@ -61,10 +61,10 @@ def test_constructor_and_names():
 
 def test_meta_device():
     with torch.device("meta"):
-        model = torchvision.models.resnet50()
+        model = torchvision.models.resnet18()
     student = ghostify.convert(model)
     assert all(p.is_meta for p in student.parameters())
-    planned, real = ghostify.report(student), ghostify.report(ghostify.convert(torchvision.models.resnet50()))
+    planned, real = ghostify.report(student), ghostify.report(ghostify.convert(torchvision.models.resnet18()))
     assert planned.rows == real.rows
     assert planned.before == real.before
     assert (planned.after.params, planned.after.flops) == (real.after.params, real.after.flops)

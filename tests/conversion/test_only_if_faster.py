@@ -13,6 +13,8 @@ from ghostify.conversion import only_if_faster as faster
 from ghostify.conversion.only_if_faster import Seconds, Timer
 from ghostify.students.recipe import recipe_of
 
+SLOW = [pytest.param(name, marks=pytest.mark.slow) for name in ("compile", "onnxruntime", "openvino")]
+
 
 @pytest.fixture(autouse=True)
 def cache(tmp_path, monkeypatch):
@@ -122,10 +124,11 @@ def test_a_cache_that_cannot_be_used_costs_only_time(monkeypatch, cache, content
     assert caplog.records or content == "[1]"
 
 
-@pytest.mark.parametrize("runtime", ["eager", "compile", "onnxruntime", "openvino"])
+@pytest.mark.parametrize("runtime", ["eager", *SLOW])
 def test_really_timed(runtime, monkeypatch, cache):
     if faster.runtime_named(runtime).missing():
         pytest.skip(faster.runtime_named(runtime).missing())
+    monkeypatch.setattr(faster, "TURN", 0.005), monkeypatch.setattr(faster, "LAYER_TURN", 0.005)
     monkeypatch.setattr(faster, "MOST", 1e9)  # whatever the clock says: what is tested is that there are times
     student = ghostify.convert(Residual(32), only_if_faster=runtime, example_input=(1, 3, 32, 32), linear_ratio=2)
     plain = ghostify.convert(Residual(32), linear_ratio=2)

@@ -85,9 +85,20 @@ def unchanged(model, before):
     )
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=15, deadline=None)
 @given(networks(), OPTIONS)
 def test_everything_but_the_sites_is_kept(model, options):
+    check_what_is_kept(model, options)
+
+
+@pytest.mark.slow
+@settings(max_examples=60, deadline=None)
+@given(networks(), OPTIONS)
+def test_everything_but_the_sites_is_kept_in_more_networks(model, options):
+    check_what_is_kept(model, options)
+
+
+def check_what_is_kept(model, options):
     before, modules, randomness = snapshot(model), dict(model.named_modules()), torch.random.get_rng_state()
     modes = {name: m.training for name, m in modules.items()}
     model.stem.weight.requires_grad_(False)

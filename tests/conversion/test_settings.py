@@ -3,7 +3,7 @@
 import pytest
 import torch
 import torchvision
-from helpers.conversion import ghosts
+from helpers.conversion import ghosts, stack
 from torch import nn
 
 import ghostify
@@ -11,7 +11,7 @@ from ghostify import ArgumentError, ReducedLinear
 
 
 def test_ratios_by_glob():
-    model = torchvision.models.resnet18()
+    model = ghostify.create_model("torchvision/resnet18", device="meta")
     student = ghostify.convert(model, 2, ratios={"layer4.*": 4, "layer*.conv2": 3, "layer1.0.conv1": None})
     found = {row.name: row.ratio for row in ghostify.report(student).rows}
     assert found["layer4.0.conv1"] == 4
@@ -24,17 +24,17 @@ def test_ratios_by_glob():
 
 @pytest.mark.parametrize("ratio", [1.5, 2, 3])
 def test_round_to(ratio):
-    student = ghostify.convert(torchvision.models.resnet18(), ratio, round_to=8)
+    student = ghostify.convert(ghostify.create_model("torchvision/resnet18", device="meta"), ratio, round_to=8)
     assert all(g.intrinsic_channels % 8 == 0 for g in ghosts(student).values())
 
 
 def test_min_channels():
-    student = ghostify.convert(torchvision.models.resnet18(), min_channels=256)
+    student = ghostify.convert(ghostify.create_model("torchvision/resnet18", device="meta"), min_channels=256)
     assert min(g.out_channels for g in ghosts(student).values()) == 256
 
 
 def test_cheap_auto_chooses_by_kernel():
-    student = ghostify.convert(torchvision.models.resnet50(), cheap="auto")
+    student = ghostify.convert(ghostify.create_model("torchvision/resnet50", device="meta"), cheap="auto")
     assert student.layer2[1].conv2.cheap == "pointwise"
     assert student.layer2[1].conv3.cheap == "depthwise"
 
@@ -53,6 +53,16 @@ def test_linear_ratio_keeps_the_last_layer():
 
 
 def test_linear_alone_and_without_linear_ratio():
-    student = ghostify.convert(torchvision.models.alexnet(), ratios={"classifier.1": 8})
-    assert isinstance(student.classifier[1], ReducedLinear)
-    assert isinstance(student.classifier[4], nn.Linear)
+    layers = [
+        nn.AdaptiveAvgPool2d(2),
+        nn.Flatten(),
+        nn.Linear(128, 64),
+        nn.ReLU(),
+        nn.Linear(64, 64),
+        nn.ReLU(),
+        nn.Linear(64, 9),
+    ]
+    student = ghostify.convert(stack(nn.Conv2d(32, 32, 3), nn.ReLU(), *layers), ratios={"5": 8})
+    assert isinstance(student[5], ReducedLinear)
+    assert isinstance(student[7], nn.Linear)
+    assert isinstance(student[9], nn.Linear)

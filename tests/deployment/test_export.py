@@ -45,7 +45,7 @@ FILES = [
 
 
 @pytest.mark.parametrize("name", FILES)
-@pytest.mark.parametrize("fold", [True, False])
+@pytest.mark.parametrize("fold", [True, pytest.param(False, marks=pytest.mark.slow)])
 def test_the_file_gives_what_the_student_gives(student, tmp_path, name, fold):
     path = ghostify.export(student, tmp_path / name, example_input=SHAPE, fold=fold)
     assert path == tmp_path / name
@@ -57,6 +57,7 @@ def test_the_file_gives_what_the_student_gives(student, tmp_path, name, fold):
     assert not [file for file in tmp_path.iterdir() if file.name.startswith(".")]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", FILES[:2])
 def test_networks_of_the_zoo(tmp_path, name):
     torch.manual_seed(0)
@@ -113,6 +114,7 @@ def test_what_is_no_path_is_told(student):
         ghostify.save(student, "")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", FILES[:2])
 def test_eight_bits(tmp_path, name):
     if name == "s.xml":

@@ -6,16 +6,25 @@ import pickle
 import pytest
 import timm
 import torch
-import torchvision
 from helpers.folding import assert_same, left, student_of
 from helpers.networks import Residual, randomize
+from helpers.scenes import detector
+from helpers.segmenters import segmenter
 from torch import fx, nn
 
 import ghostify
 from ghostify.deployment.folded_ghost import FoldedGhost
 from ghostify.layers.ghost_module import GhostModule
 
+QUICK = ("torchvision/squeezenet1_1", "torchvision/shufflenet_v2_x0_5", "torchvision/mobilenet_v2", "timm/resnet10t")
 
+
+@pytest.mark.parametrize("name", QUICK)
+def test_outputs_are_those_of_the_student(name):
+    check_outputs(name, "auto")
+
+
+@pytest.mark.slow
 @pytest.mark.parametrize("cheap", ["depthwise", "pointwise", "auto"])
 @pytest.mark.parametrize(
     "name",
@@ -26,7 +35,11 @@ from ghostify.layers.ghost_module import GhostModule
         *("timm/res2net50_14w_8s", "timm/nfnet_l0", "timm/resnetv2_50", "timm/tf_efficientnet_b0", "timm/seresnext26d_32x4d"),
     ],
 )
-def test_outputs_are_those_of_the_student(name, cheap):
+def test_outputs_of_many_networks_are_those_of_the_student(name, cheap):
+    check_outputs(name, cheap)
+
+
+def check_outputs(name, cheap):
     student = student_of(ghostify.create_model(name, num_classes=5), cheap)
     before = {key: value.clone() for key, value in student.state_dict().items()}
     folded = ghostify.fold(student)
@@ -77,14 +90,13 @@ def test_what_cannot_be_folded_says_why():
 
 
 def test_parts_of_a_detector_and_a_whole_segmenter():
-    student = student_of(torchvision.models.segmentation.fcn_resnet50(weights=None, weights_backbone=None, num_classes=4))
+    student = student_of(segmenter("fcn"))
     folded = ghostify.fold(student)
     x = torch.randn(1, 3, 64, 64)
     with torch.no_grad():
         wanted, given = student(x)["out"], folded(x)["out"]
     torch.testing.assert_close(given, wanted, rtol=1e-4, atol=1e-4 * float(wanted.abs().max()))
-    detector = torchvision.models.detection.retinanet_resnet50_fpn(weights=None, weights_backbone=None, num_classes=3)
-    student = student_of(detector)
+    student = student_of(detector("retinanet"))
     folded = ghostify.fold(student)
     with torch.no_grad():
         features = [model.backbone(x) for model in (student, folded)]
@@ -142,7 +154,7 @@ def test_a_folded_network_of_timm_keeps_no_training_only_part():
     assert not any(type(module).__name__ in ("Dropout", "DropPath", "Identity") for module in folded.modules())
 
 
-@pytest.mark.parametrize("name", ["torchvision/resnet18", "torchvision/densenet121"])
+@pytest.mark.parametrize("name", ["torchvision/resnet18", pytest.param("torchvision/densenet121", marks=pytest.mark.slow)])
 def test_a_folded_network_is_pickled_and_copied(name):
     """torch.fx keeps the code and traces it again."""
     folded = ghostify.fold(student_of(ghostify.create_model(name, num_classes=5), "depthwise"))

@@ -21,10 +21,15 @@ def pair():
     return {"dense": dense, "student": ghostify.convert(dense, 2, cheap="auto")}
 
 
-def test_every_runtime_gives_a_time_or_a_reason(pair):
-    found = ghostify.latency(pair, SIZE, batch_sizes=(1, 2), threads=1, repeats=2)
+CUDA = [name for name in RUNTIMES if RUNTIMES[name].cuda]
+
+
+@pytest.mark.parametrize("runtimes", [["eager", "channels_last", *CUDA], pytest.param(list(RUNTIMES), marks=pytest.mark.slow)])
+def test_every_runtime_gives_a_time_or_a_reason(pair, runtimes):
+    options = {} if runtimes == list(RUNTIMES) else {"runtimes": runtimes}  # all of them, where none is named
+    found = ghostify.latency(pair, SIZE, batch_sizes=(1, 2), threads=1, repeats=2, **options)
     assert [(t.runtime, t.batch_size, t.model) for t in found.timings] == [
-        (runtime, size, name) for runtime in RUNTIMES for size in (1, 2) for name in pair
+        (runtime, size, name) for runtime in runtimes for size in (1, 2) for name in pair
     ]
     ratio = measure(pair["dense"], (torch.zeros(1, *SIZE),)).flops / measure(pair["student"], (torch.zeros(1, *SIZE),)).flops
     for timing in found.timings:
@@ -42,8 +47,17 @@ def test_every_runtime_gives_a_time_or_a_reason(pair):
     assert len(found.to_frame()) == len(found.timings)
 
 
-@pytest.mark.parametrize("runtime", [name for name in RUNTIMES if not RUNTIMES[name].cuda])
+@pytest.mark.parametrize("runtime", [name for name in RUNTIMES if not RUNTIMES[name].cuda and name != "compile"])
 def test_each_runtime_computes_the_network(pair, runtime):
+    check_outputs(pair, runtime)
+
+
+@pytest.mark.slow
+def test_a_compiled_network_computes_the_same(pair):
+    check_outputs(pair, "compile")
+
+
+def check_outputs(pair, runtime):
     if RUNTIMES[runtime].missing():
         pytest.skip(RUNTIMES[runtime].missing())
     x = torch.randn(2, *SIZE)

@@ -5,8 +5,9 @@ import json
 import numpy as np
 import pytest
 import torch
-import torchvision
 from helpers.networks import Residual, randomize
+from helpers.scenes import detector, scene
+from helpers.segmenters import IMAGES, segmenter
 from torch import nn
 from torch.nn import functional as F
 
@@ -86,6 +87,7 @@ def test_the_model_stays_as_it_is(model, images):
     assert all(torch.equal(value, before[key]) for key, value in model.state_dict().items())
 
 
+@pytest.mark.slow
 def test_workers_find_the_same(model, images):
     alone, together = (ghostify.sensitivity(model, images, (2, 3), workers=workers) for workers in (1, 2))
     assert [(row.name, row.ratio, row.cheap) for row in alone.rows] == [(r.name, r.ratio, r.cheap) for r in together.rows]
@@ -114,13 +116,11 @@ def test_a_model_that_does_not_trace_as_a_whole(model, images):
 
 
 def test_segmentation_and_detection():
-    torch.manual_seed(0)
-    net = torchvision.models.segmentation.lraspp_mobilenet_v3_large(weights_backbone=None).eval()
     ratios = {"ratios": (2,), "max_images": 2}
-    found = ghostify.sensitivity(net, torch.randn(2, 3, 64, 64), **ratios)
+    found = ghostify.sensitivity(segmenter("lraspp"), IMAGES, **ratios)
     assert all(row.kl is not None for row in found.rows)
-    net = torchvision.models.detection.ssdlite320_mobilenet_v3_large(weights_backbone=None).eval()
-    found = ghostify.sensitivity(net, [[torch.rand(3, 320, 320)]], **ratios)
+    net = detector("ssd")
+    found = ghostify.sensitivity(net, [[scene(0)[0]]], **ratios)
     assert all(row.kl is None for row in found.rows)
     assert found.metric() == "error"
     assert "no class scores" in str(found)

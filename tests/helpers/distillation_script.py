@@ -76,5 +76,12 @@ def share(out: Path) -> None:
         out.write_text(json.dumps(facts))
 
 
+def share_as_one_of(rank: int, number: int, port: int, out: Path) -> None:
+    """As torchrun would call it."""
+    place = {"RANK": rank, "LOCAL_RANK": rank, "WORLD_SIZE": number, "LOCAL_WORLD_SIZE": number, "MASTER_PORT": port}
+    os.environ |= {name: str(value) for name, value in place.items()} | {"MASTER_ADDR": "127.0.0.1"}
+    share(out)
+
+
 if __name__ == "__main__":
     share(Path(sys.argv[1]))

@@ -225,7 +225,7 @@ def test_arrays_are_images_too(pairs):
     assert found == ghostify.evaluate(student, [(IMAGES, TARGETS)])
 
 
-@pytest.mark.parametrize("name", ["ssdlite320_mobilenet_v3_large", "ssd300_vgg16"])
+@pytest.mark.parametrize("name", ["ssdlite320_mobilenet_v3_large", pytest.param("ssd300_vgg16", marks=pytest.mark.slow)])
 def test_single_shot_detectors_come_back_by_their_names(name, tmp_path):
     student = ghostify.convert(ghostify.create_model(f"torchvision/{name}"), 2)
     ghostify.save(student, tmp_path / "s.safetensors")

@@ -15,6 +15,7 @@ from ghostify import GhostModule
 from ghostify.inputs.examples import example_input
 
 NAMES = Path(__file__).with_name("sample.txt").read_text().split()
+QUICK = ("timm/test_resnet", "timm/test_mambaout", "torchvision/squeezenet1_1")
 
 
 def run(model, inputs):
@@ -38,9 +39,8 @@ def smallest(model, inputs):
     return small
 
 
-@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore")
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("name", [pytest.param(name, marks=() if name in QUICK else pytest.mark.slow) for name in NAMES])
 def test_family(name):
     torch.manual_seed(0)
     model = ghostify.create_model(name).eval()
