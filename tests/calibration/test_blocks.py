@@ -15,7 +15,7 @@ def test_blocks_come_closer_still(name):
     teacher = trained(NETWORKS[name]())
     x, held_out = images(128, seed=1), images(64, seed=2)
     errors = []
-    for blocks in (None, BlockSettings()):
+    for blocks in (None, BlockSettings(steps=150)):
         student = ghostify.convert(teacher, 2)
         # the classifier as it is: refitted, it would hide what became of the maps
         calibrate_with(student, teacher, x, Settings(dense=False), blocks)

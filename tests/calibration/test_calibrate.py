@@ -22,7 +22,7 @@ def test_in_place_and_the_teacher_as_it_was():
     parameters, modules = list(map(id, student.parameters())), list(map(id, student.modules()))
     before, modes = state(teacher), [m.training for m in teacher.modules()]
     random = torch.get_rng_state()
-    ghostify.calibrate(student, teacher, images())
+    ghostify.calibrate(student, teacher, images(), steps=20)
     assert unchanged(teacher, before)
     assert [m.training for m in teacher.modules()] == modes
     assert list(map(id, student.parameters())) == parameters
@@ -69,7 +69,7 @@ def test_the_same_twice_gives_the_same():
     outputs = []
     for _ in range(2):
         student = ghostify.convert(teacher, 2)
-        ghostify.calibrate(student, teacher, images())
+        ghostify.calibrate(student, teacher, images(), steps=40)
         outputs.append(student(images(4)))
     assert torch.equal(*outputs)
 
@@ -78,7 +78,7 @@ def test_a_graph_module_and_half_precision():
     teacher = torch.fx.symbolic_trace(trained(Residual()))
     student = ghostify.convert(teacher, 2)
     before = error(student, teacher, images(seed=3))
-    ghostify.calibrate(student, teacher, images())
+    ghostify.calibrate(student, teacher, images(), steps=40)
     assert isinstance(student, torch.fx.GraphModule)
     assert error(student, teacher, images(seed=3)) < before
     low = copy.deepcopy(trained(Residual())).to(torch.bfloat16)
@@ -107,7 +107,7 @@ def test_what_the_caller_has_switched_on_changes_nothing(mode, method):
 
 def test_the_report_prints_plots_and_exports():
     student = ghostify.convert(TEACHER, 2)
-    report = ghostify.calibrate(student, TEACHER, X)
+    report = ghostify.calibrate(student, TEACHER, X, steps=5)
     frame = report.to_frame()
     assert list(frame.index) == ["conv1", "conv2"]
     assert {"before", "after", "cheap"} <= set(frame.columns)

@@ -59,7 +59,7 @@ def test_maps_on_disk_give_the_same_and_are_cleared_away(tmp_path, monkeypatch):
             SpilledList, "close", (lambda old: lambda self: (seen.append(self.folder), old(self)))(SpilledList.close)
         )
         student = ghostify.convert(teacher, 2)
-        ghostify.calibrate(student, teacher, images())
+        ghostify.calibrate(student, teacher, images(), steps=20)
         outputs.append(student(images(4)))
         monkeypatch.undo()
         monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))

@@ -34,7 +34,7 @@ def test_proposals_that_differ_between_teacher_and_student(found, opaque, method
     teacher = trained(Proposing(opaque))
     teacher.threshold = teacher.body(images()).mean((1, 2, 3)).median().item() if found == "some" else 1e9
     student = ghostify.convert(teacher, 2)
-    report = ghostify.calibrate(student, teacher, images(), method=method)
+    report = ghostify.calibrate(student, teacher, images(), method=method, steps=20)
     # code that does not trace runs the second stage on the teacher's proposals
     served = {"body.2", "head.0"} if opaque and found == "some" else {"body.2"}
     assert {site.name for site in report.fitted} == served
@@ -102,5 +102,5 @@ def test_two_dense_ways_to_a_sum_do_not_wait_for_each_other(method):
     teacher = trained(TwoWays())
     student = ghostify.convert(teacher, 2, ratios={"left": None, "right": None})
     before = error(student, teacher, images(64, seed=2))
-    ghostify.calibrate(student, teacher, images(), method=method)
+    ghostify.calibrate(student, teacher, images(), method=method, steps=60)
     assert error(student, teacher, images(64, seed=2)) < before
