@@ -24,17 +24,14 @@ def flops(model, example=INPUT):
     return measure(model, (example,)).flops
 
 
-SHARES = [(0.4, "auto"), (0.6, "depthwise"), (0.8, "pointwise")]
-MORE_SHARES = [(0.4, "depthwise"), (0.4, "pointwise"), (0.6, "pointwise"), (0.6, "auto"), (0.8, "depthwise"), (0.8, "auto")]
-
-
 @pytest.fixture(scope="module")
 def resnet():
     torch.manual_seed(0)
-    return randomize(timm.create_model("resnet18", channels=(32, 64, 128, 256), stem_width=32)).eval()
+    return randomize(timm.create_model("resnet18", channels=(64, 64, 128, 256), stem_width=64)).eval()
 
 
-@pytest.mark.parametrize(("share", "cheap"), [*SHARES, *(pytest.param(*both, marks=pytest.mark.slow) for both in MORE_SHARES)])
+@pytest.mark.parametrize("cheap", ["depthwise", "pointwise", "auto"])
+@pytest.mark.parametrize("share", [0.4, 0.6, 0.8])
 def test_within_a_hundredth_below_the_target(resnet, share, cheap):
     student = ghostify.convert(resnet, target={"flops": share}, cheap=cheap, example_input=INPUT)
     assert 0.99 * share < flops(student) / flops(resnet) <= share
@@ -42,10 +39,10 @@ def test_within_a_hundredth_below_the_target(resnet, share, cheap):
     assert 0.99 * share < count_params(student) / count_params(resnet) <= share
 
 
-@pytest.mark.parametrize("given", ["0.02G", 2e7, "20M", "2e7", 2 * 10**7])
+@pytest.mark.parametrize("given", ["0.04G", 4e7, "40M", "4e7", 4 * 10**7])
 def test_absolute_targets(resnet, given):
     student = ghostify.convert(resnet, target={"flops": given}, example_input=INPUT)
-    assert 1.98e7 < flops(student) <= 2e7
+    assert 3.96e7 < flops(student) <= 4e7
 
 
 def test_latency_of_the_sites(monkeypatch):
