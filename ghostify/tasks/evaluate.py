@@ -1,16 +1,14 @@
 """evaluate(): how good a network is, by labels or beside its teacher."""
 
-from collections.abc import Callable, Sequence
 from typing import Any
 
-from torch import Tensor, nn
+from torch import nn
 
-from ..common.checks import whole_number
-from ..errors import ArgumentTypeError
+from ..common.checks import check_is_module, whole_number
 from ..inputs.sources import make_source
 from ..losses import main_output
 from .kinds import task_for
-from .task import Task
+from .task import Outputs, Task
 
 
 def evaluate(
@@ -19,7 +17,7 @@ def evaluate(
     *,
     teacher: nn.Module | None = None,
     batch_size: int = 256,
-    outputs: Callable[[Any], Sequence[Tensor]] = main_output,
+    outputs: Outputs = main_output,
     task: Task | None = None,
     workers: int | None = None,
     progress: bool = False,
@@ -30,11 +28,11 @@ def evaluate(
     no image is counted twice.
 
     Args:
-        model: on any device; images are moved there.
+        model: the network to judge, on any device; images are moved there.
         data: a DataLoader or other iterable of batches (images, labels); a tensor or array of images, or a pair of them and
             labels; a folder of pictures, one folder for each class; or a timm name such as ``"torch/cifar10"``. Labels may
             be missing where there is a teacher.
-        teacher: also count where both name the same class.
+        teacher: the original network, to count where both name the same class; None for none.
         batch_size: images at a time where ``data`` is not in batches.
         outputs: from what the model returns to the scores (N, classes, ...) in a list; see
             :func:`ghostify.losses.main_output`.
@@ -43,7 +41,7 @@ def evaluate(
         progress: show a progress bar.
 
     Returns:
-        A :class:`ghostify.Evaluation` of a network of class scores; else what the task makes.
+        A :class:`ghostify.Evaluation` of a network of class scores; else what the task's ``evaluate`` returns.
 
     Raises:
         ArgumentError, ArgumentTypeError: no image, or nothing to compare with, or a label beyond the model's classes.
@@ -51,9 +49,9 @@ def evaluate(
     Example:
         >>> print(ghostify.evaluate(student, loader, teacher=teacher))
     """
-    for name, part in (("model", model), ("teacher", teacher)):
-        if not isinstance(part, nn.Module) and not (part is None and name == "teacher"):
-            raise ArgumentTypeError(f"{name} must be a torch.nn.Module, not {type(part).__name__}")
+    check_is_module("model", model)
+    if teacher is not None:
+        check_is_module("teacher", teacher)
     batch_size = whole_number("batch_size", batch_size, 1)
     source = make_source(data, model, batch_size, training=False, name="data", workers=workers, broken="fail", once=True)
     return task_for(model, outputs, task).evaluate(model, teacher, source, progress)

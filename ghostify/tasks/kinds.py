@@ -1,4 +1,4 @@
-"""Which task a network is for."""
+"""Which task goes with which kind of network."""
 
 from torch import nn
 
@@ -10,13 +10,15 @@ from .task import Outputs, Task
 
 
 def task_for(model: nn.Module, outputs: Outputs, task: Task | None) -> Task:
-    """The one that was given, or the one for networks of the model's kind.
+    """The task of a network: ``task`` where there is one, scores by ``outputs`` where these are not the default, else the
+    task for networks of the model's kind.
 
     Raises:
-        ArgumentError, ArgumentTypeError: both ``outputs`` and ``task``; something else than a task.
+        ArgumentError: both ``outputs`` and ``task``.
+        ArgumentTypeError: ``task`` is something else than a task.
     """
     if task is None:
-        return Scores(outputs) if outputs is not main_output else _task_of(model)
+        return Scores(outputs) if outputs is not main_output else _task_by_kind(model)
     if not isinstance(task, Task):
         raise ArgumentTypeError(f"task must be a ghostify.Task, not {type(task).__name__}")
     if outputs is not main_output:
@@ -24,7 +26,7 @@ def task_for(model: nn.Module, outputs: Outputs, task: Task | None) -> Task:
     return task
 
 
-def _task_of(model: nn.Module) -> Task:
+def _task_by_kind(model: nn.Module) -> Task:
     from timm.models._features import FeatureDictNet, FeatureGetterNet, FeatureHookNet, FeatureListNet
 
     from .detection import Detection

@@ -1,4 +1,4 @@
-"""Backbones that give feature maps and no scores."""
+"""Backbones that give feature maps and no scores: how they are compared and judged."""
 
 from dataclasses import dataclass
 from typing import Any
@@ -21,7 +21,7 @@ class MapsEvaluation:
     """How near the maps of a backbone are to its teacher's.
 
     Attributes:
-        images: how many.
+        images: number of images.
         explained: one less the squared error relative to the variance of the teacher's maps about their channel means; the
             average over places and batches.
     """
@@ -30,6 +30,7 @@ class MapsEvaluation:
     explained: float
 
     def scores(self) -> dict[str, float]:
+        """The share ``explained``."""
         return {"explained": self.explained}
 
     def __str__(self) -> str:
@@ -43,29 +44,48 @@ class Maps(Task):
     """
 
     def check(self, targets: Any) -> Any:
+        """
+        Raises:
+            ArgumentError: always, since there are no classes to learn.
+        """
         raise ArgumentError("the recipe weighs labels, and a backbone without a head has no classes: set labels to 0")
 
     def losses(
-        self, student: nn.Module, teacher: nn.Module, images: Any, targets: Any, recipe: LossWeights
-    ) -> dict[str, Tensor]:  # fmt: skip
+        self,
+        student: nn.Module,
+        teacher: nn.Module,
+        images: Any,
+        targets: Any,
+        recipe: LossWeights,
+    ) -> dict[str, Tensor]:
+        """``logits``, the difference of the maps, where the recipe weighs it.
+
+        Raises:
+            ArgumentError: the recipe weighs ``relation``.
+        """
         if recipe.relation:
             raise ArgumentError("relation compares class scores, and a backbone without a head has none: set it to 0")
         with torch.no_grad():
-            goals = tree_leaves(teacher(images))
-        given = tree_leaves(student(images))
-        return {"logits": feature_matching(given, goals, together=True)} if recipe.logits else {}
+            teacher_maps = tree_leaves(teacher(images))
+        student_maps = tree_leaves(student(images))
+        return {"logits": feature_matching(student_maps, teacher_maps, together=True)} if recipe.logits else {}
 
     def evaluate(self, model: nn.Module, teacher: nn.Module | None, source: Source, progress: bool = False) -> MapsEvaluation:
+        """How near the maps are to the teacher's.
+
+        Raises:
+            ArgumentError: no teacher, no image, or images that do not fit.
+        """
         if teacher is None:
             raise ArgumentError("a backbone without a head is judged beside its teacher: give teacher=")
-        found: list[tuple[int, float]] = []
+        errors: list[tuple[int, float]] = []  # images of a batch, and their mean error
         with torch.no_grad(), evaluation_mode(model), evaluation_mode(teacher):
             for item in over_batches(shared_out(source, 0, training=False), len(source), progress):
                 images, _ = self.split(item, model, source.name)
-                given, goals = (tree_leaves(run_checked(network, (images,), {})) for network in (model, teacher))
-                found.append((len(images), float(feature_matching(given, goals))))
-        sums = torch.tensor([[n, n * error] for n, error in found], dtype=torch.float64).reshape(-1, 2).sum(0)
-        total, off = sum_over_processes(sums).tolist()
-        if not total:
+                maps, teacher_maps = (tree_leaves(run_checked(network, (images,), {})) for network in (model, teacher))
+                errors.append((len(images), float(feature_matching(maps, teacher_maps))))
+        sums = torch.tensor([[n, n * error] for n, error in errors], dtype=torch.float64).reshape(-1, 2).sum(0)
+        total_images, total_error = sum_over_processes(sums).tolist()
+        if not total_images:
             raise ArgumentError(f"{source.name} holds no image")
-        return MapsEvaluation(round(total), 1 - off / total)
+        return MapsEvaluation(round(total_images), 1 - total_error / total_images)

@@ -1,4 +1,4 @@
-"""What training and evaluation have to know of a kind of network."""
+"""Task: how networks of one kind are compared with their teachers and judged."""
 
 from collections.abc import Callable, Sequence
 from typing import Any, Protocol
@@ -9,7 +9,7 @@ from ..common.calls import run_checked
 from ..errors import ArgumentError
 from ..inputs.sources import Source, split_batch
 
-Outputs = Callable[[Any], Sequence[Tensor]]
+Outputs = Callable[[Any], Sequence[Tensor]]  # from what a network returns to scores (N, classes, ...)
 
 
 class Judgement(Protocol):
@@ -46,6 +46,7 @@ class Task:
 
         Args:
             item: a batch as the loader gives it.
+            model: the network that the images are for.
             name: of the argument that it came from, for errors.
         """
         return split_batch(item, model, name)
@@ -63,7 +64,7 @@ class Task:
         """What belongs to the images, ready for :meth:`losses`, where the recipe weighs labels.
 
         Raises:
-            ArgumentError: it can't be learned from.
+            ArgumentError: these targets can't be learned from.
         """
         return targets
 
@@ -73,17 +74,37 @@ class Task:
         model(images)
 
     def losses(
-        self, student: nn.Module, teacher: nn.Module, images: Any, targets: Any, recipe: LossWeights
-    ) -> dict[str, Tensor]:  # fmt: skip
+        self,
+        student: nn.Module,
+        teacher: nn.Module,
+        images: Any,
+        targets: Any,
+        recipe: LossWeights,
+    ) -> dict[str, Tensor]:
         """Scalars by the name of their weight in the recipe: ``logits``, ``relation``, ``labels``.
 
         Args:
             student: in training mode.
             teacher: in evaluation mode; no gradient is wanted of it.
-            targets: None where the recipe does not weigh labels.
+            images: what :meth:`split` gave.
+            targets: what :meth:`check` gave; None where the recipe does not weigh labels.
+            recipe: which losses count.
+
+        Raises:
+            ArgumentError: the task has no losses.
         """
         raise ArgumentError(f"task {type(self).__name__} can't be trained on: it has no losses()")
 
     def evaluate(self, model: nn.Module, teacher: nn.Module | None, source: Source, progress: bool = False) -> Judgement:
-        """Judge a network on all of the batches, against labels, its teacher, or both."""
+        """Judge a network on all of the batches, against labels, its teacher, or both.
+
+        Args:
+            model: the network to judge; this method puts it in evaluation mode.
+            teacher: the original network; None where there is none.
+            source: has all batches in ``source.batches``.
+            progress: show a progress bar.
+
+        Raises:
+            ArgumentError: the task can't judge.
+        """
         raise ArgumentError(f"task {type(self).__name__} can't judge a network: it has no evaluate()")
