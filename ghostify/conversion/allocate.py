@@ -12,7 +12,6 @@ import numpy as np
 
 GAP = 1e-4  # relative to the loss: what no search goes on for
 
-
 STATES = 512  # partial answers that are followed up, the most promising ones
 
 
@@ -41,7 +40,7 @@ def allocate(choices: Sequence[Sequence[Option]], budget: float) -> list[Option]
 
 
 def _table(choices: Sequence[Sequence[Option]]) -> tuple[np.ndarray, np.ndarray]:
-    """(sites, options) of costs and losses; rows that are shorter end with infinities."""
+    """Costs and losses as arrays (sites, options); the rows of sites with fewer options end with infinities."""
     shape = (len(choices), max((len(options) for options in choices), default=1))
     costs, losses = np.full(shape, np.inf), np.full(shape, np.inf)
     for row, options in enumerate(choices):
@@ -54,23 +53,23 @@ def _priced(costs: np.ndarray, losses: np.ndarray, budget: float) -> tuple[float
     """The lowest price of cost at which what each site would take alone fits into the budget, and what they take."""
     rows = np.arange(len(costs))
 
-    def taken(price: float) -> np.ndarray:
+    def choose(price: float) -> np.ndarray:
         with np.errstate(invalid="ignore"):  # a price of zero times an infinite cost
             total = np.where(np.isinf(costs), np.inf, losses + price * costs)
         best = total.min(1, keepdims=True)
         return np.where(total <= best, costs, np.inf).argmin(1)  # the cheapest of the equally good
 
-    picked = taken(0.0)
+    picked = choose(0.0)
     if costs[rows, picked].sum() <= budget:
         return 0.0, picked
     high = 1e-12
-    while costs[rows, taken(high)].sum() > budget:
+    while costs[rows, choose(high)].sum() > budget:
         high *= 4
     low = 0.0
     for _ in range(100):
         middle = (low + high) / 2
-        low, high = (middle, high) if costs[rows, taken(middle)].sum() > budget else (low, middle)
-    return high, taken(high)
+        low, high = (middle, high) if costs[rows, choose(middle)].sum() > budget else (low, middle)
+    return high, choose(high)
 
 
 def _search(costs: np.ndarray, losses: np.ndarray, budget: float, price: float, picked: np.ndarray) -> np.ndarray:
@@ -94,18 +93,27 @@ def _search(costs: np.ndarray, losses: np.ndarray, budget: float, price: float, 
         new_cost = (cost[:, None] + costs[site, options]).ravel()
         new_loss = (loss[:, None] + losses[site, options]).ravel()
         least_loss = new_loss + price * (new_cost - budget) + later_total
-        index = np.flatnonzero((new_cost + later_cost <= budget) & (least_loss < best - GAP * abs(best)))
-        index = index[np.lexsort((new_loss[index], new_cost[index]))]
-        before = np.minimum.accumulate(np.append(np.inf, new_loss[index]))[:-1]
-        index = index[new_loss[index] < before]  # none that costs more and loses no less
-        if len(index) > STATES:
-            index = index[np.argpartition(least_loss[index], STATES)[:STATES]]
+        fits = (new_cost + later_cost <= budget) & (least_loss < best - GAP * abs(best))
+        index = _most_promising(np.flatnonzero(fits), new_cost, new_loss, least_loss)
         if not len(index):
             return picked
         steps.append((index // len(options), options[index % len(options)]))
         cost, loss = new_cost[index], new_loss[index]
-    found, state = picked.copy(), int(loss.argmin())
+    answer, state = picked.copy(), int(loss.argmin())
     for site, (parent, option) in zip(order[::-1], reversed(steps), strict=True):
-        found[site] = option[state]
+        answer[site] = option[state]
         state = int(parent[state])
-    return found
+    return answer
+
+
+def _most_promising(index: np.ndarray, cost: np.ndarray, loss: np.ndarray, least_loss: np.ndarray) -> np.ndarray:
+    """Those of the partial answers ``index`` that are followed up.
+
+    Left out are those that cost more than another and lose no less; of the others, all but the STATES ones that may lose least.
+    """
+    index = index[np.lexsort((loss[index], cost[index]))]
+    before = np.minimum.accumulate(np.append(np.inf, loss[index]))[:-1]
+    index = index[loss[index] < before]
+    if len(index) > STATES:
+        index = index[np.argpartition(least_loss[index], STATES)[:STATES]]
+    return index

@@ -9,18 +9,21 @@ import torch
 from torch import nn
 
 from ..common.checks import check_model
-from ..errors import ArgumentError, ArgumentTypeError, UnsupportedModelError
+from ..errors import ArgumentTypeError, UnsupportedModelError
 from ..graph.find_sites import find_sites
 from ..inputs.zoo import create_model
 from ..layers.ghost_module import GhostModule
 from ..layers.reduced_linear import ReducedLinear
 from ..students.recipe import attach_recipe, make_recipe, recipe_of
+from ..surgery.planned import PlannedSite
 from ..surgery.swap import make_swaps, swap
 from .budget import plan_budget
+from .config import SKIPS, GhostConfig
+from .goal import ConversionGoal
 from .only_if_faster import only_faster
-from .plan import SKIPS, GhostConfig, make_plan, nothing_to_convert
+from .plan import make_plan, nothing_to_convert
 from .sensitivity_table import Sensitivity
-from .target import Target
+from .target import Budget
 
 M = TypeVar("M", bound=nn.Module)
 
@@ -91,37 +94,56 @@ def convert(
         >>> student = ghostify.convert(torchvision.models.resnet50(), ratio=2)
         >>> print(ghostify.report(student))
     """
-    wanted = None if target is None else Target.parse(target)
-    if wanted is not None and ratio is not None:
-        raise ArgumentError(f"give either ratio={ratio!r} or target={dict(target or {})!r}, not both")
-    if wanted is None and sensitivity is not None:
-        raise ArgumentError("sensitivity goes with target=, which is missing")
-    if wanted is None and only_if_faster is None and example_input is not None:
-        raise ArgumentError("example_input goes with target= or only_if_faster=, which are missing")
-    if wanted is not None and only_if_faster is not None:
-        raise ArgumentError("only_if_faster goes with ratio=, not with target=, whose share-out it would undo")
-    config = GhostConfig(
-        2 if ratio is None else ratio,
-        dw_size,
-        cheap,
-        {} if ratios is None else ratios,
-        linear_ratio,
-        skip,
-        min_channels,
-        round_to,
-        init,
-        seed,
+    goal = ConversionGoal.parse(
+        ratio=ratio,
+        target=target,
+        sensitivity=sensitivity,
+        only_if_faster=only_if_faster,
+        example_input=example_input,
+        progress=progress,
     )
-    given = isinstance(model, nn.Module)
-    network: Any = model if given else _build(model)
+    config = GhostConfig(
+        ratio=2 if ratio is None else ratio,
+        dw_size=dw_size,
+        cheap=cheap,
+        ratios={} if ratios is None else ratios,
+        linear_ratio=linear_ratio,
+        skip=skip,
+        min_channels=min_channels,
+        round_to=round_to,
+        init=init,
+        seed=seed,
+    )
+    is_network = isinstance(model, nn.Module)
+    network: Any = model if is_network else _build(model)
     check_model(network)
-    budget = None
-    if wanted is None:
-        plan = make_plan(find_sites(network), config)
-    else:
-        plan, budget = plan_budget(network, find_sites(network), config, wanted, _found(sensitivity), example_input)
-    if only_if_faster is not None:
-        plan = only_faster(network, plan, config, only_if_faster, example_input, progress)
+    plan, budget = _plan_for(network, config, goal)
+    _check_plan(network, plan, inplace)
+    # parameters made in inference mode could never be trained, and the choice of channels needs a device with values
+    with torch.inference_mode(False), torch.device("cpu"):
+        student: M = swap(network, make_swaps(plan, config.init, config.seed), inplace or not is_network)
+    settings = config.to_dict() | ({} if budget is None else {"ratio": None, "budget": asdict(budget)})
+    attach_recipe(student, make_recipe(plan, settings, recipe_of(network)))
+    return student
+
+
+def _plan_for(network: nn.Module, config: GhostConfig, goal: ConversionGoal) -> tuple[list[PlannedSite], Budget | None]:
+    """What becomes of each site; and, where there is a target, what it came to."""
+    sites = find_sites(network)
+    if goal.target is not None:
+        return plan_budget(network, sites, config, goal.target, goal.sensitivity, goal.example_input)
+    plan = make_plan(sites, config)
+    if goal.only_if_faster is not None:
+        plan = only_faster(network, plan, config, goal.only_if_faster, goal.example_input, goal.progress)
+    return plan, None
+
+
+def _check_plan(network: nn.Module, plan: Sequence[PlannedSite], inplace: bool) -> None:
+    """Refuse a plan that can't be carried out.
+
+    Raises:
+        UnsupportedModelError: the plan converts nothing, or the whole model where it is to be changed in place.
+    """
     already = any(isinstance(m, (GhostModule, ReducedLinear)) for m in network.modules())
     if not already and not any(p.ratio for p in plan):
         raise UnsupportedModelError(nothing_to_convert(network, [p.reason for p in plan]))
@@ -129,31 +151,22 @@ def convert(
         raise UnsupportedModelError(
             f"model is itself a {type(network).__name__}, which can't be replaced in place: leave inplace"
         )
-    # parameters made in inference mode could never be trained, and the choice of channels needs a device with values
-    with torch.inference_mode(False), torch.device("cpu"):
-        student = swap(network, make_swaps(plan, config.init, config.seed), inplace or not given)
-    settings = config.to_dict() | ({} if budget is None else {"ratio": None, "budget": asdict(budget)})
-    attach_recipe(student, make_recipe(plan, settings, recipe_of(network)))
-    return student
 
 
-def _found(sensitivity: Any) -> Sensitivity | None:
-    if sensitivity is None or isinstance(sensitivity, Sensitivity):
-        return sensitivity
-    if isinstance(sensitivity, (str, Path)):
-        return Sensitivity.load(sensitivity)
-    raise ArgumentTypeError(f"sensitivity must come from ghostify.sensitivity, not {type(sensitivity).__name__}")
+def _build(model: object) -> nn.Module:
+    """The network that a name or a constructor stands for, without trained weights.
 
-
-def _build(model: Any) -> nn.Module:
+    Raises:
+        ArgumentError, ArgumentTypeError: it is neither, or gives no network.
+    """
     if isinstance(model, str):
         return create_model(model)
     if not callable(model):
         raise ArgumentTypeError(f"model must be a module, a constructor or a name, not {type(model).__name__}")
     try:
-        built = model()
+        network = model()
     except TypeError as error:
         raise ArgumentTypeError(f"model must be a constructor that takes no arguments: {error}") from error
-    if not isinstance(built, nn.Module):
-        raise ArgumentTypeError(f"model() must return a torch.nn.Module, not {type(built).__name__}")
-    return built
+    if not isinstance(network, nn.Module):
+        raise ArgumentTypeError(f"model() must return a torch.nn.Module, not {type(network).__name__}")
+    return network

@@ -27,7 +27,7 @@ from ..layers.reduced_linear import ReducedLinear
 from ..surgery.planned import PlannedSite
 from ..surgery.swap import make_swaps, swap
 from ..surgery.warm_start import make_ghost
-from .plan import GhostConfig
+from .config import GhostConfig
 from .site_latency import inputs_of, layers_of
 
 log = logging.getLogger(__name__)

@@ -1,71 +1,25 @@
-"""Which site gets which ratio: settings, globs and the default skips."""
+"""Which site gets which ratio: globs, the default skips, and layers that are too small."""
 
 import difflib
 import math
-from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from collections.abc import Sequence
 from fnmatch import fnmatchcase
 from typing import Any
 
-from ..common.checks import check_choice, whole_number
-from ..errors import ArgumentError, ArgumentTypeError
+from ..errors import ArgumentError
 from ..graph.sites import Site
 from ..layers.ghost_module import Cheap
-from ..layers.ratios import check_dw_size, check_ratio, intrinsic_channels
+from ..layers.ratios import intrinsic_channels
 from ..layers.reduced_linear import reduced_rank
 from ..surgery.planned import PlannedSite
-
-SKIPS = {
-    "first": "first convolution: the paper keeps it (skip=() converts it too)",
-    "pooled": "works on a globally pooled 1x1 map: no FLOPs to save (skip=('first',) converts it too)",
-    "last": "gives the network's outputs, which don't follow from each other (skip=('first', 'pooled') converts it too)",
-}
-
-
-@dataclass(frozen=True)
-class GhostConfig:
-    """The settings of a conversion, checked when they are made. :func:`ghostify.convert` explains each of them."""
-
-    ratio: float = 2
-    dw_size: int = 3
-    cheap: str = "depthwise"
-    ratios: Mapping[str, float | None] = field(default_factory=dict)
-    linear_ratio: float | None = None
-    skip: Sequence[str] = tuple(SKIPS)
-    min_channels: int = 8
-    round_to: int | None = None
-    init: str = "warm"
-    seed: int = 0
-
-    def __post_init__(self) -> None:
-        check_ratio(self.ratio)
-        check_dw_size(self.dw_size)
-        check_choice("cheap", self.cheap, ("depthwise", "pointwise", "auto"))
-        check_choice("init", self.init, ("warm", "random"))
-        if not isinstance(self.ratios, Mapping):
-            raise ArgumentTypeError(f"ratios must map names or globs to ratios, not {self.ratios!r}")
-        for pattern, ratio in self.ratios.items():
-            if not isinstance(pattern, str):
-                raise ArgumentTypeError(f"ratios must have names or globs as keys, not {pattern!r}")
-            if ratio is not None:
-                check_ratio(ratio, f"ratios[{pattern!r}]")
-        if self.linear_ratio is not None:
-            check_ratio(self.linear_ratio, "linear_ratio")
-        if isinstance(self.skip, str) or not isinstance(self.skip, Sequence):
-            raise ArgumentTypeError(f"skip must be a sequence of {', '.join(map(repr, SKIPS))}, not {self.skip!r}")
-        for role in self.skip:
-            check_choice("skip", role, tuple(SKIPS))
-        for name, least in (("min_channels", 1), ("round_to", 1), ("seed", 0)):
-            if getattr(self, name) is not None or name != "round_to":
-                # a plain int, which the recipe's JSON can hold
-                object.__setattr__(self, name, whole_number(name, getattr(self, name), least))
-
-    def to_dict(self) -> dict[str, Any]:
-        return {**asdict(self), "ratios": dict(self.ratios), "skip": list(self.skip)}
+from .config import SKIPS, GhostConfig
 
 
 def make_plan(sites: Sequence[Site], config: GhostConfig) -> list[PlannedSite]:
-    """Decide for each site; convolutions always appear, fully connected layers where the settings ask for them.
+    """Decide what becomes of each site.
+
+    Returns:
+        The convolutions, converted or with the reason why not, and the fully connected layers that get a smaller rank.
 
     Raises:
         ArgumentError: a key of ``ratios`` that matches no site.
@@ -130,8 +84,8 @@ def _plan_conv(site: Site, ratio: float, config: GhostConfig) -> PlannedSite:
 
 
 def nothing_to_convert(model: object, reasons: Sequence[str | None]) -> str:
-    """The error's sentence."""
-    found = f"none of its {len(reasons)} convolutions can be" if reasons else "it has no convolutions"
-    other = [reason for reason in reasons if reason != SKIPS["first"]] or list(reasons)
-    first = f" ({other[0]})" if other else ""
-    return f"model {type(model).__name__} has nothing to convert: {found}{' converted' if reasons else ''}{first}"
+    """The error's message for a model of which no site can be converted, with the reason that one of its sites has."""
+    state = f"none of its {len(reasons)} convolutions can be converted" if reasons else "it has no convolutions"
+    telling = [reason for reason in reasons if reason != SKIPS["first"]] or list(reasons)
+    example = f" ({telling[0]})" if telling else ""
+    return f"model {type(model).__name__} has nothing to convert: {state}{example}"

@@ -1,5 +1,7 @@
 """What each site loses at each number of intrinsic channels: measured, or guessed from its weights."""
 
+from typing import Protocol
+
 import numpy as np
 from torch import nn
 
@@ -8,38 +10,59 @@ from ..common.tensors import checksum_of_weights
 from ..errors import ArgumentError
 from ..surgery.planned import PlannedSite
 from ..surgery.white_noise import unexplained
-from .plan import GhostConfig
+from .config import GhostConfig
 from .sensitivity_table import Sensitivity
 
 MOST = 4.0  # the highest ratio where no measurement says how a site bears more
+
+
+class SiteLosses(Protocol):
+    """What each site loses; ``most`` is the highest ratio that losses are known for."""
+
+    @property
+    def most(self) -> float: ...
+
+    def of(self, planned: PlannedSite) -> float:
+        """The loss of a site as planned, in any unit that adds up over sites."""
 
 
 class MeasuredLosses:
     """Losses between the ratios that were measured, along the share of intrinsic channels; a dense site loses nothing.
 
     A loss never falls as channels go, which noise in a measurement could make it seem.
+
+    Args:
+        sensitivity: the measurement.
+        config: settings of the conversion.
+        model: the original.
+
+    Raises:
+        ArgumentError: other weights, or other settings, were measured.
     """
 
-    def __init__(self, found: Sensitivity, config: GhostConfig, model: nn.Module):
-        header = found.header
+    def __init__(self, sensitivity: Sensitivity, config: GhostConfig, model: nn.Module):
+        header = sensitivity.header
         if not on_meta(model) and checksum_of_weights(model) != header.weights:
             raise ArgumentError(
                 f"sensitivity was measured on other weights ({header.model}), not on those of this {type(model).__name__}: "
                 "measure it anew"
             )
         for name in ("cheap", "dw_size"):
-            there, wanted = getattr(header, name), getattr(config, name)
-            if there != wanted:
-                raise ArgumentError(f"sensitivity was measured with {name}={there!r}, not {wanted!r}: give convert the same")
+            measured, setting = getattr(header, name), getattr(config, name)
+            if measured != setting:
+                raise ArgumentError(
+                    f"sensitivity was measured with {name}={measured!r}, not {setting!r}: give convert the same"
+                )
         self.model, self.most = header.model, max(header.ratios)
-        metric = found.metric()
+        metric = sensitivity.metric()
         self.curves: dict[str, list[tuple[int, float]]] = {}
-        for row in found.rows:
+        for row in sensitivity.rows:
             value = getattr(row, metric)
             self.curves.setdefault(row.name, []).append((row.intrinsic, 0.0 if value is None else value))
 
     def of(self, planned: PlannedSite) -> float:
-        """
+        """The loss of a site as planned.
+
         Raises:
             ArgumentError: the site was not measured.
         """
@@ -56,12 +79,11 @@ class MeasuredLosses:
 
 class WeightProxy:
     """A guess from the weights and norms alone: the square of the share of a layer's output that the kept channels leave
-    unexplained, were its inputs white noise (see :mod:`ghostify.initialize`).
+    unexplained, were its inputs white noise (see :mod:`ghostify.surgery.white_noise`).
     """
 
-    most = MOST
-
     def __init__(self) -> None:
+        self.most = MOST
         self.curves: dict[str, np.ndarray] = {}
 
     def of(self, planned: PlannedSite) -> float:

@@ -14,8 +14,13 @@ METRICS = ("flops", "params", "latency")
 
 @dataclass(frozen=True)
 class Target:
-    """What a student may cost: ``value`` of ``metric``, a share of the original's where ``share``, else multiply-adds,
-    parameters or seconds."""
+    """What a student may cost.
+
+    Attributes:
+        metric: ``"flops"``, ``"params"`` or ``"latency"``.
+        value: multiply-adds, parameters or seconds; or a share.
+        share: whether ``value`` is a share of what the original costs.
+    """
 
     metric: str
     value: float
@@ -34,16 +39,9 @@ class Target:
             raise ArgumentError(f"target must have one of {', '.join(map(repr, METRICS))}, not {len(target)}: {dict(target)!r}")
         metric, value = next(iter(target.items()))
         check_choice("target", metric, METRICS)
-        units = _TIMES if metric == "latency" else _COUNTS
-        number = value
-        if isinstance(value, str):
-            match = re.fullmatch(r"\s*([0-9.]+(?:e[+-]?[0-9]+)?)\s*([A-Za-z]*)\s*", value)
-            try:
-                number = float(match[1]) * units[match[2]] if match else math.nan
-            except (KeyError, ValueError):
-                number = math.nan
-            if match and match[2] and number == number:
-                return cls(metric, number, share=False)
+        number, has_unit = _number(value, _TIMES if metric == "latency" else _COUNTS)
+        if has_unit and number == number:
+            return cls(metric, number, share=False)
         if isinstance(number, bool) or not isinstance(number, (int, float)) or not 0 < number < math.inf:
             forms = "0.5, '12ms'" if metric == "latency" else "0.5, 2e9, '2G'"
             raise ArgumentError(f"target[{metric!r}] must be of a form such as {forms}, not {value!r}")
@@ -51,6 +49,19 @@ class Target:
             other = "a time such as '12ms'" if metric == "latency" else f"a number of {metric} such as 2e9 or '2G'"
             raise ArgumentError(f"target[{metric!r}] must be a share below 1, or {other}, not {value!r}")
         return cls(metric, float(number), share=number < 1)
+
+
+def _number(value: Any, units: Mapping[str, float]) -> tuple[Any, bool]:
+    """The number in a text such as ``"12ms"``, NaN where there is none, and whether it has a unit; other values unchanged."""
+    if not isinstance(value, str):
+        return value, False
+    match = re.fullmatch(r"\s*([0-9.]+(?:e[+-]?[0-9]+)?)\s*([A-Za-z]*)\s*", value)
+    if match is None:
+        return math.nan, False
+    try:
+        return float(match[1]) * units[match[2]], bool(match[2])
+    except (KeyError, ValueError):
+        return math.nan, bool(match[2])
 
 
 _LEAST_COUNT = 100  # what is smaller was meant to be a share
@@ -68,8 +79,8 @@ class Budget:
 
     Attributes:
         metric: ``"flops"``, ``"params"`` or ``"latency"``.
-        limit: multiply-adds, parameters or seconds.
-        original: of the original.
+        limit: what the student may cost: multiply-adds, parameters or seconds, as the other three.
+        original: what the original costs.
         least: the least that is feasible, with the highest ratio everywhere.
         planned: what the student was planned to cost; no more than ``limit``.
     """

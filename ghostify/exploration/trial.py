@@ -8,7 +8,7 @@ from typing import Any
 
 from ..calibration.calibrate import METHODS
 from ..common.checks import check_choice, whole_number
-from ..conversion.plan import GhostConfig
+from ..conversion.config import GhostConfig
 from ..conversion.target import Target
 from ..distillation.recipe import Recipe
 from ..errors import ArgumentError

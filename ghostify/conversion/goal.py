@@ -1,0 +1,66 @@
+"""What a conversion aims at beyond its ratios: a target, or speed on a runtime."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from ..errors import ArgumentError, ArgumentTypeError
+from .sensitivity_table import Sensitivity
+from .target import Target
+
+
+@dataclass(frozen=True)
+class ConversionGoal:
+    """What a conversion aims at, and what tells how to get there. :func:`ghostify.convert` explains each of them.
+
+    Attributes:
+        target: what the student may cost; None without.
+        sensitivity: the measurement that the target goes by; None for a guess from the weights.
+        only_if_faster: the runtime on which each Ghost module is to be faster; None where speed does not matter.
+        example_input: what is counted or timed for, in any form that the user may give; None for what the model is known to
+            take.
+        progress: show a progress bar while sites are timed.
+    """
+
+    target: Target | None
+    sensitivity: Sensitivity | None
+    only_if_faster: str | None
+    example_input: Any
+    progress: bool
+
+    @classmethod
+    def parse(
+        cls,
+        *,
+        ratio: float | None,
+        target: Mapping[str, float | str] | None,
+        sensitivity: Sensitivity | str | Path | None,
+        only_if_faster: str | None,
+        example_input: Any,
+        progress: bool,
+    ) -> "ConversionGoal":
+        """The goal from the arguments of :func:`ghostify.convert`.
+
+        Raises:
+            ArgumentError, ArgumentTypeError: arguments that exclude each other, or one that lacks what it goes with; a target
+                or a sensitivity that can't be used.
+        """
+        parsed = None if target is None else Target.parse(target)
+        if parsed is not None and ratio is not None:
+            raise ArgumentError(f"give either ratio={ratio!r} or target={dict(target or {})!r}, not both")
+        if parsed is None and sensitivity is not None:
+            raise ArgumentError("sensitivity goes with target=, which is missing")
+        if parsed is None and only_if_faster is None and example_input is not None:
+            raise ArgumentError("example_input goes with target= or only_if_faster=, which are missing")
+        if parsed is not None and only_if_faster is not None:
+            raise ArgumentError("only_if_faster goes with ratio=, not with target=, whose share-out it would undo")
+        return cls(parsed, _read_sensitivity(sensitivity), only_if_faster, example_input, progress)
+
+
+def _read_sensitivity(sensitivity: Any) -> Sensitivity | None:
+    if sensitivity is None or isinstance(sensitivity, Sensitivity):
+        return sensitivity
+    if isinstance(sensitivity, (str, Path)):
+        return Sensitivity.load(sensitivity)
+    raise ArgumentTypeError(f"sensitivity must come from ghostify.sensitivity, not {type(sensitivity).__name__}")
