@@ -63,6 +63,7 @@ def over_batches(batches: Iterable[Any], total: int, shown: bool) -> Iterator[An
 
 
 def _bar(title: str, amount: "ProgressColumn") -> "Progress":
+    """A bar of rich's with a title before it, the amount that is done, the time left and a text behind it."""
     from rich.console import Console
     from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 

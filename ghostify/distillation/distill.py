@@ -53,7 +53,7 @@ def distill(
         student: what :func:`ghostify.convert` made, best after :func:`ghostify.calibrate`; any other network of the same
             outputs works too, without matched features. It is changed only once training is over: after an error or an
             interruption it is as it was, but for a loss that is not finite (see Raises).
-        teacher: the original; it is not changed.
+        teacher: the original network; it is not changed.
         train: a DataLoader or other iterable of batches, with labels or without; a tensor or array of images
             (N, C, H, W), or a pair of them and labels (N,); a folder of pictures, one folder for each class; or a timm
             data set such as ``"torch/cifar10"``.
@@ -74,7 +74,7 @@ def distill(
         progress: show a progress bar with speed and time left.
 
     Returns:
-        The losses of each epoch, validation, speed; printable, as a DataFrame, as a plot.
+        A :class:`ghostify.RecoveryReport` with losses, validation and speed of each epoch.
 
     Raises:
         ArgumentError, ArgumentTypeError: data, a setting or a checkpoint that can't be used; the message says why.
@@ -119,6 +119,7 @@ def distill(
 
 
 def _check_networks(student: Any, teacher: Any) -> None:
+    """Refuse what is no network with weights, and a student as its own teacher."""
     for name, model in (("student", student), ("teacher", teacher)):
         check_is_module(name, model)
         check_has_weights(name, model)
@@ -126,6 +127,7 @@ def _check_networks(student: Any, teacher: Any) -> None:
 
 
 def _check_settings(recipe: Any, checkpoint_seconds: Any) -> None:
+    """Refuse what is no recipe, and what is no time."""
     if not isinstance(recipe, Recipe):
         hint = f": Recipe.preset({recipe!r})" if recipe in PRESETS else ""
         raise ArgumentTypeError(f"recipe must be a ghostify.Recipe, not {type(recipe).__name__}{hint}")

@@ -65,6 +65,7 @@ class EpochBatches:
             yield StepBatches(batches, time.perf_counter() - started)
 
     def _batches(self, epoch: int, skip: int) -> Iterator[Any]:
+        """The batches of an epoch that are left. Random numbers that the loader draws come from a stream of each pass."""
         seen = 0
         for number in range(self.passes):
             stream = RandomStream(seed_of(self.seed, 1, epoch, number))

@@ -1,4 +1,4 @@
-"""What a recovery did, epoch by epoch."""
+"""The report of a distillation, epoch by epoch."""
 
 import csv
 import io
@@ -27,13 +27,15 @@ class EpochResult:
     """One epoch; the first, number 0, is the student before training.
 
     Attributes:
-        step: optimizer steps until then.
+        epoch: number of the epoch.
+        step: optimizer steps from the start of the run to the end of the epoch.
         lr: learning rate of the last step.
-        loss: mean over the epoch, of the weighted sum; ``parts`` are its terms, unweighted.
-        scores: of the validation, from 0 to 1, such as ``top1``, ``agreement``, ``mean_iou``; the best epoch is chosen by
+        loss: mean over the epoch of the weighted sum of losses.
+        parts: means over the epoch of these losses by name, unweighted.
+        scores: shares from 0 to 1 of the validation, such as ``top1``, ``agreement``, ``mean_iou``; the best epoch is chosen by
             the first.
-        seconds: of training until then.
-        images_per_second: while training.
+        seconds: time of training from the start of the run to the end of the epoch.
+        images_per_second: speed of training in the epoch.
     """
 
     epoch: int
@@ -47,7 +49,7 @@ class EpochResult:
 
     @property
     def score(self) -> float | None:
-        """What the best epoch is chosen by."""
+        """The score that the best epoch is chosen by; None where the epoch was not validated."""
         return next(iter(self.scores.values()), None)
 
     def flat(self) -> dict[str, float | None]:
@@ -59,15 +61,15 @@ class EpochResult:
 
 @dataclass(frozen=True)
 class RecoveryReport(ReportBase):
-    """What :func:`ghostify.distill` did.
+    """The report of :func:`ghostify.distill`.
 
     Attributes:
-        model: class name.
-        epochs: one row each.
-        best: number of the epoch whose weights the student has; None where nothing was there to choose by.
+        model: class name of the student.
+        epochs: a row for each epoch, the first of them for the student before training.
+        best: number of the epoch whose weights the student has; None where there was no validation to choose by.
         ended: why training ended.
-        broken: pictures that could not be read and were left out.
-        notes: what should be known of the run.
+        broken: number of pictures that could not be read and were left out.
+        notes: sentences on what was different from what the recipe asks for.
     """
 
     index = "epoch"
@@ -81,10 +83,12 @@ class RecoveryReport(ReportBase):
 
     @property
     def steps(self) -> int:
+        """Optimizer steps of the whole run."""
         return self.epochs[-1].step
 
     @property
     def seconds(self) -> float:
+        """Time of training, without validation."""
         return self.epochs[-1].seconds
 
     def to_csv(self, path: str | Path | None = None) -> str:
@@ -138,7 +142,8 @@ class RecoveryReport(ReportBase):
     def _printed(self) -> TextTable:
         return self._epoch_table(_evenly_some(self.epochs))
 
-    def _epoch_table(self, epochs: "Sequence[EpochResult]") -> TextTable:
+    def _epoch_table(self, epochs: Sequence[EpochResult]) -> TextTable:
+        """A row for each of some epochs, with a column for each score."""
         scores = list(self.epochs[0].scores)
         titles = ["epoch", "step", "lr", "loss", *(SCORES.get(name, name) for name in scores), "seconds"]
         rows = []

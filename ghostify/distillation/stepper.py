@@ -19,6 +19,7 @@ from .synced_norms import SyncedNorms
 
 if TYPE_CHECKING:
     from accelerate import Accelerator
+    from timm.scheduler.scheduler import Scheduler
 
 TICKS = 1_000_000  # the schedule's unit of time: the whole budget
 
@@ -60,7 +61,7 @@ class Stepper:
         warn_if_emulated(recipe.precision, accelerator.device)
         self.scaler = torch.amp.GradScaler(accelerator.device.type, enabled=recipe.precision == "fp16")
         self.objective = Objective(student, teacher, task, recipe)
-        self.parallel_objective: Any = self.objective
+        self.parallel_objective: nn.Module = self.objective
 
     @property
     def judged(self) -> nn.Module:
@@ -138,8 +139,8 @@ class Stepper:
             self.ema.update(self.student, steps)
 
 
-def _make_scheduler(optimizer: torch.optim.Optimizer, recipe: Recipe) -> Any:
-    """timm's scheduler of the recipe's schedule, which is told the time in ticks."""
+def _make_scheduler(optimizer: torch.optim.Optimizer, recipe: Recipe) -> "Scheduler":
+    """timm's scheduler of the recipe's schedule, which counts time in ticks."""
     from timm.scheduler import create_scheduler_v2
 
     scheduler, _ = create_scheduler_v2(

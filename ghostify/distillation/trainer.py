@@ -3,6 +3,7 @@
 import time
 from collections.abc import Callable
 from dataclasses import replace
+from typing import Any
 
 import torch
 from torch import nn
@@ -23,7 +24,6 @@ from .run_folder import RunFolder
 from .stepper import Stepper
 
 LOOK_EVERY = 10  # batches between looks at the losses, each of which waits for the device
-
 
 OnStep = Callable[[float, dict[str, float], float], None]  # part of the budget, losses, images a second
 
@@ -141,6 +141,11 @@ class Trainer:
     # -- an epoch -----------------------------------------------------------------------------------------------------
 
     def _epoch(self) -> None:
+        """Train until the epoch is over or the budget is spent, and record what came of it.
+
+        Raises:
+            ArgumentError: there was no batch.
+        """
         progress = self.progress
         saved = time.perf_counter()
         for step_batches in self.batches.steps(progress.epoch, progress.batch):
@@ -159,7 +164,8 @@ class Trainer:
             raise ArgumentError("train gives no batch" + (" a second time" if progress.epoch else ""))
         self._record(progress.close_epoch(self.stepper.lr))
 
-    def _step(self, batches: list[object]) -> None:
+    def _step(self, batches: list[Any]) -> None:
+        """Take one optimizer step and count it."""
         progress = self.progress
         progress.batch += len(batches)
         losses, images = self.stepper.step(batches, progress.step, self.budget.part(progress))
@@ -225,6 +231,7 @@ class Trainer:
     # -- checkpoints --------------------------------------------------------------------------------------------------
 
     def _save(self) -> None:
+        """Write a checkpoint, where the run has one, and wait until it is there."""
         if self.checkpoint is None:
             return
         self._look_at_losses()

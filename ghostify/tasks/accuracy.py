@@ -152,6 +152,7 @@ class _Counts:
             self.sums[_Sum.AGREEING] += (predicted == teacher_classes).sum()
 
     def _add_labelled(self, labels: Tensor, scores: Tensor, predicted: Tensor, dense: bool) -> None:
+        """Add positions with labels (positions,); ``dense`` says that some may be labelled 255, which do not count."""
         classes = scores.shape[1]
         if labels.is_floating_point():
             raise ArgumentError(f"{self.name} has labels of type {labels.dtype}: give whole numbers, the classes")

@@ -112,6 +112,7 @@ class DetectionMatches:
         return replace(evaluation, agreement=_share(self.by_teacher.compute()["map_50"]))
 
     def _metric(self, labels: bool) -> Any:
+        """torchmetrics' mean average precision; by labels also of masks, where the network has them, and of each class."""
         try:
             from torchmetrics.detection import MeanAveragePrecision
 

@@ -27,6 +27,7 @@ def task_for(model: nn.Module, outputs: Outputs, task: Task | None) -> Task:
 
 
 def _task_by_kind(model: nn.Module) -> Task:
+    """Detection for torchvision's detectors, maps for timm's backbones that give features only, else scores."""
     from timm.models._features import FeatureDictNet, FeatureGetterNet, FeatureHookNet, FeatureListNet
 
     from .detection import Detection
