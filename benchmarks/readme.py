@@ -8,7 +8,7 @@ import re
 import sys
 from pathlib import Path
 
-from benchmarks import zoo
+from benchmarks import package, zoo
 from benchmarks.calibration import accuracy_tables, cost
 from benchmarks.conversion import budget, budget_costs, paper, speed, warm_start
 from benchmarks.deployment import forms, int8, latency_accuracy, latency_gpu, latency_tables
@@ -21,6 +21,7 @@ from benchmarks.tasks import dense
 BENCHMARKS = (
     *(zoo, paper, warm_start, speed, budget, budget_costs, accuracy_tables, cost, recovery_tables, overhead, dense),
     *(latency_tables, forms, int8, latency_accuracy, latency_gpu, bad_files, round_trips),
+    package,
 )
 PLACE = re.compile(r"(<!-- (\w+) -->\n).*?(<!-- end -->)", re.DOTALL)
 

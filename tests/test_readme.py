@@ -22,3 +22,15 @@ def test_figures_come_from_the_results():
     command = [sys.executable, "-m", "benchmarks.readme", "--check"]
     check = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
     assert check.returncode == 0, check.stderr
+
+
+DOCUMENTS = ["README.md", "CONTRIBUTING.md", *(f"docs/{file.name}" for file in sorted((ROOT / "docs").glob("*.md")))]
+
+
+@pytest.mark.parametrize("document", DOCUMENTS)
+def test_files_that_a_document_names_exist(document):
+    path = ROOT / document
+    if not path.exists():
+        pytest.skip("not part of a source distribution")
+    names = re.findall(r"`([\w./]+/\w+\.py)`", path.read_text())
+    assert [name for name in names if not any((base / name).exists() for base in (ROOT, ROOT / "ghostify"))] == []
