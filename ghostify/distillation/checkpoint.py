@@ -138,7 +138,7 @@ def load_state(model: nn.Module, state: Weights, path: Path) -> None:
 
 def checksum_of_teacher(teacher: nn.Module) -> int:
     """Checksum of names, types, shapes and values of the teacher's weights."""
-    return checksum(teacher.state_dict())
+    return checksum({name: tensor.cpu() for name, tensor in teacher.state_dict().items()})
 
 
 def _pack_optimizer(optimizer: torch.optim.Optimizer) -> tuple[Weights, dict[str, Any]]:
