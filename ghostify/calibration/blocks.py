@@ -5,9 +5,9 @@ https://arxiv.org/abs/2202.03957), with the closed-form fit as the start and the
 """
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 from torch import Tensor, fx, nn
@@ -21,8 +21,13 @@ from .settings import BlockSettings
 
 @dataclass(frozen=True)
 class End:
-    """Where a block is complete: the node of student and teacher, the activation to compare after, the site itself where the
-    block ends with one and not with a sum."""
+    """Where a block is complete.
+
+    Attributes:
+        student, teacher: the node in each graph.
+        act: the activation to compare after, where the block ends with a sum.
+        site: the site itself where the block ends with one and not with a sum.
+    """
 
     student: fx.Node
     teacher: fx.Node
@@ -31,54 +36,85 @@ class End:
 
 
 def train_block(student: GraphRun, teacher: GraphRun, end: End, modules: Sequence[nn.Module], settings: BlockSettings) -> None:
-    """Train ``modules`` in place; the student's stream stands before the block, the teacher's has run it."""
-    nodes = student.ancestors([end.student])
+    """Train the modules of a block in place; they stay as they are where that does not bring it closer to the teacher.
+
+    Args:
+        student: stands before the block.
+        teacher: has run the block, and holds what it gives at its end.
+        end: of the block.
+        modules: of the student, to be trained.
+        settings: of the steps.
+    """
+    block = _Block(student, teacher, end)
     parameters = [p for module in modules for p in module.parameters() if p.is_floating_point()]
-    wanted = [p.requires_grad for p in parameters]
-    for p in parameters:
-        p.requires_grad_(True)
-    rates = [settings.lr * size for size in _sizes(modules, parameters)]
-    generator = torch.Generator().manual_seed(settings.seed)
-    order: list[int] = []
-
-    def loss_of(index: int) -> Tensor:
-        values = dict(student.batches[index])
-        goal = _finish(end, teacher.batches[index][end.teacher.name], of_teacher=True)
-        for node in nodes:
-            values[node.name] = student.evaluate(node, values)
-        return (_finish(end, values[end.student.name]) - goal).square().mean()
-
-    @torch.no_grad()
-    def total() -> float:
-        return sum(float(loss_of(index)) for index in range(len(student)))
-
     start = [p.detach().clone() for p in parameters]
-    try:
+    with _trainable(parameters):
+        rates = [settings.lr * size for size in _sizes(modules, parameters)]
         with input_bases(modules) as bases:
-            before = total()
+            before = block.total_loss()
         optimizer = RotatedAdam(
             {"params": [p], "lr": rate, "basis": bases.get(id(p)) if settings.rotate else None}
             for p, rate in zip(parameters, rates, strict=True)
         )
-        for step in range(settings.steps):
-            if not order:
-                order = torch.randperm(len(student), generator=generator).tolist()
-            index = order.pop()
-            for group, rate in zip(optimizer.param_groups, rates, strict=True):
-                group["lr"] = rate * (1 + math.cos(math.pi * step / settings.steps)) / 2
-            with torch.enable_grad():
-                loss = loss_of(index)
-            optimizer.zero_grad()
-            loss.backward()
-            optimizer.step()
-    finally:
-        for p, flag in zip(parameters, wanted, strict=True):
-            p.requires_grad_(flag)
-            p.grad = None
-    if not total() < before:  # the closed form was better, as where it is exact
+        _descend(block, optimizer, rates, settings)
+    if not block.total_loss() < before:  # the closed form was better, as where it is exact
         with torch.no_grad():
             for p, value in zip(parameters, start, strict=True):
                 p.copy_(value)
+
+
+class _Block:
+    """One block of the student, and what the teacher gives at its end."""
+
+    def __init__(self, student: GraphRun, teacher: GraphRun, end: End):
+        self.student, self.teacher, self.end = student, teacher, end
+        self.nodes = student.ancestors([end.student])
+
+    def __len__(self) -> int:
+        return len(self.student)
+
+    def loss(self, index: int) -> Tensor:
+        """Mean squared error of the block's output on one batch."""
+        values = dict(self.student.batches[index])
+        target = _teacher_output(self.end, self.teacher.batches[index][self.end.teacher.name])
+        for node in self.nodes:
+            values[node.name] = self.student.evaluate(node, values)
+        return (_student_output(self.end, values[self.end.student.name]) - target).square().mean()
+
+    @torch.no_grad()
+    def total_loss(self) -> float:
+        """The sum over all batches."""
+        return sum(float(self.loss(index)) for index in range(len(self)))
+
+
+@contextmanager
+def _trainable(parameters: Sequence[nn.Parameter]) -> Iterator[None]:
+    """Parameters get gradients while this is open; they have none afterwards."""
+    flags = [p.requires_grad for p in parameters]
+    for p in parameters:
+        p.requires_grad_(True)
+    try:
+        yield
+    finally:
+        for p, flag in zip(parameters, flags, strict=True):
+            p.requires_grad_(flag)
+            p.grad = None
+
+
+def _descend(block: _Block, optimizer: RotatedAdam, rates: Sequence[float], settings: BlockSettings) -> None:
+    """Gradient steps, each on one batch, at rates that fall to zero along a cosine; all batches pass before one comes again."""
+    generator = torch.Generator().manual_seed(settings.seed)
+    order: list[int] = []
+    for step in range(settings.steps):
+        if not order:
+            order = torch.randperm(len(block), generator=generator).tolist()
+        for group, rate in zip(optimizer.param_groups, rates, strict=True):
+            group["lr"] = rate * (1 + math.cos(math.pi * step / settings.steps)) / 2
+        with torch.enable_grad():
+            loss = block.loss(order.pop())
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
 
 
 def _sizes(modules: Sequence[nn.Module], parameters: Sequence[Tensor]) -> list[float]:
@@ -96,18 +132,29 @@ def _sizes(modules: Sequence[nn.Module], parameters: Sequence[Tensor]) -> list[f
     return [size[id(p)] or 1e-3 for p in parameters]
 
 
-def _finish(end: End, value: Tensor, of_teacher: bool = False) -> Tensor:
-    """The output of the block as what follows sees it."""
-    act: Any = end.act
-    if end.site is not None:
-        act = end.site.act
-        norm: Any = end.site.norm
-        if of_teacher and norm is not None:
-            with torch.no_grad():
-                affine = affine_of(norm, value.shape[1], value)
-                value = norm(value) if affine is None else affine.on(value)
-                inner = getattr(norm, "act", None)
-                act = act if act is not None else inner if isinstance(inner, nn.Module) and affine is not None else None
-        elif not of_teacher and end.site.act_name is not None:
-            act = None  # the module has it inside
+def _student_output(end: End, value: Tensor) -> Tensor:
+    """The output of the student's block as what follows sees it."""
+    if end.site is None:
+        return _activated(end.act, value)
+    return _activated(end.site.act if end.site.act_name is None else None, value)  # else the module has it inside
+
+
+def _teacher_output(end: End, value: Tensor) -> Tensor:
+    """The output of the teacher's block as what follows sees it."""
+    if end.site is None:
+        return _activated(end.act, value)
+    norm, act = end.site.norm, end.site.act
+    if norm is None:
+        return _activated(act, value)
+    with torch.no_grad():
+        affine = affine_of(norm, value.shape[1], value)
+        value = norm(value) if affine is None else affine.on(value)
+    inner = getattr(norm, "act", None)
+    if act is None and affine is not None and isinstance(inner, nn.Module):
+        act = inner
+    return _activated(act, value)
+
+
+def _activated(act: nn.Module | None, value: Tensor) -> Tensor:
+    """The value after an activation, which may work in place on its input."""
     return value if act is None else act(value.clone())

@@ -1,4 +1,4 @@
-"""Choose intrinsic channels and the source of each ghost from second moments of the teacher's own maps."""
+"""Choose intrinsic channels and the source of each ghost from second moments of the teacher's maps."""
 
 from dataclasses import dataclass
 
@@ -38,7 +38,7 @@ def channels_of(module: GhostModule) -> ChannelChoice:
 
 
 class MapMoments:
-    """Second moments of n feature maps with themselves and with their own neighbourhoods, streamed in float64.
+    """Second moments of n feature maps and of their neighbourhoods, streamed in float64.
 
     Args:
         channels: how many maps n.
@@ -52,7 +52,7 @@ class MapMoments:
         self.mean = torch.zeros(channels, dtype=torch.float64, device=device)
         self.mean_taps = torch.zeros(channels, taps, dtype=torch.float64, device=device)
         self.cross = torch.zeros(taps, channels, channels, dtype=torch.float64, device=device)  # source, target
-        self.own = torch.zeros(channels, taps, taps, dtype=torch.float64, device=device)
+        self.patch_products = torch.zeros(channels, taps, taps, dtype=torch.float64, device=device)
         self.square = torch.zeros(channels, dtype=torch.float64, device=device)
 
     def add(self, patches: Tensor, targets: Tensor) -> None:
@@ -62,24 +62,26 @@ class MapMoments:
         self.square += targets.double().square().sum(0)
         self.mean_taps += patches.sum(0)
         by_channel = patches.movedim(0, 1)  # (n, P, taps)
-        self.own += by_channel.mT @ by_channel
+        self.patch_products += by_channel.mT @ by_channel
         for tap in range(self.taps):
             self.cross[tap] += patches[:, :, tap].T @ targets
 
     def variance(self) -> Tensor:
+        """(n,) of the maps."""
         mean = self.mean / self.count
         return (self.square / self.count - mean**2).clamp_min(0)
 
     def unexplained(self) -> Tensor:
         """(n, n): the variance of map j (row) that the neighbourhood of map i (column) leaves unexplained."""
         mean, taps = self.mean / self.count, self.mean_taps / self.count
-        own = self.own / self.count - taps[:, :, None] * taps[:, None]
+        covariance = self.patch_products / self.count - taps[:, :, None] * taps[:, None]
         cross = self.cross / self.count - taps.T[:, :, None] * mean  # (taps, source, target)
-        scale = own.diagonal(dim1=1, dim2=2).mean(1)
+        scale = covariance.diagonal(dim1=1, dim2=2).mean(1)
         dead = scale <= 1e-12 * scale.max().clamp_min(1e-30)
-        own = own + (1e-6 * scale + dead.to(scale))[:, None, None] * torch.eye(self.taps).to(own)
-        factor, failed = torch.linalg.cholesky_ex(own)
-        factor = torch.where((failed > 0)[:, None, None], torch.eye(self.taps).to(own), factor)
+        identity = torch.eye(self.taps).to(covariance)
+        covariance = covariance + (1e-6 * scale + dead.to(scale))[:, None, None] * identity
+        factor, failed = torch.linalg.cholesky_ex(covariance)
+        factor = torch.where((failed > 0)[:, None, None], identity, factor)
         explained = torch.linalg.solve_triangular(factor, cross.movedim(0, 1), upper=False).square().sum(1)  # (source, target)
         explained[dead | (failed > 0)] = 0
         variance = self.variance()
@@ -138,9 +140,9 @@ def unexplained_by(covariance: Tensor, intrinsic: Tensor) -> float:
     others = torch.ones(len(covariance), dtype=torch.bool)
     others[intrinsic] = False
     total = covariance.double().cpu()
-    own, cross = total[intrinsic][:, intrinsic], total[intrinsic][:, others]
-    own = own + (1e-6 * own.diagonal().mean().clamp_min(1e-30)) * torch.eye(len(own)).to(own)
-    return float((total.diagonal()[others] - (cross * torch.linalg.solve(own, cross)).sum(0)).clamp_min(0).sum())
+    kept, cross = total[intrinsic][:, intrinsic], total[intrinsic][:, others]
+    kept = kept + (1e-6 * kept.diagonal().mean().clamp_min(1e-30)) * torch.eye(len(kept)).to(kept)
+    return float((total.diagonal()[others] - (cross * torch.linalg.solve(kept, cross)).sum(0)).clamp_min(0).sum())
 
 
 def choose_pointwise(covariance: Tensor, m: int, groups: int = 1) -> tuple[Tensor, float]:

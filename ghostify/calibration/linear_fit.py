@@ -25,15 +25,15 @@ def fit_linear(site: Site, module: ReducedLinear, batches: Callable[[], Iterator
     system = Moments.zeros(1, features, targets, original.weight.device, original.bias is not None)
     before = 0.0
     for batch in batches():
-        before += float((module(batch.inputs) - batch.own).double().square().sum())
-        system.add(batch.inputs.flatten(0, -2)[None], batch.own.flatten(0, -2)[None])
+        before += float((module(batch.inputs) - batch.output).double().square().sum())
+        system.add(batch.inputs.flatten(0, -2)[None], batch.output.flatten(0, -2)[None])
     weights = system.solve(ridge, original.weight.detach().double().T[None])[0]  # (in, out)
     basis = leading_basis(system, weights, module.rank)
     module.reduce.weight.copy_((weights @ basis).T)
     module.expand.weight.copy_(basis)
     if module.expand.bias is not None:
         module.expand.bias.copy_(system.mean_y[0] - system.mean_x[0] @ weights @ basis @ basis.T)
-    after = sum(float((module(batch.inputs) - batch.own).double().square().sum()) for batch in batches())
+    after = sum(float((module(batch.inputs) - batch.output).double().square().sum()) for batch in batches())
     total = max(float(system.variance().sum()) * system.count, 1e-30)
     return SiteResult(site.name, site.kind, before=before / total, after=after / total)
 
@@ -48,7 +48,7 @@ def refit_linear(module: nn.Linear, original: nn.Linear, batches: Callable[[], I
         return
     system = Moments.zeros(1, module.in_features, module.out_features, original.weight.device, original.bias is not None)
     for batch in batches():
-        system.add(batch.inputs.flatten(0, -2)[None].float(), batch.own.flatten(0, -2)[None].float())
+        system.add(batch.inputs.flatten(0, -2)[None].float(), batch.output.flatten(0, -2)[None].float())
     strength = max(ridge, module.in_features / system.count)
     weights = system.solve(strength, original.weight.detach().double().T[None])[0]
     module.weight.copy_(weights.T)

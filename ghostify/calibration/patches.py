@@ -11,14 +11,20 @@ from torch import Tensor, nn
 class Taps:
     """Input patches of a convolution of any class whose output is linear in its ``weight``.
 
-    The geometry (stride, padding and its mode, dilation, what a subclass does on top) is not read off the attributes but
-    found by sending a map of position numbers through a copy with one-hot kernels.
+    The geometry (stride, padding and its mode, dilation, what a subclass does on top) is not read off the attributes: a map of
+    position numbers is sent through a copy with one-hot kernels.
+
+    Args:
+        conv: a convolution of any class; it is not changed.
+
+    Attributes:
+        size: numbers in one channel of its kernel.
     """
 
     def __init__(self, conv: Any):
         self.conv = conv
         self.size = math.prod(conv.kernel_size)
-        self.found: dict[tuple[int, ...], Tensor] = {}
+        self._indices: dict[tuple[int, ...], Tensor] = {}
 
     def index(self, spatial: tuple[int, ...]) -> Tensor:
         """(output positions, taps) of positions in the flattened input; the number of positions itself stands for zero.
@@ -26,11 +32,12 @@ class Taps:
         Raises:
             ValueError: the layer does more than multiply patches by its weight.
         """
-        if spatial not in self.found:
-            self.found[spatial] = self._probe(spatial)
-        return self.found[spatial]
+        if spatial not in self._indices:
+            self._indices[spatial] = self._probe(spatial)
+        return self._indices[spatial]
 
     def _probe(self, spatial: tuple[int, ...]) -> Tensor:
+        """The index for maps of this size, read off a copy that has a one-hot kernel for each tap."""
         weight = self.conv.weight
         kernel = torch.eye(self.size, dtype=torch.float64, device=weight.device).view(self.size, 1, *weight.shape[2:])
         probe: Any = copy.deepcopy(self.conv, {id(weight): nn.Parameter(kernel, requires_grad=False)})
@@ -43,7 +50,7 @@ class Taps:
         try:
             with torch.no_grad():
                 seen = probe(numbers)[0].flatten(1).T
-        except (RuntimeError, ValueError) as error:  # code of the layer's own, which a kernel of this shape does not suit
+        except (RuntimeError, ValueError) as error:  # the layer runs code that a kernel of this shape does not suit
             raise ValueError("its kernel is more than its weight") from error
         index = seen.round().long() - 1
         if not torch.equal(seen, (index + 1).to(seen)):

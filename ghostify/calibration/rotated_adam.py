@@ -2,22 +2,28 @@
 
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, TypeGuard
 
 import torch
 from torch import Tensor, nn
+from torch.nn.modules.conv import _ConvNd
 
 from ..common.calls import forward_hooks
+
+MixingLayer = nn.Linear | _ConvNd
 
 
 class RotatedAdam(torch.optim.Optimizer):
     """Adam whose steps are scaled along the principal axes of a layer's inputs and not along its channels.
 
     Channels of one map are alike, so that plain Adam creeps along what they share out. This is SOAP (Vyas et al., 2024,
-    https://arxiv.org/abs/2409.11321) with one basis for each layer, of its input channels, found once.
+    https://arxiv.org/abs/2409.11321) with one basis for each layer, of its input channels, computed once.
 
     Args:
-        groups: each with ``params`` (one parameter), ``lr`` and ``basis``: orthonormal (channels, channels), or None.
+        groups: each with ``params`` (one parameter), ``lr`` and ``basis``: orthonormal (channels, channels), or None for
+            plain Adam.
+        betas: decay of the mean gradient and of its mean square from step to step.
+        eps: added to the root of the mean square.
     """
 
     def __init__(self, groups: Iterable[dict[str, Any]], betas: tuple[float, float] = (0.9, 0.95), eps: float = 1e-8):
@@ -25,6 +31,7 @@ class RotatedAdam(torch.optim.Optimizer):
 
     @torch.no_grad()
     def step(self, closure: None = None) -> None:  # type: ignore[override]
+        """One step along the gradients that stand in the parameters; there is no closure."""
         for group in self.param_groups:
             (parameter,), basis, (fast, slow) = group["params"], group["basis"], group["betas"]
             if parameter.grad is None:
@@ -55,23 +62,23 @@ def input_bases(modules: Sequence[nn.Module]) -> Iterator[dict[int, Tensor]]:
     moments: dict[int, Tensor] = {}
     bases: dict[int, Tensor] = {}
 
-    def note(layer: Any, inputs: tuple[Tensor, ...]) -> None:
+    def add(layer: MixingLayer, inputs: tuple[Tensor, ...]) -> None:
         axis = -1 if isinstance(layer, nn.Linear) else 1
-        x = inputs[0].detach().movedim(axis, 0).flatten(1)
+        by_channel = inputs[0].detach().movedim(axis, 0).flatten(1)
         key = id(layer.weight)
-        moments[key] = moments.get(key, 0) + (x @ x.T).double()
+        moments[key] = moments.get(key, 0) + (by_channel @ by_channel.T).double()
 
     layers = [layer for module in modules for layer in module.modules() if _mixes(layer)]
-    with forward_hooks(before=((layer, note) for layer in layers)):
+    with forward_hooks(before=((layer, add) for layer in layers)):
         yield bases
     for layer in layers:
-        weight: Any = layer.weight
-        if id(weight) in moments:
-            bases[id(weight)] = torch.linalg.eigh(moments[id(weight)]).eigenvectors.to(weight)
+        key = id(layer.weight)
+        if key in moments:
+            bases[key] = torch.linalg.eigh(moments[key]).eigenvectors.to(layer.weight)
 
 
-def _mixes(layer: Any) -> bool:
+def _mixes(layer: nn.Module) -> TypeGuard[MixingLayer]:
     """Whether a layer's filters see all its input channels."""
     if isinstance(layer, nn.Linear):
         return True
-    return isinstance(layer, nn.modules.conv._ConvNd) and not layer.transposed and layer.groups == 1
+    return isinstance(layer, _ConvNd) and not layer.transposed and layer.groups == 1

@@ -7,7 +7,7 @@ from ..graph.running import GraphRun
 from ..layers.ghost_module import GhostModule
 from .alignment import Partition
 from .part_pair import PartPair
-from .site_batches import own_batches
+from .site_batches import teacher_batches
 from .site_data import SiteData
 from .site_fit import SiteFit
 
@@ -42,5 +42,5 @@ def _describe(pair: PartPair, run: GraphRun, node: fx.Node, partition: Partition
     site, module = pair.state.sites.get(pair.name_of(node)), pair.student_modules.get(str(node.target))
     if site is not None and isinstance(module, GhostModule):
         settings = pair.state.settings
-        data = SiteData(site, own_batches(run, node), pair.images, settings.seed)
+        data = SiteData(site, teacher_batches(run, node), pair.images, settings.seed)
         SiteFit(data, settings).describe(module, partition)

@@ -45,7 +45,7 @@ def site_batches(
     return batches
 
 
-def own_batches(run: GraphRun, node: fx.Node) -> Batches:
+def teacher_batches(run: GraphRun, node: fx.Node) -> Batches:
     """Batches with nothing but the maps that a network gives at a node."""
 
     def batches() -> Iterator[Batch]:

@@ -20,10 +20,10 @@ NEIGHBOURS = 65536 * 64 * 9  # numbers around the positions that channels are ch
 class Batch:
     """What a site sees and should give for one batch: maps of shape (N, channels, *spatial)."""
 
-    inputs: Tensor  # of the student's site
-    own: Tensor  # the teacher's convolution, before its norm
+    inputs: Tensor  # what reaches the student's site
+    output: Tensor  # what the teacher's convolution gives, before its norm
     total: Tensor | None = None  # the teacher's sum of branch and shortcut
-    shortcut: Tensor | None = None  # the student's
+    shortcut: Tensor | None = None  # the student's shortcut
 
 
 Batches = Callable[[], Iterator[Batch]]
@@ -84,7 +84,7 @@ class SiteData:
 
     def positions(self, batch: Batch, budget: int, index: int) -> Tensor | None:
         """Positions to take of each image of a batch; None for all."""
-        total = math.prod(batch.own.shape[2:])
+        total = math.prod(batch.output.shape[2:])
         wanted = math.ceil(budget / self.images)
         if wanted >= total:
             return None
@@ -98,9 +98,9 @@ class SiteData:
 
     def target(self, batch: Batch, positions: Tensor | None) -> tuple[Tensor, Tensor | None]:
         """(P, n) what the site should give before its activation, and the student's shortcut there."""
-        own = at_positions(batch.own, positions).float() * self.affine.scale + self.affine.shift
+        output = at_positions(batch.output, positions).float() * self.affine.scale + self.affine.shift
         if batch.total is None or batch.shortcut is None:
-            return own, None
+            return output, None
         shortcut = at_positions(batch.shortcut, positions).float()
         return at_positions(batch.total, positions).float() - shortcut, shortcut
 
@@ -122,7 +122,7 @@ class SiteData:
 
     def maps(self, batch: Batch) -> Tensor:
         """(N, n, *spatial) of the teacher, after its norm and its activation."""
-        full = self.affine.on(batch.own.float())
+        full = self.affine.on(batch.output.float())
         return full if self.act is None else self.act(full)
 
 

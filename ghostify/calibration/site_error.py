@@ -35,7 +35,7 @@ def _output_and_target(data: SiteData, module: nn.Module, batch: Batch, position
     act = data.site.act
     if data.sees_image:
         assert data.site.norm is not None
-        maps = data.site.norm(batch.own)
+        maps = data.site.norm(batch.output)
         return output, at_positions(maps if outside or act is None else act(maps), positions).float()
     target, _ = data.target(batch, positions)
     if batch.total is None and data.act is not None:

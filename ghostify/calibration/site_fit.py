@@ -78,7 +78,7 @@ class SiteFit:
         """Add the moments of the teacher's maps to a partition, for the module's widest cheap operation."""
         widest = self._kinds(ghost)[-1]
         survey = survey_site(self.data, None, {widest: self._taps(ghost, widest)})
-        partition.add(ghost.intrinsic_channels, survey.maps)
+        partition.add(ghost.intrinsic_channels, widest, survey.maps[widest])
 
     def _result(self, module: GhostModule, before: float, after: float, notes: Sequence[str]) -> SiteResult:
         site = self.data.site

@@ -2,7 +2,7 @@
 
 import torch
 
-from ghostify.calibration.alignment import Partition
+from ghostify.calibration.alignment import LayerMaps, Partition
 
 
 def test_layers_that_are_added_choose_together():
@@ -13,13 +13,13 @@ def test_layers_that_are_added_choose_together():
         cost[1, 0] = cost[3, 2] = near
         cost[2, 0] = cost[3, 1] = far
         costs.append(cost)
-    partition = Partition(layers={2: [{"depthwise": cost} for cost in costs], 3: [{"depthwise": costs[0]}]})
+    partition = Partition(layers=[*(LayerMaps(2, "depthwise", cost) for cost in costs), LayerMaps(3, "depthwise", costs[0])])
     partition.choose()
     assert partition.intrinsic.tolist() == [0, 1]
     assert partition.sources.tolist() == [0, 1]
     assert partition.binds(2)
     assert not partition.binds(3)
-    alone = Partition(layers={2: [{"depthwise": costs[0]}]})
+    alone = Partition(layers=[LayerMaps(2, "depthwise", costs[0])])
     alone.choose()
     assert alone.intrinsic.tolist() == [0, 2]
     empty = Partition()
