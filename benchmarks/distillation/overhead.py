@@ -24,7 +24,8 @@ from benchmarks.harness.results import Row, read_json, write_json
 from ghostify.deployment.timing import machine
 from ghostify.distillation.feature_places import Recorder, find_places
 from ghostify.inputs.augment import mirrored_and_shifted
-from ghostify.inputs.sources import make_source, split_batch
+from ghostify.inputs.batches import split_batch
+from ghostify.inputs.sources import make_source
 from ghostify.losses import feature_matching, logit_distillation
 
 RESULTS = "recovery_overhead.json"

@@ -7,7 +7,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from ..common.random_state import RandomStream, seed_of
-from ..inputs.sources import Source, shared_out
+from ..inputs.sharing import shared_out
+from ..inputs.sources import Source
 from .recipe import Recipe
 
 EPOCH_STEPS = 50  # with a budget of steps or minutes, an epoch passes over few images several times, until it has so many

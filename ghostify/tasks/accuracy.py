@@ -10,7 +10,9 @@ from ..common.calls import evaluation_mode, run_checked
 from ..common.processes import max_over_processes, sum_over_processes
 from ..common.progress import over_batches
 from ..errors import ArgumentError
-from ..inputs.sources import Source, shared_out, split_batch
+from ..inputs.batches import split_batch
+from ..inputs.sharing import shared_out
+from ..inputs.sources import Source
 from ..losses import IGNORED
 from .task import Outputs
 

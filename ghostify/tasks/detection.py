@@ -8,8 +8,9 @@ from torch import Tensor, nn
 from ..common.calls import evaluation_mode, run_checked
 from ..common.progress import over_batches
 from ..errors import ArgumentError
-from ..inputs.images import first_images, placed
-from ..inputs.sources import Source, shared_out
+from ..inputs.batches import first_images, placed
+from ..inputs.sharing import shared_out
+from ..inputs.sources import Source
 from .detection_losses import dense_head_loss, proposal_loss
 from .detection_parts import run_parts, watched_parts
 from .detection_precision import DetectionEvaluation, DetectionMatches

@@ -11,7 +11,8 @@ from ..common.calls import evaluation_mode, run_checked
 from ..common.processes import sum_over_processes
 from ..common.progress import over_batches
 from ..errors import ArgumentError
-from ..inputs.sources import Source, shared_out
+from ..inputs.sharing import shared_out
+from ..inputs.sources import Source
 from ..losses import feature_matching
 from .task import LossWeights, Task
 

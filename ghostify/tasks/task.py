@@ -7,7 +7,8 @@ from torch import Tensor, nn
 
 from ..common.calls import run_checked
 from ..errors import ArgumentError
-from ..inputs.sources import Source, split_batch
+from ..inputs.batches import split_batch
+from ..inputs.sources import Source
 
 Outputs = Callable[[Any], Sequence[Tensor]]  # from what a network returns to scores (N, classes, ...)
 
