@@ -1,4 +1,4 @@
-"""What a calibration did, site by site."""
+"""The report of a calibration, site by site."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, fields
@@ -41,9 +41,9 @@ class CalibrationReport(ReportBase):
     Attributes:
         model: class name.
         method: ``"least_squares"`` or ``"block"``.
-        images: how many were used.
-        seconds: it took.
-        sites: in the order of the recipe.
+        images: how many images were used.
+        seconds: how long the calibration took.
+        sites: one result for each site, in the order of the recipe.
         notes: what should be known of the images.
     """
 
@@ -58,6 +58,7 @@ class CalibrationReport(ReportBase):
 
     @property
     def fitted(self) -> list[SiteResult]:
+        """The sites whose warm start was replaced."""
         return [site for site in self.sites if site.reason is None]
 
     @property
@@ -102,7 +103,7 @@ class CalibrationReport(ReportBase):
         lines = [f"{self.model}: {fitted}"]
         if self.before is not None and self.after is not None:
             lines.append(f"mean relative error of a site {self.before:.3f} → {self.after:.3f}")
-        lines += [f"warm start kept by {_some(names)}: {reason}" for reason, names in self.kept.items()]
+        lines += [f"warm start kept by {_first_names(names)}: {reason}" for reason, names in self.kept.items()]
         return "\n".join([*lines, *self.notes])
 
     def _records(self) -> Sequence[Mapping[str, object]]:
@@ -124,5 +125,5 @@ def _mean(values: list[float | None]) -> float | None:
     return sum(known) / len(known) if known else None
 
 
-def _some(names: list[str]) -> str:
+def _first_names(names: list[str]) -> str:
     return ", ".join(names[:3]) + (f" and {len(names) - 3} more" if len(names) > 3 else "")

@@ -1,11 +1,10 @@
 """FLOPs counted by fvcore's handlers on a trace of the model with values, in place of torch's counter.
 
 Both counters count each multiply-add of convolutions, linear layers and matrix products as one, so a figure means the same with
-either. fvcore's handlers of norms, pooling and interpolation are left out; handlers of operations that fvcore has none for,
-attention among them, are put together from its own.
+either.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
@@ -16,13 +15,10 @@ from torch.utils._pytree import tree_flatten, tree_leaves, tree_unflatten
 from ..errors import ArgumentError
 from .copying import copy_shared, on_meta
 from .costs import Costs, measure, unfused_attention
+from .fvcore_handlers import handlers
 
 if TYPE_CHECKING:
     from fvcore.nn import FlopCountAnalysis
-
-Values = list[Any]  # torch._C.Value: inputs or outputs of an operation in a trace
-
-Handler = Callable[[Values, Values], Any]
 
 
 def measure_by_fvcore(model: nn.Module, arguments: tuple[Any, ...], layers: Sequence[str] = ()) -> Costs:
@@ -76,7 +72,7 @@ def _analysis(model: nn.Module, arguments: tuple[Any, ...]) -> "FlopCountAnalysi
     device = next((p.device for p in model.parameters()), torch.device("cpu"))
     tensors = tuple(leaf.to(device) for leaf in tree_leaves(arguments) if isinstance(leaf, Tensor))
     analysis = FlopCountAnalysis(_Flat(copy_shared(model), arguments).eval(), tensors)
-    analysis.clear_op_handles().set_op_handle(**_handlers())
+    analysis.clear_op_handles().set_op_handle(**handlers())
     return analysis.unsupported_ops_warnings(False).uncalled_modules_warnings(False).tracer_warnings("none")
 
 
@@ -84,38 +80,3 @@ def _weights(layer: nn.Module) -> int:
     """The weights of the convolutions and linear layers in a layer, which are its multiply-adds for each position."""
     kinds = (nn.modules.conv._ConvNd, nn.Linear)
     return sum(module.weight.numel() for module in layer.modules() if isinstance(module, kinds))
-
-
-def _handlers() -> dict[str, Handler]:
-    """A handler for each operation that counts."""
-    from fvcore.nn import jit_handles
-
-    return {
-        "aten::_convolution": jit_handles.conv_flop_jit,
-        "aten::_convolution_mode": _convolution,
-        "aten::linear": jit_handles.linear_flop_jit,
-        "aten::addmm": jit_handles.addmm_flop_jit,
-        "aten::mm": jit_handles.matmul_flop_jit,
-        "aten::bmm": jit_handles.bmm_flop_jit,
-        "aten::baddbmm": lambda inputs, outputs: jit_handles.bmm_flop_jit(inputs[1:3], outputs),
-        "aten::matmul": jit_handles.matmul_flop_jit,
-        "aten::einsum": jit_handles.einsum_flop_jit,
-        "aten::scaled_dot_product_attention": _attention,
-    }
-
-
-def _convolution(inputs: Values, outputs: Values) -> Any:
-    """A convolution whose padding is a word, such as ``"same"``."""
-    from fvcore.nn.jit_handles import conv_flop_count, get_shape
-
-    return conv_flop_count(*map(get_shape, (inputs[0], inputs[1], outputs[0])))
-
-
-def _attention(inputs: Values, outputs: Values) -> int:
-    """The products of queries (..., L, E) with keys (..., S, E), and of what they give with values (..., S, V)."""
-    from math import prod
-
-    from fvcore.nn.jit_handles import get_shape
-
-    query, key, value = map(get_shape, inputs[:3])
-    return prod(query) * key[-2] + prod(query[:-1]) * key[-2] * value[-1]

@@ -54,7 +54,7 @@ class Report(ReportBase):
     """What a conversion saved, as :func:`ghostify.report` says.
 
     Attributes:
-        model: class name.
+        model: class name of the student.
         input: shapes of the input that FLOPs are counted for; None where none is known.
         rows: the sites in execution order.
         before, after: totals of the original and of the student.
@@ -75,6 +75,7 @@ class Report(ReportBase):
 
     @property
     def converted(self) -> list[Row]:
+        """The rows of the sites that were converted."""
         return [row for row in self.rows if row.reason is None]
 
     @property

@@ -23,8 +23,8 @@ class SiteSensitivity:
     """One site at one ratio, all others as they were.
 
     Attributes:
-        name: of the site.
-        ratio: s; ``intrinsic`` and ``cheap`` are what it came to.
+        name: qualified name of the site.
+        ratio: s; ``intrinsic`` and ``cheap`` are the channels and the operation that it came to.
         error: squared error of the site's output relative to its variance; None where the site sees nothing.
         kl: Kullback-Leibler divergence of the model's class probabilities from the original's, in nats, mean over images.
         top1: share of the images that the model gets right.
@@ -61,7 +61,7 @@ class Sensitivity(ReportBase):
     Attributes:
         header: model, images and settings.
         rows: sites in execution order, ratios in increasing order.
-        top1: of the original on the same images; None without labels.
+        top1: share of the same images that the original gets right; None without labels.
     """
 
     indent = 1
@@ -72,6 +72,7 @@ class Sensitivity(ReportBase):
 
     @property
     def sites(self) -> list[str]:
+        """Names of the sites, in execution order."""
         return list(dict.fromkeys(row.name for row in self.rows))
 
     def plot(self, metric: str | None = None, ax: "Axes | None" = None) -> "Axes":

@@ -1,4 +1,4 @@
-"""What fold() folded, and what it had to leave."""
+"""The report of folding: the layers that are folded, and those that had to stay."""
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
@@ -17,7 +17,7 @@ KINDS = ("norm", "channel order", "identity")
 @named_by_package
 @dataclass(frozen=True)
 class FoldedPart:
-    """One layer, and what became of it.
+    """One layer, folded or left.
 
     Attributes:
         name: qualified name of the layer.
@@ -33,7 +33,11 @@ class FoldedPart:
 @named_by_package
 @dataclass(frozen=True)
 class FoldReport(ReportBase):
-    """What :func:`ghostify.fold` folded and what it could not; ``folded.folding``."""
+    """What :func:`ghostify.fold` folded and what it could not; a folded network has it as ``folding``.
+
+    Attributes:
+        parts: one entry for each layer that could be folded.
+    """
 
     parts: tuple[FoldedPart, ...]
 

@@ -95,10 +95,10 @@ def _example(model: nn.Module, input_size: Any) -> Tensor:
     return arguments[0]
 
 
-def _sizes(given: Any) -> tuple[int, ...]:
-    if not isinstance(given, (tuple, list)) or not all(type(size) is int for size in given):
-        raise ArgumentTypeError(f"input_size must be the shape of one input, such as (3, 224, 224), not {given!r}")
-    return tuple(given)
+def _sizes(input_size: Any) -> tuple[int, ...]:
+    if not isinstance(input_size, (tuple, list)) or not all(type(size) is int for size in input_size):
+        raise ArgumentTypeError(f"input_size must be the shape of one input, such as (3, 224, 224), not {input_size!r}")
+    return tuple(input_size)
 
 
 def _timed(
@@ -110,31 +110,37 @@ def _timed(
     threads: int,
     repeats: int,
 ) -> Iterator[Timing]:
+    """Time the networks on one runtime at one batch size."""
     first = next(iter(models))
     x = torch.randn(size, *example.shape[1:], generator=torch.Generator().manual_seed(0)).to(example.dtype)
     missing = runtime.missing()
     x = x if missing else runtime.placed(x)
-    problems: dict[str, str] = {}
-    loads: dict[str, Load] = {}
-    for name, model in models.items():
-        if missing:
-            problems[name] = missing
+    loads, problems = ({}, dict.fromkeys(models, missing)) if missing else _loaded(runtime, models, x, threads)
+    seconds = in_turns(loads, x, repeats)
+    for name in models:
+        network = (name, runtime.name, size, flops[name], flops[first] / max(1, flops[name]))
+        if name in problems:
+            yield Timing(*network, problem=problems[name])
             continue
+        low, median, high = _quartiles(seconds[name])
+        ratio = None if first not in seconds else statistics.median(seconds[first]) / median
+        yield Timing(*network, median, low, high, ratio)
+
+
+def _loaded(
+    runtime: Runtime, models: Mapping[str, nn.Module], x: Tensor, threads: int
+) -> tuple[dict[str, Load], dict[str, str]]:
+    """The networks that run on the runtime, ready to be loaded, and what it says of the others."""
+    loads: dict[str, Load] = {}
+    problems: dict[str, str] = {}
+    for name, model in models.items():
         try:
             loads[name] = runtime.prepare(model, x, threads)
             loads[name]()(x)
         except Exception as error:  # whatever a runtime says of a network that it can't take
             problems[name] = (str(error).strip() or type(error).__name__).splitlines()[0][:200]
             loads.pop(name, None)
-    seconds = in_turns(loads, x, repeats)
-    for name in models:
-        told = (name, runtime.name, size, flops[name], flops[first] / max(1, flops[name]))
-        if name in problems:
-            yield Timing(*told, problem=problems[name])
-            continue
-        low, median, high = _quartiles(seconds[name])
-        ratio = None if first not in seconds else statistics.median(seconds[first]) / median
-        yield Timing(*told, median, low, high, ratio)
+    return loads, problems
 
 
 def _quartiles(values: Sequence[float]) -> tuple[float, float, float]:

@@ -19,7 +19,7 @@ class Timing:
     """One network on one runtime at one batch size.
 
     Attributes:
-        seconds, low, high: of one batch: median, and quartiles, over repeats.
+        seconds, low, high: what one batch takes: median and quartiles over the repeats.
         flops: multiply-adds for one input.
         flops_ratio, latency_ratio: the first network's over this one's: how many times fewer, how many times faster.
         problem: why there are no seconds.
@@ -43,8 +43,8 @@ class LatencyReport(ReportBase):
 
     Attributes:
         timings: for each runtime, batch size and network.
-        threads: that each runtime was given.
-        machine: processor and versions.
+        threads: how many threads each runtime had.
+        machine: the processor, and versions of the runtimes.
     """
 
     width = 140
@@ -79,7 +79,7 @@ class LatencyReport(ReportBase):
         return grouped_bars(labels, bars, title="latency of one batch", ylabel="median", unit="s", ax=ax)
 
     def summary(self) -> str:
-        """Threads and machine."""
+        """Threads and machine, and what the figures of the table are."""
         return f"{self.threads} threads, {self.machine}. Median of a batch (quartiles); FLOPs are multiply-adds for one input."
 
     def _records(self) -> Sequence[Mapping[str, object]]:

@@ -29,8 +29,8 @@ class SweepResult(ReportBase):
     """The trials of a sweep; made by :func:`ghostify.sweep`, or read from its folder by :meth:`load`.
 
     Attributes:
-        results: of the trials, the originals among them, in order of their settings.
-        unreadable: files that are no results, with the reason; they are left where they are.
+        results: one for each trial, the originals among them, in order of their settings.
+        unreadable: names of files that hold no result, with the reason; the files stay where they are.
     """
 
     indent = 1
@@ -67,6 +67,7 @@ class SweepResult(ReportBase):
 
     @property
     def failed(self) -> list[Result]:
+        """The results that are errors."""
         return [result for result in self.results if result.error is not None]
 
     def _records(self) -> Sequence[Mapping[str, object]]:

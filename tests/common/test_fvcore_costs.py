@@ -89,6 +89,38 @@ def test_attention_counts_in_a_network_whose_code_needs_values():
     assert torch.backends.mha.get_fastpath_enabled() == was_fast
 
 
+@pytest.mark.parametrize(
+    ("equation", "shapes", "expected"),
+    [
+        ("ab,bc->ac", [(3, 5), (5, 7)], 3 * 5 * 7),
+        ("ij, kj", [(1003, 517), (719, 517)], 1003 * 517 * 719),
+        ("...ab,...cb->...ac", [(2, 6, 4, 5), (6, 7, 5)], 2 * 6 * 4 * 5 * 7),
+        ("...ab,bc->...ac", [(2, 3, 4, 5), (5, 6)], 2 * 3 * 4 * 5 * 6),
+        ("ab,bc->c", [(3, 5), (5, 7)], 5 * 7),
+        ("ab,bc,cd->ad", [(3, 5), (5, 7), (7, 2)], 3 * 5 * 7 + 3 * 7 * 2),
+        ("ab,bc->ac", [(3, 1), (5, 7)], 0),
+        ("abc,bc->abc", [(2, 3, 5), (3, 5)], 0),
+        ("ab->b", [(2, 3)], 0),
+    ],
+)
+def test_einsum(equation, shapes, expected):
+    class Einsum(nn.Module):
+        def forward(self, *operands):
+            return torch.einsum(equation, *operands)
+
+    operands = tuple(torch.zeros(shape) for shape in shapes)
+    assert measure_by_fvcore(Einsum(), operands).flops == measure(Einsum(), operands).flops == expected
+
+
+@pytest.mark.parametrize(
+    "layer", [nn.LSTM(5, 7, 2, bidirectional=True), nn.LSTM(5, 7, proj_size=3), nn.GRU(5, 7), nn.RNN(5, 7)]
+)
+def test_recurrent_layers(layer):
+    x = torch.zeros(4, 2, 5)
+    weights = sum(p.numel() for p in layer.parameters() if p.dim() == 2)
+    assert measure_by_fvcore(layer, (x,)).flops == measure(layer, (x,)).flops == 4 * 2 * weights
+
+
 def test_a_layer_that_is_called_twice_counts_twice():
     class Twice(nn.Module):
         def __init__(self):
