@@ -57,8 +57,8 @@ def _recurrent(inputs: Values, outputs: Values) -> int:
 def _einsum(inputs: Values, outputs: Values) -> int:
     """Two operands at a time, from left to right; fvcore rounds the count to four digits.
 
-    Indices that only one of the two has are summed first if nothing else needs them, and where nothing is summed over both there
-    is no matrix product.
+    Indices that only one of the two has are summed first where nothing else needs them. Where nothing is summed over both,
+    there is no matrix product.
     """
     equation: str = inputs[0].toIValue().replace(" ", "")
     terms, arrow, result = equation.partition("->")

@@ -113,9 +113,10 @@ def test_einsum(equation, shapes, expected):
 
 
 @pytest.mark.parametrize(
-    "layer", [nn.LSTM(5, 7, 2, bidirectional=True), nn.LSTM(5, 7, proj_size=3), nn.GRU(5, 7), nn.RNN(5, 7)]
+    ("kind", "options"), [(nn.LSTM, {"bidirectional": True}), (nn.LSTM, {"proj_size": 3}), (nn.GRU, {}), (nn.RNN, {})]
 )
-def test_recurrent_layers(layer):
+def test_recurrent_layers(kind, options):
+    layer = kind(5, 7, 2, **options)
     x = torch.zeros(4, 2, 5)
     weights = sum(p.numel() for p in layer.parameters() if p.dim() == 2)
     assert measure_by_fvcore(layer, (x,)).flops == measure(layer, (x,)).flops == 4 * 2 * weights
