@@ -1,7 +1,5 @@
 """Fit a thin pair of fully connected layers to what the original gave: reduced-rank regression."""
 
-from collections.abc import Callable, Iterator
-
 import torch
 from torch import nn
 
@@ -9,14 +7,20 @@ from ..graph.sites import Site
 from ..layers.reduced_linear import ReducedLinear
 from .regression import WIDEST, Moments, leading_basis
 from .report import SiteResult
-from .site_data import Batch
+from .site_data import Batches
 
 
 @torch.no_grad()
-def fit_linear(site: Site, module: ReducedLinear, batches: Callable[[], Iterator[Batch]], ridge: float) -> SiteResult:
+def fit_linear(site: Site, module: ReducedLinear, batches: Batches, ridge: float) -> SiteResult:
     """Ridge regression towards the original's weight, cut to the rank that keeps most of what it predicts.
 
     Among all products of this rank it is the best for these inputs (Izenman, Reduced-rank regression, 1975).
+
+    Args:
+        site: the teacher's fully connected layer.
+        module: the student's, fitted in place.
+        batches: what reaches the student's layer and what the teacher's gives, anew at each call.
+        ridge: relative to the mean variance of an input.
     """
     original = site.module
     features, targets = module.in_features, module.out_features
@@ -39,10 +43,15 @@ def fit_linear(site: Site, module: ReducedLinear, batches: Callable[[], Iterator
 
 
 @torch.no_grad()
-def refit_linear(module: nn.Linear, original: nn.Linear, batches: Callable[[], Iterator[Batch]], ridge: float) -> None:
+def refit_linear(module: nn.Linear, original: nn.Linear, batches: Batches, ridge: float) -> None:
     """Ridge regression of a layer that was not converted towards the original's weight, in place.
 
     A classifier sees one position an image, so the ridge grows with the unknowns that there are to each.
+
+    Args:
+        module: the student's layer.
+        original: the teacher's.
+        batches, ridge: as for :func:`fit_linear`.
     """
     if module.in_features > WIDEST:
         return
