@@ -15,6 +15,7 @@ from ghostify.calibration.calibrate import calibrate_with
 from ghostify.calibration.settings import Settings
 from ghostify.students.recipe import recipe_of
 
+
 @pytest.mark.parametrize("cheap", ["depthwise", "pointwise", "auto"])
 @pytest.mark.parametrize("name", NETWORKS)
 def test_the_student_comes_closer_to_the_teacher(name, cheap):

@@ -16,30 +16,19 @@ import ghostify
 from ghostify.deployment.folded_ghost import FoldedGhost
 from ghostify.layers.ghost_module import GhostModule
 
-QUICK = ("torchvision/squeezenet1_1", "torchvision/shufflenet_v2_x0_5", "torchvision/mobilenet_v2", "timm/resnet10t")
+NAMES = [
+    *("torchvision/resnet50", "torchvision/vgg11_bn", "torchvision/densenet121", "torchvision/mobilenet_v2"),
+    *("torchvision/efficientnet_b0", "torchvision/squeezenet1_1", "torchvision/shufflenet_v2_x0_5", "timm/regnety_002"),
+    *("timm/resnet10t", "timm/convnext_atto", "timm/hardcorenas_a", "timm/dla34", "timm/repvgg_a0"),
+    *("timm/res2net50_14w_8s", "timm/nfnet_l0", "timm/resnetv2_50", "timm/tf_efficientnet_b0", "timm/seresnext26d_32x4d"),
+]
 
 
-@pytest.mark.parametrize("name", QUICK)
-def test_outputs_are_those_of_the_student(name):
-    check_outputs(name, "auto")
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("cheap", ["depthwise", "pointwise", "auto"])
 @pytest.mark.parametrize(
-    "name",
-    [
-        *("torchvision/resnet50", "torchvision/vgg11_bn", "torchvision/densenet121", "torchvision/mobilenet_v2"),
-        *("torchvision/efficientnet_b0", "torchvision/squeezenet1_1", "torchvision/shufflenet_v2_x0_5", "timm/regnety_002"),
-        *("timm/resnet10t", "timm/convnext_atto", "timm/hardcorenas_a", "timm/dla34", "timm/repvgg_a0"),
-        *("timm/res2net50_14w_8s", "timm/nfnet_l0", "timm/resnetv2_50", "timm/tf_efficientnet_b0", "timm/seresnext26d_32x4d"),
-    ],
+    "cheap", ["auto", *(pytest.param(cheap, marks=pytest.mark.slow) for cheap in ("depthwise", "pointwise"))]
 )
-def test_outputs_of_many_networks_are_those_of_the_student(name, cheap):
-    check_outputs(name, cheap)
-
-
-def check_outputs(name, cheap):
+@pytest.mark.parametrize("name", NAMES)
+def test_outputs_are_those_of_the_student(name, cheap):
     student = student_of(ghostify.create_model(name, num_classes=5), cheap)
     before = {key: value.clone() for key, value in student.state_dict().items()}
     folded = ghostify.fold(student)
