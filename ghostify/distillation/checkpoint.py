@@ -34,7 +34,7 @@ class RunIdentity:
     teacher: int
     has_val: bool
 
-    def facts(self) -> dict[str, Any]:
+    def facts(self) -> dict[str, object]:
         """The identity as a checkpoint holds it."""
         return {"recipe": asdict(self.recipe), "batches": self.batches, "teacher": self.teacher, "val": self.has_val}
 
@@ -141,7 +141,7 @@ def checksum_of_teacher(teacher: nn.Module) -> int:
     return checksum({name: tensor.cpu() for name, tensor in teacher.state_dict().items()})
 
 
-def _pack_optimizer(optimizer: torch.optim.Optimizer) -> tuple[Weights, dict[str, Any]]:
+def _pack_optimizer(optimizer: torch.optim.Optimizer) -> tuple[Weights, dict[str, object]]:
     """The tensors of an optimizer's state, and its other values, each by the number of its parameter and its key."""
     state = optimizer.state_dict()["state"]
     named = {f"{number}/{key}": value for number, values in state.items() for key, value in values.items()}
@@ -149,9 +149,9 @@ def _pack_optimizer(optimizer: torch.optim.Optimizer) -> tuple[Weights, dict[str
     return tensors, {name: value for name, value in named.items() if not isinstance(value, Tensor)}
 
 
-def _unpack_optimizer(optimizer: torch.optim.Optimizer, tensors: Weights, values: Mapping[str, Any]) -> None:
+def _unpack_optimizer(optimizer: torch.optim.Optimizer, tensors: Weights, values: Mapping[str, object]) -> None:
     """Load the state that :func:`_pack_optimizer` took apart."""
-    state: dict[int, dict[str, Any]] = {}
+    state: dict[int, dict[str, object]] = {}
     for name, value in {**tensors, **values}.items():
         number, _, key = name.partition("/")
         state.setdefault(int(number), {})[key] = value

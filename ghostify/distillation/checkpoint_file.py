@@ -16,7 +16,7 @@ FORMAT = 2
 _KEY = "ghostify_recovery"
 
 
-def write_checkpoint(path: Path, groups: Mapping[str, Mapping[str, Tensor]], facts: Mapping[str, Any]) -> None:
+def write_checkpoint(path: Path, groups: Mapping[str, Mapping[str, Tensor]], facts: Mapping[str, object]) -> None:
     """Write groups of named tensors and plain facts under ``path``, which is replaced only once the new file is complete.
 
     Raises:

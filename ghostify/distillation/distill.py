@@ -118,7 +118,7 @@ def distill(
     return report
 
 
-def _check_networks(student: Any, teacher: Any) -> None:
+def _check_networks(student: nn.Module, teacher: nn.Module) -> None:
     """Refuse what is no network with weights, and a student as its own teacher."""
     for name, model in (("student", student), ("teacher", teacher)):
         check_is_module(name, model)
@@ -126,7 +126,7 @@ def _check_networks(student: Any, teacher: Any) -> None:
     check_is_not_student(teacher, student)
 
 
-def _check_settings(recipe: Any, checkpoint_seconds: Any) -> None:
+def _check_settings(recipe: object, checkpoint_seconds: object) -> None:
     """Refuse what is no recipe, and what is no time."""
     if not isinstance(recipe, Recipe):
         hint = f": Recipe.preset({recipe!r})" if recipe in PRESETS else ""

@@ -62,8 +62,8 @@ class RecordedOutput:
         version: the tensor's version at that time; it grows when something changes the tensor in place.
     """
 
-    def __init__(self, output: Any):
-        self.maps = output
+    def __init__(self, output: object):
+        self.maps: Any = output
         self.version = output._version if isinstance(output, Tensor) else 0
 
     @property
@@ -93,7 +93,7 @@ class Recorder:
         self._hooks.enter_context(forward_hooks(after=[(model.get_submodule(name), self._hook(name)) for name in names]))
 
     def _hook(self, name: str) -> Callable[..., None]:
-        def record(module: nn.Module, args: Any, output: Any) -> None:
+        def record(module: nn.Module, args: object, output: object) -> None:
             if self.listening:
                 self.outputs.setdefault(name, []).append(RecordedOutput(output))
 

@@ -94,7 +94,7 @@ class Objective(nn.Module):
         return [output.maps for name in self.places for output in outputs.get(name, [])]
 
 
-def _check_names(losses: Any) -> None:
+def _check_names(losses: object) -> None:
     """Refuse losses of a task that a recipe has no weights for."""
     if isinstance(losses, dict) and losses.keys() <= WEIGHTED:
         return

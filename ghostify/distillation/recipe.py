@@ -177,7 +177,7 @@ class Recipe:
         write_text(Path(path), yaml.safe_dump(asdict(self), sort_keys=False))
 
 
-def _check_optimizer(name: Any) -> None:
+def _check_optimizer(name: object) -> None:
     """Refuse a name that timm has no optimizer for, and name those like it."""
     from timm.optim import list_optimizers
 

@@ -94,7 +94,7 @@ def run_map_head(model: Any, kind: str, outputs: PartOutputs, boxes: list[Tensor
     return maps
 
 
-def has_map_head(model: Any, kind: str) -> bool:
+def has_map_head(model: nn.Module, kind: str) -> bool:
     """Whether a network has a head for masks (``kind`` is ``"mask"``) or key points (``"keypoint"``)."""
     return getattr(getattr(model, "roi_heads", None), f"{kind}_roi_pool", None) is not None
 

@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor, nn
@@ -10,6 +10,9 @@ from torch import Tensor, nn
 from ..common.processes import sum_over_processes
 from ..errors import ArgumentError
 from .detection_parts import has_map_head
+
+if TYPE_CHECKING:
+    from torchmetrics.detection import MeanAveragePrecision
 
 SURE = 0.5  # the score from which a detection of the teacher's counts as an object
 
@@ -66,8 +69,8 @@ class DetectionMatches:
         self.masks = has_map_head(model, "mask")
         self.name = name
         self.images = 0
-        self.by_labels: Any = None  # torchmetrics' precision, once there is something to compare with
-        self.by_teacher: Any = None
+        self.by_labels: MeanAveragePrecision | None = None  # once there is something to compare with
+        self.by_teacher: MeanAveragePrecision | None = None
 
     def add(
         self,
@@ -106,18 +109,20 @@ class DetectionMatches:
             raise ArgumentError(f"{self.name} holds no image")
         if self.by_labels is None and self.by_teacher is None:
             raise ArgumentError(f"{self.name} has no targets: give targets, or a teacher to compare with")
-        evaluation = DetectionEvaluation(images) if self.by_labels is None else self._precision(images)
+        evaluation = DetectionEvaluation(images)
+        if self.by_labels is not None:
+            evaluation = self._by_labels(images, self.by_labels.compute())
         if self.by_teacher is None:
             return evaluation
         return replace(evaluation, agreement=_share(self.by_teacher.compute()["map_50"]))
 
-    def _metric(self, labels: bool) -> Any:
+    def _metric(self, labels: bool) -> "MeanAveragePrecision":
         """torchmetrics' mean average precision; by labels also of masks, where the network has them, and of each class."""
         try:
             from torchmetrics.detection import MeanAveragePrecision
 
-            kinds: Any = ("bbox", "segm") if self.masks and labels else "bbox"
-            return MeanAveragePrecision(iou_type=kinds, class_metrics=labels)
+            both = self.masks and labels
+            return MeanAveragePrecision(iou_type=("bbox", "segm") if both else "bbox", class_metrics=labels)
         except ImportError as error:  # torchmetrics, or pycocotools, which it looks for itself
             raise ArgumentError(
                 "average precision needs torchmetrics and pycocotools: pip install 'ghostify[detection]'"
@@ -130,9 +135,8 @@ class DetectionMatches:
             prediction["masks"] = (detection["masks"].detach().squeeze(1) > 0.5).cpu()
         return prediction
 
-    def _precision(self, images: int) -> DetectionEvaluation:
-        """The precision by labels."""
-        values = self.by_labels.compute()
+    def _by_labels(self, images: int, values: dict[str, Tensor]) -> DetectionEvaluation:
+        """The precision by labels, from what torchmetrics computed."""
         box = "bbox_" if self.masks else ""
         classes = values["classes"].reshape(-1).tolist()
         shares = values[f"{box}map_per_class"].reshape(-1).tolist()

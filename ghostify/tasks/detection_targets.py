@@ -19,7 +19,7 @@ def is_detector(model: nn.Module) -> bool:
     return isinstance(model, (GeneralizedRCNN, FasterRCNN, RetinaNet, FCOS, SSD))
 
 
-def scores_background(model: Any) -> bool:
+def scores_background(model: nn.Module) -> bool:
     """Whether the classes at anchors exclude each other, the first of them that nothing is there (SSD)."""
     from torchvision.models.detection.ssd import SSD
 
@@ -123,7 +123,7 @@ def _classes(model: Any) -> tuple[int, int]:
     return int(scores_background(model)), int(getattr(head, "num_classes", getattr(head, "num_columns", 2**31)))
 
 
-def _type_of(targets: Any) -> str:
+def _type_of(targets: object) -> str:
     """The type of something that is no list of dicts, or of the first thing in it that is no dict."""
     if isinstance(targets, (tuple, list)):
         other = next((target for target in targets if not isinstance(target, dict)), None)
