@@ -26,7 +26,7 @@ from benchmarks.harness.results import RESULTS as FOLDER
 from benchmarks.harness.results import Row, read_csv, read_json, write_json
 from ghostify.common.files import write_text
 from ghostify.conversion.allocate import allocate
-from ghostify.exploration.trial import Result, Trial
+from ghostify.exploration.trial import Trial, TrialResult
 
 RESULTS = "budget_costs.json"
 
@@ -121,7 +121,7 @@ def record_trials(folder: Path, count: int) -> None:
     for number in range(count):
         share = float(generator.uniform(0.2, 0.9))
         settings = {"model": "net", "ratio": 1.1 + number / 1000}
-        result = Result(settings, 10, 100, share, share, share, share * 0.9, share, 1.0)
+        result = TrialResult(settings, 10, 100, share, share, share, share * 0.9, share, 1.0)
         write_text(folder / "trials" / Trial(result.settings).name / "trial.json", result.to_json())
 
 

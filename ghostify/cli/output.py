@@ -3,18 +3,14 @@
 import sys
 from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING
 
 from ..errors import ArgumentError
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
-
-class PrintableReport(Protocol):
-    """A report that prints itself as text and as JSON."""
-
-    def to_json(self) -> str: ...
+    from ..common.report import ReportBase
 
 
 def check_figure(path: Path | None) -> None:
@@ -42,7 +38,7 @@ def save_figure(draw: "Callable[[], Axes]", path: Path) -> None:
         raise ArgumentError(f"--plot {str(path)!r} can't be written: {error}") from error
 
 
-def print_report(report: PrintableReport, as_json: bool, written: Path | None = None) -> None:
+def print_report(report: "ReportBase", as_json: bool, written: Path | None = None) -> None:
     """Print a report, coloured on a terminal, and the file that the command wrote; or the report alone, as JSON."""
     from rich.console import Console
 

@@ -13,15 +13,20 @@ from ..errors import ArgumentError, ArgumentTypeError, UnsupportedModelError
 
 
 def check_choice(name: str, value: Any, choices: tuple[str, ...]) -> None:
+    """Refuse what is none of the choices.
+
+    Raises:
+        ArgumentError: with the setting's name and the choices.
+    """
     if value not in choices:
         raise ArgumentError(f"{name} must be one of {', '.join(map(repr, choices))}, not {value!r}")
 
 
 def whole_number(name: str, value: Any, least: int) -> int:
-    """``value``, an int or one of numpy's.
+    """``value``, an int or an integer of numpy's, as an int.
 
     Raises:
-        ArgumentError, ArgumentTypeError: it is not, or below ``least``.
+        ArgumentError, ArgumentTypeError: it is no whole number, or below ``least``.
     """
     if isinstance(value, bool) or not isinstance(value, numbers.Integral):
         raise ArgumentTypeError(f"{name} must be a whole number, not {value!r}")
@@ -42,9 +47,10 @@ def positive_number(name: str, value: Any) -> float:
 
 
 def path_of(name: str, value: Any) -> Path:
-    """
+    """``value`` as a path.
+
     Raises:
-        ArgumentTypeError: ``value`` is no path.
+        ArgumentTypeError: it is no path, or an empty one.
     """
     if not isinstance(value, (str, os.PathLike)) or not os.fspath(value):
         raise ArgumentTypeError(f"{name} must be a path, not {value!r}")

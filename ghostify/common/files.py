@@ -12,7 +12,7 @@ from ..errors import ArgumentError
 
 @contextmanager
 def replacing(path: Path) -> Iterator[str]:
-    """The name of a temporary file, which takes the place of ``path`` once all went well, and is gone otherwise."""
+    """Give the name of a temporary file, which takes the place of ``path`` after the block, or is removed if that fails."""
     path.parent.mkdir(parents=True, exist_ok=True)
     handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=path.name, suffix=".part")
     os.close(handle)
@@ -26,7 +26,7 @@ def replacing(path: Path) -> Iterator[str]:
 
 
 def write_text(path: Path, text: str) -> None:
-    """Write a text.
+    """Write a text in UTF-8; the file appears under its name only once it is complete.
 
     Raises:
         ArgumentError: the file can't be written; one that was there before is whole.
@@ -54,7 +54,7 @@ def read_settings(path: Path, what: str) -> dict[str, Any]:
 
     Args:
         path: of the file.
-        what: it is, for errors.
+        what: the noun for the file in errors, such as ``"recipe"``.
 
     Raises:
         ArgumentError: no such file, no YAML, or no mapping.

@@ -23,7 +23,7 @@ from ..inputs.images import as_calls
 from ..inputs.zoo import create_model
 from ..students.recipe import recipe_of
 from ..tasks.evaluate import evaluate
-from .trial import CONVERT_KEYS, Result, Trial
+from .trial import CONVERT_KEYS, Trial, TrialResult
 
 log = logging.getLogger(__name__)
 
@@ -87,7 +87,7 @@ class SweepData:
         return (batch,)
 
 
-def run_trial(data: SweepData, trial: Trial) -> Result:
+def run_trial(data: SweepData, trial: Trial) -> TrialResult:
     """Run a trial, and write ``trial.json``, ``recipe.json`` and ``log.txt`` into its folder, the first at the very end."""
     folder = data.folder(trial)
     folder.mkdir(parents=True, exist_ok=True)
@@ -97,7 +97,7 @@ def run_trial(data: SweepData, trial: Trial) -> Result:
         result = _measure(data, trial, messages)
     except Exception as error:  # whatever a model, its data or a setting does: the other trials go on
         reason = (str(error).strip() or type(error).__name__).splitlines()[0]
-        result = Result(trial.settings, error=f"{type(error).__name__}: {reason}")
+        result = TrialResult(trial.settings, error=f"{type(error).__name__}: {reason}")
         messages.append(traceback.format_exc())
         log.warning("trial %s failed: %s", trial.name, reason)
     result = replace(result, seconds=round(time.perf_counter() - start, 3))
@@ -106,7 +106,7 @@ def run_trial(data: SweepData, trial: Trial) -> Result:
     return result
 
 
-def _measure(data: SweepData, trial: Trial, messages: list[str]) -> Result:
+def _measure(data: SweepData, trial: Trial, messages: list[str]) -> TrialResult:
     """The trial's figures; what each stage reports is added to ``messages``."""
     teacher = copy_shared(data.model(trial.settings["model"])).eval()
     example = data.example(teacher)
@@ -122,7 +122,7 @@ def _measure(data: SweepData, trial: Trial, messages: list[str]) -> Result:
     evaluation = evaluate(student, data.val, teacher=teacher)
     messages.append(str(evaluation))
     params = count_params(student)
-    return Result(
+    return TrialResult(
         trial.settings,
         params=params,
         flops=student_costs.flops,

@@ -17,7 +17,7 @@ from .fingerprints import fingerprint
 from .run_trial import SensitivityKey, SweepData, run_trial
 from .sensitivity import sensitivity
 from .sweep_result import SweepResult
-from .trial import FORMAT, Result, Trial
+from .trial import FORMAT, Trial, TrialResult
 from .trial_grid import make_trials
 
 MEASURED_IMAGES = 64  # images that targets are shared out by
@@ -133,7 +133,7 @@ def _open_folder(out: Path, models: Mapping[str, Any], images: Any, val: Any) ->
             raise ArgumentError(f"out {str(out)!r} holds another sweep, with other {key}: choose another folder")
 
 
-def _check_originals(folder: Path, originals: Sequence[Result]) -> None:
+def _check_originals(folder: Path, originals: Sequence[TrialResult]) -> None:
     """Stop where no original could be measured, so that no trial can be; the folder is left as if nothing had been.
 
     Raises:

@@ -11,7 +11,7 @@ from ..common.files import also_write
 from ..common.report import ReportBase
 from ..conversion.target import Target
 from ..errors import ArgumentError, ArgumentTypeError
-from .trial import Result, Trial
+from .trial import Trial, TrialResult
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -21,7 +21,7 @@ COST_NAMES = {"flops": "FLOPs (multiply-adds)", "params": "params", "latency": "
 
 COSTS = tuple(COST_NAMES)
 
-_FIGURES = tuple(f.name for f in fields(Result) if f.name not in ("settings", "format"))
+_FIGURES = tuple(f.name for f in fields(TrialResult) if f.name not in ("settings", "format"))
 
 
 @dataclass(frozen=True)
@@ -35,7 +35,7 @@ class SweepResult(ReportBase):
 
     indent = 1
 
-    results: tuple[Result, ...]
+    results: tuple[TrialResult, ...]
     unreadable: dict[str, str]
 
     @classmethod
@@ -51,7 +51,7 @@ class SweepResult(ReportBase):
         results, unreadable = [], {}
         for path in sorted((folder / "trials").glob("*/trial.json")):
             try:
-                results.append(Result.from_json(path.read_text()))
+                results.append(TrialResult.from_json(path.read_text()))
             except (OSError, ValueError) as error:
                 unreadable[str(path.relative_to(folder))] = str(error).splitlines()[0] if str(error) else type(error).__name__
         return cls(tuple(sorted(results, key=_order)), unreadable)
@@ -66,7 +66,7 @@ class SweepResult(ReportBase):
         return "top1" if any(result.top1 is not None for result in self.results) else "agreement"
 
     @property
-    def failed(self) -> list[Result]:
+    def failed(self) -> list[TrialResult]:
         """The results that are errors."""
         return [result for result in self.results if result.error is not None]
 
@@ -94,7 +94,7 @@ class SweepResult(ReportBase):
         frame = frame.sort_values([cost, self.metric], ascending=[True, False], kind="stable")
         return frame[frame[self.metric] > frame[self.metric].cummax().shift(fill_value=float("-inf"))]
 
-    def best(self, **limits: float | str) -> Result:
+    def best(self, **limits: float | str) -> TrialResult:
         """The best trial within limits, such as ``best(flops_share=0.5)`` or ``best(params="5M", latency="10ms")``; of equals
         the one with fewest FLOPs. Where the original keeps to them, it may be that.
 
@@ -184,7 +184,7 @@ class SweepResult(ReportBase):
         return (frame.to_string(index=False, max_rows=40) + "\n\n" if len(frame) else "") + self.summary()
 
 
-def _order(result: Result) -> list[tuple[str, bool, Any]]:
+def _order(result: TrialResult) -> list[tuple[str, bool, Any]]:
     """Key to sort results by: originals first, then by each setting in turn, numbers by size."""
     settings = result.settings
     keys: Sequence[str] = sorted(settings)
@@ -214,7 +214,7 @@ def _cell(value: Any) -> Any:
     return json.dumps(value) if isinstance(value, (dict, list)) else value
 
 
-def _described(result: Result) -> str:
+def _described(result: TrialResult) -> str:
     """The settings of a trial but for its model, in one line."""
     settings = {key: value for key, value in result.settings.items() if key != "model"}
     words = ", ".join(f"{key}={_cell(value)}" for key, value in settings.items())

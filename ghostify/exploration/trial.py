@@ -77,7 +77,7 @@ def _word(key: str, value: Any) -> str:
 
 
 @dataclass(frozen=True)
-class Result:
+class TrialResult:
     """What came of a trial; of one that failed there is the ``error`` alone.
 
     Attributes:
@@ -107,7 +107,7 @@ class Result:
         return json.dumps(asdict(self), indent=1)
 
     @classmethod
-    def from_json(cls, text: str) -> "Result":
+    def from_json(cls, text: str) -> "TrialResult":
         """Read what :meth:`to_json` gave.
 
         Raises:

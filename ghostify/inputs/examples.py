@@ -57,7 +57,7 @@ def as_arguments(model: nn.Module, example: Any) -> tuple[Any, ...]:
     """Forward arguments from what a user gives: a tensor, a shape such as (1, 3, 224, 224), or a tuple of arguments.
 
     Raises:
-        ArgumentError, ArgumentTypeError: a shape with a size below 1; a word.
+        ArgumentError, ArgumentTypeError: a shape has a size below 1; a word is no input.
     """
     if isinstance(example, Tensor):
         return (example,)
@@ -72,14 +72,18 @@ def as_arguments(model: nn.Module, example: Any) -> tuple[Any, ...]:
     return tuple(example) if isinstance(example, tuple) else (example,)
 
 
-def arguments_for(model: nn.Module, given: Any, what: str) -> tuple[Any, ...]:
-    """Forward arguments: what a user gives (see as_arguments), or None for what the model is known to take.
+def arguments_for(model: nn.Module, example: Any, what: str) -> tuple[Any, ...]:
+    """Forward arguments for something that needs them.
+
+    Args:
+        model: the network.
+        example: what a user gives, see :func:`as_arguments`; None for what the model is known to take.
+        what: the argument or function that needs them, for errors.
 
     Raises:
-        ArgumentError: neither is there; ``what`` needs them.
-        ArgumentTypeError: see as_arguments.
+        ArgumentError, ArgumentTypeError: there are none, or they can't be used.
     """
-    arguments = example_input(model) if given is None else as_arguments(model, given)
+    arguments = example_input(model) if example is None else as_arguments(model, example)
     if arguments is None:
         raise ArgumentError(
             f"{what} needs an example_input such as (1, 3, 224, 224): {type(model).__name__} does not say what it takes"
@@ -87,13 +91,13 @@ def arguments_for(model: nn.Module, given: Any, what: str) -> tuple[Any, ...]:
     return arguments
 
 
-def one_input(model: nn.Module, given: Any, what: str) -> Tensor:
-    """The same for what takes networks of one input alone.
+def one_input(model: nn.Module, example: Any, what: str) -> Tensor:
+    """The input for something that takes networks of one input alone; arguments as for :func:`arguments_for`.
 
     Raises:
-        ArgumentError, ArgumentTypeError: see arguments_for; several inputs, or one without channels.
+        ArgumentError, ArgumentTypeError: there is none, there are several, or it has no channels.
     """
-    arguments = arguments_for(model, given, what)
+    arguments = arguments_for(model, example, what)
     if len(arguments) != 1 or not isinstance(arguments[0], Tensor) or arguments[0].dim() < 2:
         raise ArgumentError(
             f"{what} takes networks of one input, a tensor (N, C, ...): of another, such as a detector, give it a part that "

@@ -13,7 +13,6 @@ from ..errors import ArgumentError, ArgumentTypeError
 
 log = logging.getLogger(__name__)
 
-
 LIBRARIES = ("timm", "torchvision")
 
 
@@ -33,7 +32,7 @@ def create_model(name: str, pretrained: bool = False, device: torch.device | str
         name: ``"timm/resnet50"`` or ``"torchvision/resnet50"``; without a library, timm's is taken if there is one.
         pretrained: load the library's own default weights (needs a network connection the first time).
         device: where to build it; ``"meta"`` for structure without weights.
-        settings: of the library's own function, such as ``num_classes=10``.
+        settings: arguments of the library's own function, such as ``num_classes=10``.
 
     Raises:
         ArgumentError: an unknown name; the message lists names close to it. Pretrained weights that can't be fetched.
@@ -83,7 +82,8 @@ def _build_torchvision(name: str, pretrained: bool, **settings: Any) -> nn.Modul
 
 
 def check_name(name: str) -> None:
-    """
+    """Refuse a name that :func:`create_model` does not take.
+
     Raises:
         ArgumentError: an unknown name; the message lists names close to it.
     """
@@ -91,6 +91,7 @@ def check_name(name: str) -> None:
 
 
 def _resolve(name: str) -> tuple[str, str]:
+    """The library of a model and its name there."""
     library, _, bare = name.rpartition("/")
     if library not in ("", *LIBRARIES):
         raise ArgumentError(f"unknown model {name!r}: a name starts with timm/ or torchvision/, or has no library")

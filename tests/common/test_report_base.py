@@ -20,7 +20,7 @@ from ghostify.deployment.fold_report import FoldedPart, FoldReport
 from ghostify.deployment.latency_report import LatencyReport, Timing
 from ghostify.distillation.report import EpochResult, RecoveryReport
 from ghostify.exploration.sweep_result import SweepResult
-from ghostify.exploration.trial import Result
+from ghostify.exploration.trial import TrialResult
 
 mpl.use("Agg")
 
@@ -59,9 +59,9 @@ REPORTS = {
     "folding": FoldReport((FoldedPart("a", "norm"), FoldedPart("b", "norm", "used twice"), FoldedPart("c", "identity"))),
     "sweep": SweepResult(
         (
-            Result({"model": "net"}, 1200, 12000, 1.0, 1.0, 0.02, 0.75, 1.0, 1.0),
-            Result({"model": "net", "ratio": 2.0, "method": "block"}, 700, 7000, 0.58, 0.58, 0.01, 0.5, 0.75, 2.0),
-            Result({"model": "net", "ratio": 4.0, "method": "block"}, error="it broke"),
+            TrialResult({"model": "net"}, 1200, 12000, 1.0, 1.0, 0.02, 0.75, 1.0, 1.0),
+            TrialResult({"model": "net", "ratio": 2.0, "method": "block"}, 700, 7000, 0.58, 0.58, 0.01, 0.5, 0.75, 2.0),
+            TrialResult({"model": "net", "ratio": 4.0, "method": "block"}, error="it broke"),
         ),
         {},
     ),

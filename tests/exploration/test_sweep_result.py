@@ -6,17 +6,17 @@ from helpers.sweeps import sweep_of
 
 import ghostify
 from ghostify.exploration.sweep_result import SweepResult
-from ghostify.exploration.trial import Result
+from ghostify.exploration.trial import TrialResult
 
 
 def some_results(count=200):
     generator = np.random.default_rng(0)
-    results = [Result({"model": "net"}, 10, 100, 1.0, 1.0, 0.01, 0.9, 1.0)]
+    results = [TrialResult({"model": "net"}, 10, 100, 1.0, 1.0, 0.01, 0.9, 1.0)]
     for number in range(count):
         share = generator.uniform(0.2, 0.9)
         flops, top1 = int(100 * share), float(generator.uniform(0.2, 0.89))
         results.append(
-            Result({"model": "net", "ratio": 2 + number}, int(10 * share), flops, share, share, 0.01 * share, top1, top1)
+            TrialResult({"model": "net", "ratio": 2 + number}, int(10 * share), flops, share, share, 0.01 * share, top1, top1)
         )
     return SweepResult(tuple(results), {})
 
@@ -46,7 +46,7 @@ def test_the_best_within_limits():
     with pytest.raises(ghostify.ArgumentTypeError, match="limit flops_share must be a number, not None"):
         found.best(flops_share=None)
     with pytest.raises(ghostify.ArgumentError, match="no trial has succeeded"):
-        SweepResult((Result({"model": "net"}, error="broken"),), {}).best()
+        SweepResult((TrialResult({"model": "net"}, error="broken"),), {}).best()
 
 
 def test_plots_tables_and_the_page(done, tmp_path):
