@@ -30,7 +30,7 @@ def forms(name: str) -> dict[str, nn.Module]:
         ghostify.calibrate(student, dense, noise, method="least_squares", batch_size=4, align=align)
         if not align:
             models["as converted"] = student
-        with patch.object(part_folder, "MapParting"):
+        with patch.object(part_folder, "part_maps"):
             models[f"norms and orders folded{suffix}"] = ghostify.fold(student)
         models[f"and maps apart{suffix}"] = ghostify.fold(student)
     return models

@@ -1,207 +1,167 @@
 """In which order the channels of each value in a graph may stand, so that Ghost modules need not restore the original one.
 
-Values that are added, or that an activation or a pool makes of each other, have one order in common: they are a stream. The
-order of a stream is free where each layer that makes it can give its channels in another order and each layer that reads it can
-take them so: convolutions and fully connected layers do, by permuting their weights once.
+The order of a stream of values (:mod:`.channel_streams`) is free where each layer that makes it can give its channels in
+another order and each layer that reads it can take them so. Convolutions of one group do, by permuting their weights once;
+fully connected layers do not, since what they read has left the maps.
 """
 
-from collections.abc import Mapping
-from dataclasses import dataclass, field
-from typing import Any
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from typing import cast
 
 import torch
 from torch import Tensor, fx, nn
 
-from ..graph.operations import (
-    is_carrier,
-    is_channelwise,
-    is_concatenation,
-    is_pair,
-    is_pool,
-    is_size,
-    joined_values,
-)
-from ..layers.patterns import is_plain
+from ..graph.operations import joined_values
+from .channel_streams import ChannelStream, channel_streams, name_of
 from .folded_ghost import FoldedGhost
 
 
-@dataclass
-class ChannelStream:
-    """Values whose channels stand in one order.
+@dataclass(frozen=True)
+class ChannelOrder:
+    """The order of the channels of some values, and the nodes that have to do with it.
 
     Attributes:
-        ghosts: calls of Ghost modules that make it.
-        free: calls of layers that make it in whatever order.
-        carriers: calls of layers with numbers for each channel, which are to be permuted with it.
-        takers: calls of layers that take it in whatever order.
-        needs: values of it, and who reads them and needs the original order.
-        cats: concatenations that make it.
-        channels: how many, where known.
-        fixed: why it must stand in the original order; empty if it need not.
+        order: (channels,) the original channel that stands at each place; None for the original order.
+        fixed: why it must be the original order; empty where it need not.
+        dim: the dimension of the channels, counted from the end; 0 where the order is the original one.
+        ghosts: calls of Ghost modules that make the values.
+        convs: calls of convolutions of one group that make the values.
+        carriers: calls of layers with values for each channel, which are to be permuted as the values are.
+        takers: calls of convolutions and Ghost modules that take the values in any order.
+        needs: pairs of a value and a node that reads it and needs the original order.
     """
 
-    ghosts: list[fx.Node] = field(default_factory=list)
-    free: list[fx.Node] = field(default_factory=list)
-    carriers: list[fx.Node] = field(default_factory=list)
-    takers: list[fx.Node] = field(default_factory=list)
-    needs: list[tuple[fx.Node, fx.Node]] = field(default_factory=list)
-    cats: list[fx.Node] = field(default_factory=list)
-    channels: int | None = None
-    fixed: str = ""
-    pooled: bool = False
-    settled: bool = False
-    dim: int = -3
-    order: Tensor | None = None
-
-    def join(self, other: "ChannelStream") -> None:
-        for name in ("ghosts", "free", "carriers", "takers", "needs", "cats"):
-            getattr(self, name).extend(getattr(other, name))
-        self.channels = self.channels or other.channels
-        self.fixed = self.fixed or other.fixed
-        self.pooled = self.pooled or other.pooled
-        self.dim = other.dim if other.ghosts else self.dim
+    order: Tensor | None
+    fixed: str
+    dim: int
+    ghosts: tuple[fx.Node, ...]
+    convs: tuple[fx.Node, ...]
+    carriers: tuple[fx.Node, ...]
+    takers: tuple[fx.Node, ...]
+    needs: tuple[tuple[fx.Node, fx.Node], ...]
 
 
-class ChannelOrders:
-    """Finds the streams of a graph, and an order for each.
+def channel_orders(graph: fx.Graph, modules: Mapping[str, nn.Module], shared: set[str]) -> list[ChannelOrder]:
+    """An order for each set of values of a graph that have their order in common.
 
     Args:
-        graph: of a network for inference.
-        modules: those it calls, by their target.
+        graph: a network for inference; it is not changed.
+        modules: the modules that it calls, by their targets; Ghost modules as :class:`FoldedGhost`.
         shared: targets that are called more than once, or read from outside.
     """
+    chooser = _OrderChooser(channel_streams(graph, modules, shared), modules)
+    chooser.fix_mixed_numbers()
+    chooser.fix_joined()
+    return [chooser.result(stream) for stream in chooser.streams]
 
-    def __init__(self, graph: fx.Graph, modules: Mapping[str, nn.Module], shared: set[str]):
-        self.modules, self.shared = modules, shared
-        self.of: dict[fx.Node, ChannelStream] = {}
-        self.nodes = list(graph.nodes)
-        for node in self.nodes:
-            self.of[node] = ChannelStream()
-            self._read(node)
-        self._settle()
 
-    @property
-    def streams(self) -> list[ChannelStream]:
-        return list({id(stream): stream for stream in self.of.values()}.values())
+class _OrderChooser:
+    """Chooses an order for each stream.
 
-    def _read(self, node: fx.Node) -> None:
-        """What a node does to the order of its inputs."""
-        if node.op == "call_module":
-            self._module(node, self.modules[str(node.target)])
-        elif is_channelwise(node, None):
-            self._tie(node, node.all_input_nodes[:1] if node.op == "call_method" else node.all_input_nodes)
-            self.of[node].pooled |= is_pool(node, None)
-        elif is_pair(node):
-            self._tie(node, node.all_input_nodes)
-        elif is_concatenation(node):
-            self.of[node].cats.append(node)
-        elif is_size(node):
-            self.of[node].fixed = "a size"
-        else:
-            self._bar(node)
+    Args:
+        stream_of: the stream of each node's value.
+        modules: the modules that the graph calls, by their targets.
+    """
 
-    def _module(self, node: fx.Node, module: Any) -> None:
-        source = node.all_input_nodes[0] if len(node.all_input_nodes) == 1 else None
-        alone = str(node.target) not in self.shared or not any(True for _ in module.parameters())
-        if source is None or not alone:
-            self._bar(node)
-        elif isinstance(module, FoldedGhost):
-            self._take(node, source, module.primary[0])
-            self.of[node].ghosts.append(node)
-            self.of[node].channels, self.of[node].dim = module.out_channels, module.channel_dim
-        elif is_carrier(module):
-            self._tie(node, [source])
-            self.of[node].carriers.append(node)
-        elif isinstance(module, nn.modules.conv._ConvNd) and is_plain(module):
-            self._take(node, source, module)
-            self.of[node].channels = module.out_channels
-            if module.groups == 1:
-                self.of[node].free.append(node)
-            else:
-                self.of[node].fixed = f"{node.target} is a grouped convolution"
-        elif is_channelwise(node, module):
-            self._tie(node, [source])
-            self.of[node].pooled |= is_pool(node, module)
-        else:
-            self._bar(node)
+    def __init__(self, stream_of: Mapping[fx.Node, ChannelStream], modules: Mapping[str, nn.Module]):
+        self.stream_of, self.modules = stream_of, modules
+        self.streams = list({id(stream): stream for stream in stream_of.values()}.values())
 
-    def _tie(self, node: fx.Node, sources: list[fx.Node]) -> None:
-        for source in sources:
-            stream, other = self.of[node], self.of[source]
-            if stream is not other:
-                other.join(stream)
-                for key, value in self.of.items():
-                    if value is stream:
-                        self.of[key] = other
+    def fix_mixed_numbers(self) -> None:
+        """Where a map of one channel acts on all others, the two have no order in common."""
+        for stream in self.streams:
+            if len({self._out_channels(node) for node in stream.makers}) > 1:
+                stream.fixed = stream.fixed or "it combines values of different numbers of channels"
 
-    def _take(self, node: fx.Node, source: fx.Node, layer: Any) -> None:
-        if layer.groups == 1 and is_plain(layer):
-            self.of[source].takers.append(node)
-        else:
-            self.of[source].needs.append((source, node))
-
-    def _bar(self, node: fx.Node) -> None:
-        for source in node.all_input_nodes:
-            self.of[source].needs.append((source, node))
-        self.of[node].fixed = f"{_told(node)} has channels of its own"
-
-    def _settle(self) -> None:
-        """An order for each stream, or the reason why it keeps the original one."""
+    def fix_joined(self) -> None:
+        """What a concatenation in the original order joins must stand in the original order, too."""
         changed = True
-        while changed:  # what a concatenation in the original order joins must stand in it, too
+        while changed:
             changed = False
             for stream in self.streams:
-                for cat in stream.cats:
-                    parts = [self.of[source] for source in joined_values(cat)]
-                    makers = len(stream.cats) + len(stream.ghosts) + len(stream.free)
-                    unknown = any(self._count(part) is None for part in parts)
-                    if stream.fixed or makers > 1 or unknown:
+                for concatenation in stream.concatenations:
+                    parts = [self.stream_of[source] for source in joined_values(concatenation)]
+                    makers = len(stream.concatenations) + len(stream.makers)
+                    if stream.fixed or makers > 1 or any(self._channels(part) is None for part in parts):
                         for one in (stream, *parts):
                             changed = changed or not one.fixed
-                            one.fixed = one.fixed or f"{_told(cat)} joins channels whose order is fixed"
-        for node in self.nodes:
-            stream = self.of[node]
-            if not stream.settled and not stream.fixed:
-                self._choose(stream)
+                            one.fixed = one.fixed or f"{name_of(concatenation)} joins channels whose order is fixed"
 
-    def _choose(self, stream: ChannelStream) -> None:
-        stream.settled = True
-        if stream.cats:
-            stream.order = self._joined(stream.cats[0])
-            return
-        if not stream.ghosts:
-            return
-        ghosts: list[Any] = [self.modules[str(node.target)] for node in stream.ghosts]
-        able = {tuple(ghost.made.tolist()): sum(one.can_make(ghost.made) for one in ghosts) for ghost in ghosts}
-        best, same = max(able.items(), key=lambda pair: pair[1])
-        restores = len({value for value, _ in stream.needs})
-        if restores > same or (restores == same and not stream.pooled):
-            stream.fixed = f"{_told(stream.needs[0][1])} needs the original order"
-            return
-        order = torch.tensor(best)
-        stream.order = None if torch.equal(order, torch.arange(len(order))) else order
+    def result(self, stream: ChannelStream) -> ChannelOrder:
+        """The order of a stream, or the reason why it keeps the original one."""
+        ghosts = [node for node in stream.makers if isinstance(self._module(node), FoldedGhost)]
+        fixed = stream.fixed or self._restored_anyway(stream)
+        order = None if fixed else self._order(stream)
+        return ChannelOrder(
+            order=order,
+            fixed=fixed,
+            dim=0 if order is None else self._dim(stream),
+            ghosts=tuple(ghosts),
+            convs=tuple(node for node in stream.makers if node not in ghosts and getattr(self._module(node), "groups", 0) == 1),
+            carriers=tuple(stream.carriers),
+            takers=tuple(stream.takers),
+            needs=tuple(stream.needs),
+        )
 
-    def _count(self, stream: ChannelStream) -> int | None:
-        """Channels of a stream, where known."""
-        if stream.channels is None and stream.cats:
-            counts = [self._count(self.of[source]) for source in joined_values(stream.cats[0])]
-            stream.channels = None if None in counts else sum(map(int, counts))  # type: ignore[arg-type]
-        return stream.channels
+    def _order(self, stream: ChannelStream) -> Tensor | None:
+        """The order of a stream that is not fixed; None for the original one."""
+        if stream.concatenations:
+            return self._joined_order(stream.concatenations[0])
+        if stream.fixed or self._restored_anyway(stream) or not (makes := self._makes(stream)):
+            return None
+        order = torch.tensor(max(makes.items(), key=lambda pair: pair[1])[0])
+        return None if torch.equal(order, torch.arange(len(order))) else order
 
-    def _joined(self, cat: fx.Node) -> Tensor | None:
-        """The order of what a concatenation joins."""
+    def _joined_order(self, concatenation: fx.Node) -> Tensor | None:
+        """The order of the values that a concatenation joins, one after the other."""
         offset, orders, moved = 0, [], False
-        for source in joined_values(cat):
-            part = self.of[source]
-            if not part.settled and not part.fixed:
-                self._choose(part)
-            channels = self._count(part)
+        for source in joined_values(concatenation):
+            part = self.stream_of[source]
+            order, channels = None if part.fixed else self._order(part), self._channels(part)
             assert channels is not None
-            moved = moved or part.order is not None
-            orders.append(offset + (torch.arange(channels) if part.order is None else part.order))
+            moved = moved or order is not None
+            orders.append(offset + (torch.arange(channels) if order is None else order))
             offset += channels
         return torch.cat(orders) if moved else None
 
+    def _restored_anyway(self, stream: ChannelStream) -> str:
+        """Why the Ghost modules restore the original order themselves: readers would have to do so as often; empty if not."""
+        makes = {} if stream.concatenations else self._makes(stream)
+        restores, same = len({value for value, _ in stream.needs}), max(makes.values(), default=0)
+        if makes and (restores > same or (restores == same and not stream.pooled)):
+            return f"{name_of(stream.needs[0][1])} needs the original order"
+        return ""
 
-def _told(node: fx.Node) -> str:
-    return str(node.target) if node.op == "call_module" else f"{getattr(node.target, '__name__', node.target)}"
+    def _makes(self, stream: ChannelStream) -> dict[tuple[int, ...], int]:
+        """The orders in which the Ghost modules of a stream compute their channels, and how many of them can give each."""
+        ghosts = list(self._ghosts(stream.makers))
+        orders = [ghost.original_channels for ghost in ghosts]
+        return {tuple(order.tolist()): sum(ghost.can_make(order) for ghost in ghosts) for order in orders}
+
+    def _ghosts(self, nodes: Iterable[fx.Node]) -> Iterator[FoldedGhost]:
+        return (module for node in nodes if isinstance(module := self._module(node), FoldedGhost))
+
+    def _channels(self, stream: ChannelStream) -> int | None:
+        """The number of channels of a stream, where it is known."""
+        if stream.makers:
+            return self._out_channels(stream.makers[0])
+        if not stream.concatenations:
+            return None
+        parts = [self.stream_of[source] for source in joined_values(stream.concatenations[0])]
+        counts = [None if part is stream else self._channels(part) for part in parts]
+        known = [count for count in counts if count is not None]
+        return sum(known) if len(known) == len(counts) else None
+
+    def _dim(self, stream: ChannelStream) -> int:
+        """The dimension of the channels of a stream that is not fixed, counted from the end."""
+        if stream.concatenations:
+            return next(self._dim(self.stream_of[source]) for source in joined_values(stream.concatenations[0]))
+        maker = self._module(stream.makers[0])
+        return maker.channel_dim if isinstance(maker, FoldedGhost) else 1 - cast(Tensor, maker.weight).dim()
+
+    def _module(self, node: fx.Node) -> nn.Module:
+        return self.modules[str(node.target)]
+
+    def _out_channels(self, node: fx.Node) -> int:
+        return cast(int, self._module(node).out_channels)

@@ -1,8 +1,7 @@
 """fold(): a network for inference, without norms, orders and modules that only training or conversion need."""
 
 from collections import Counter
-from collections.abc import Iterator, Mapping
-from typing import Any
+from collections.abc import Iterator, Sequence
 
 from torch import nn
 
@@ -10,13 +9,13 @@ from ..common.checks import check_model
 from ..common.copying import copy_without_hooks
 from ..errors import ArgumentTypeError
 from ..graph.sites import is_listed
-from ..graph.tracing import trace
+from ..graph.tracing import Part, trace
 from ..layers.ghost_module import GhostModule
 from ..layers.patterns import is_kind, lookup
 from ..surgery.swap import put
 from .fold_report import FoldedPart, FoldReport
-from .folded_ghost import FoldedGhost
-from .part_folder import PartFolder
+from .folded_ghost import FoldedGhost, fold_ghost
+from .part_folder import fold_part
 
 
 def fold(student: nn.Module) -> nn.Module:
@@ -45,9 +44,11 @@ def fold(student: nn.Module) -> nn.Module:
 
 
 def for_inference(model: nn.Module, folded: bool, split: bool = True) -> nn.Module:
-    """A copy in evaluation mode that nobody listens to; folded, if it is to be and is not yet.
+    """A copy in evaluation mode and without hooks; folded, if it is to be and is not yet.
 
     Args:
+        model: it is not changed.
+        folded: whether the copy is to be folded.
         split: whether convolutions of maps that are made apart become sums of two; not where sums are rounded, as in int8.
     """
     if folded and not isinstance(getattr(model, "folding", None), FoldReport):
@@ -60,42 +61,46 @@ def _folded(student: nn.Module, split: bool) -> nn.Module:
         raise ArgumentTypeError(f"student must be a torch.nn.Module, not {type(student).__name__}")
     check_model(student)
     model = copy_without_hooks(student).eval().requires_grad_(False)
-    parts = trace(model, is_listed, lambda m: lookup(m) is not None)
-    calls = Counter(p.qualified(str(n.target)) for p in parts for n in p.graph.nodes if n.op == "call_module")
-    read = {p.qualified(str(n.target)).rpartition(".")[0] for p in parts for n in p.graph.nodes if n.op == "get_attr"}
-    shared = {name for name, count in calls.items() if count > 1} | read
-    shared |= {name for name, count in _names(model).items() if count > 1}
-    told: list[FoldedPart] = []
-    for name, module in [(n, m) for n, m in model.named_modules() if isinstance(m, GhostModule)]:
-        model = _with(model, name, FoldedGhost(module))
-        told += _inner_norms(name, module, model.get_submodule(name))
-    known: dict[str, Any] = dict(model.named_modules(remove_duplicate=False))
+    parts = trace(model, is_listed, lambda module: lookup(module) is not None)
+    shared = _shared_names(model, parts)
+    folded: list[FoldedPart] = []
+    for name, ghost in [(name, module) for name, module in model.named_modules() if isinstance(module, GhostModule)]:
+        replacement = fold_ghost(ghost)
+        model = _with(model, name, replacement)
+        folded += _inner_norms(name, ghost, replacement)
+    modules = dict(model.named_modules(remove_duplicate=False))
     for part in reversed(parts):  # what an opaque module holds before what calls it
         if part.entry == part.name:
-            own = {part.relative(name) for name in shared if part.holds(name)}
-            folder = PartFolder(known[part.name], part, own, known, split)
-            made = known[part.name] = folder.run()
-            told += folder.told
-            model = _with(model, part.name, made)
-    model.folding = FoldReport(tuple(told))  # type: ignore[assignment]
+            shared_here = {part.relative(name) for name in shared if part.holds(name)}
+            modules[part.name], folded_here = fold_part(modules[part.name], part, shared_here, modules, split)
+            folded += folded_here
+            model = _with(model, part.name, modules[part.name])
+    model.folding = FoldReport(tuple(folded))  # type: ignore[assignment]
     return model.eval()
 
 
-def _inner_norms(name: str, ghost: GhostModule, folded: Any) -> Iterator[FoldedPart]:
-    for part, chain, left in (
-        ("primary_conv", ghost.primary_conv, folded.primary), ("cheap_operation", ghost.cheap_operation, folded.ghosts.cheap)
-    ):  # fmt: skip
-        kept = set(map(id, left))
+def _shared_names(model: nn.Module, parts: Sequence[Part]) -> set[str]:
+    """Names of modules that are called more than once, have more than one name, or whose weights are read from outside."""
+    nodes = [(part.qualified(str(node.target)), node.op) for part in parts for node in part.graph.nodes]
+    calls = Counter(name for name, op in nodes if op == "call_module")
+    read = {name.rpartition(".")[0] for name, op in nodes if op == "get_attr"}
+    names = list(model.named_modules(remove_duplicate=False))
+    count = Counter(id(module) for _, module in names)
+    return {name for name, times in calls.items() if times > 1} | read | {name for name, m in names if count[id(m)] > 1}
+
+
+def _inner_norms(name: str, ghost: GhostModule, folded: FoldedGhost) -> Iterator[FoldedPart]:
+    """What became of the norms inside a Ghost module."""
+    chains = (
+        ("primary_conv", ghost.primary_conv, folded.primary),
+        ("cheap_operation", ghost.cheap_operation, folded.ghosts.cheap),
+    )
+    for part, chain, folded_chain in chains:
+        kept = {id(layer) for layer in folded_chain}
         for position, layer in enumerate(chain):
             if is_kind(layer, "norm"):
                 reason = f"{type(chain[0]).__name__} or {type(layer).__name__} is not a fixed scale and shift"
                 yield FoldedPart(f"{name}.{part}.{position}", "norm", reason if id(layer) in kept else None)
-
-
-def _names(model: nn.Module) -> Mapping[str, int]:
-    """How many names the module of each name has."""
-    count = Counter(id(module) for _, module in model.named_modules(remove_duplicate=False))
-    return {name: count[id(module)] for name, module in model.named_modules(remove_duplicate=False)}
 
 
 def _with(model: nn.Module, name: str, module: nn.Module) -> nn.Module:

@@ -1,6 +1,6 @@
 """FoldedGhost: a Ghost module for inference, its norms folded into its convolutions."""
 
-from typing import Any, cast
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -12,60 +12,80 @@ from ..layers.norm_affine import affine_of
 from ..layers.patterns import is_plain
 
 
-@named_by_package
-class FoldedGhost(nn.Module):
+def fold_ghost(ghost: GhostModule) -> "FoldedGhost":
     """What a Ghost module computes in evaluation mode, with no norm left where it is a scale and a shift.
 
     Args:
         ghost: it is not changed.
+    """
+    conv: Any = ghost.cheap_operation[0]
+    maps = GhostMaps(
+        folded_chain(ghost.cheap_operation),
+        act=ghost.intrinsic_act,
+        used=conv.in_channels,
+        intrinsic_channels=ghost.intrinsic_channels,
+        channel_dim=ghost.channel_dim,
+        source=ghost.ghost_source,
+    )
+    original_channels = torch.cat(ghost.original_channels())
+    primary = folded_chain(ghost.primary_conv)
+    return FoldedGhost(primary, maps, original_channels, ghost.source_positions(), ghost.channel_order)
 
-    Attributes:
+
+@named_by_package
+class FoldedGhost(nn.Module):
+    """A Ghost module for inference; :func:`fold_ghost` makes one.
+
+    Args:
         primary: the convolution, and what is left of the norm and the activation after it.
         ghosts: makes the ghosts of the intrinsic maps.
-        order: where each output channel stands among intrinsic maps and ghosts; None where they stay as they are made.
+        original_channels: (channels,) the original channel that each map becomes, in the order in which maps are computed.
+        sources: (channels - intrinsic channels,) the intrinsic map that each depthwise ghost is made from.
+        order: where each output channel stands among intrinsic maps and ghosts; None where they stay as they are computed.
     """
-
-    def __init__(self, ghost: GhostModule):
-        super().__init__()
-        self.out_channels, self.intrinsic_channels = ghost.out_channels, ghost.intrinsic_channels
-        self.primary, self.ghosts = folded_chain(ghost.primary_conv), GhostMaps(ghost)
-        self.channel_dim = ghost._channel_dim
-        self.made = torch.cat(ghost.original_channels())  # the original channel that each map becomes, as they are made
-        self.sources = ghost.source_positions()  # the intrinsic map that each depthwise ghost is made from
-        self.register_buffer("order", ghost.channel_order)
 
     order: Tensor | None
 
+    def __init__(
+        self, primary: nn.Sequential, ghosts: "GhostMaps", original_channels: Tensor, sources: Tensor, order: Tensor | None
+    ):
+        super().__init__()
+        self.out_channels, self.intrinsic_channels = len(original_channels), ghosts.intrinsic_channels
+        self.primary, self.ghosts = primary, ghosts
+        self.channel_dim = ghosts.channel_dim
+        self.original_channels, self.sources = original_channels, sources
+        self.register_buffer("order", order)
+
     def can_make(self, wanted: Tensor) -> bool:
-        """Whether the maps can be made in this order: in any with the intrinsic ones first, whatever the cheap operation."""
-        if torch.equal(wanted, self.made):
+        """Whether the maps can be computed in this order: in any with the intrinsic ones first.
+
+        That holds for both cheap operations, where the primary convolution has one group and both are weight and bias alone.
+        """
+        if torch.equal(wanted, self.original_channels):
             return True
         m = self.intrinsic_channels
         convs: Any = (self.primary[0], self.ghosts.cheap[0])
         flexible = convs[0].groups == 1 and all(map(is_plain, convs))
-        return flexible and torch.equal(wanted[:m].sort().values, self.made[:m].sort().values)
+        return flexible and torch.equal(wanted[:m].sort().values, self.original_channels[:m].sort().values)
 
     def set_order(self, wanted: Tensor) -> None:
         """Give the channels in another order: ``wanted[i]`` is the original channel at place i."""
         if self.can_make(wanted):
-            self._remake(wanted)
-        index = torch.argsort(self.made)[wanted]
+            self._compute_in(wanted)
+        index = torch.argsort(self.original_channels)[wanted]
         conv: Any = self.primary[0]
         self.order = None if torch.equal(index, torch.arange(len(index))) else index.to(conv.weight.device)
 
-    def _remake(self, wanted: Tensor) -> None:
-        if torch.equal(wanted, self.made):
+    def _compute_in(self, wanted: Tensor) -> None:
+        """Compute the maps in another order, the intrinsic ones first."""
+        if torch.equal(wanted, self.original_channels):
             return
         m = self.intrinsic_channels
-        place = torch.argsort(self.made)[wanted]
+        place = torch.argsort(self.original_channels)[wanted]
         self.primary = _permuted(self.primary, place[:m])
         self.sources = torch.argsort(place[:m])[self.sources[place[m:] - m]]
         self.ghosts.set_order(place[m:] - m, place[:m], self.sources)
-        self.made = wanted
-
-    def permute_inputs(self, order: Tensor) -> None:
-        """Take inputs whose channel i is the channel ``order[i]`` of before."""
-        permute_inputs(self.primary[0], order)
+        self.original_channels = wanted
 
     def forward(self, x: Tensor) -> Tensor:
         intrinsic = self.primary(x)
@@ -81,35 +101,44 @@ class GhostMaps(nn.Module):
     """The ghosts of a Ghost module, made of its intrinsic maps.
 
     Args:
-        ghost: as of :class:`FoldedGhost`.
-
-    Attributes:
         cheap: the convolution, and what is left of the norm and the activation after it.
-        act: what the intrinsic maps go through before.
+        act: what the intrinsic maps go through before; None for nothing.
+        used: how many intrinsic maps, the first ones, the convolution takes where there is no ``source``.
+        intrinsic_channels: the number of intrinsic maps.
+        channel_dim: the dimension of the channels, counted from the end.
         source: the intrinsic map that each ghost is made from; None where they are the first, in order, or all of them.
     """
 
-    def __init__(self, ghost: GhostModule):
-        super().__init__()
-        self.cheap, self.act = folded_chain(ghost.cheap_operation), ghost.intrinsic_act
-        self.used: int = cast(Any, ghost.cheap_operation[0]).in_channels
-        self.intrinsic_channels, self.channel_dim = ghost.intrinsic_channels, ghost._channel_dim
-        self.register_buffer("source", ghost.ghost_source)
-
     source: Tensor | None
+
+    def __init__(
+        self,
+        cheap: nn.Sequential,
+        *,
+        act: nn.Module | None,
+        used: int,
+        intrinsic_channels: int,
+        channel_dim: int,
+        source: Tensor | None,
+    ):
+        super().__init__()
+        self.cheap, self.act, self.used = cheap, act, used
+        self.intrinsic_channels, self.channel_dim = intrinsic_channels, channel_dim
+        self.register_buffer("source", source)
 
     def set_order(self, order: Tensor, intrinsic: Tensor, sources: Tensor) -> None:
         """Make the ghosts in another order, of intrinsic maps in another order.
 
         Args:
-            order, intrinsic: where each ghost, and each intrinsic map, stood before.
+            order: where each ghost stood before.
+            intrinsic: where each intrinsic map stood before.
             sources: the map that each ghost is made from, both in the new order.
         """
         self.cheap = _permuted(self.cheap, order)
         conv: Any = self.cheap[0]
         if conv.groups == 1:
             permute_inputs(conv, intrinsic)
-        else:  # each of a map of its own
+        else:  # each ghost of a map of its own
             conv.in_channels = conv.groups = self.used = len(sources)
             in_place = torch.equal(sources, torch.arange(len(sources)))
             self.source = None if in_place else sources.to(conv.weight.device)
@@ -140,7 +169,9 @@ def folded_chain(chain: nn.Sequential) -> nn.Sequential:
 
 
 def fold_norm(layer: Any, norm: Any) -> tuple[nn.Module, nn.Module | None] | None:
-    """A layer that computes what ``norm(layer(x))`` is, and the activation that the norm ends with; None where it can't be.
+    """A layer that computes ``norm(layer(x))``, and the activation that the norm ends with, if any.
+
+    None where the norm is no fixed scale and shift, or the layer more than its weight and bias.
 
     Args:
         layer: a convolution or a fully connected layer.
@@ -162,4 +193,5 @@ def fold_norm(layer: Any, norm: Any) -> tuple[nn.Module, nn.Module | None] | Non
 
 
 def permute_inputs(layer: Any, order: Tensor) -> None:
+    """Let a convolution take inputs whose channel i is the channel ``order[i]`` of before; the layer is changed."""
     layer.weight = nn.Parameter(layer.weight.detach().index_select(1, order.to(layer.weight.device)), requires_grad=False)

@@ -1,71 +1,91 @@
 """Folds one part of a network that traces."""
 
-from collections.abc import Iterator
-from typing import Any
+from collections.abc import Iterator, Mapping
 
 import torch
 from torch import Tensor, fx, nn
 
-from ..graph.operations import is_identity_in_evaluation
+from ..graph.operations import called_module, is_identity_in_evaluation
 from ..graph.running import attribute_of
 from ..graph.tracing import Part
 from ..layers.ghost_module import narrow, take_channels
 from ..layers.patterns import is_kind
-from .channel_orders import ChannelOrders, ChannelStream
+from .channel_orders import ChannelOrder, channel_orders
 from .fold_report import FoldedPart
 from .folded_ghost import FoldedGhost, fold_norm, permute_inputs
-from .parted_maps import MapParting
+from .parted_maps import part_maps
 
 
-class PartFolder:
-    """Folds one part that traces."""
+def fold_part(
+    root: nn.Module, part: Part, shared: set[str], modules: Mapping[str, nn.Module], split: bool
+) -> tuple[fx.GraphModule, list[FoldedPart]]:
+    """The folded form of one part of a network, and what became of its layers.
 
-    def __init__(self, root: nn.Module, part: Part, shared: set[str], known: dict[str, Any], split: bool):
-        self.root, self.part = root, part
-        self.shared, self.split = shared, split
+    Args:
+        root: the module that the part traces.
+        part: its graph, which is not changed.
+        shared: targets of that graph that are called more than once, or read from outside.
+        modules: all modules of the network as they were before other parts were folded, by their qualified names: a part of
+            which only some modules run would lack the others.
+        split: whether convolutions of maps that are made apart become sums of two.
+    """
+    folder = _PartFolder(part, shared, {part.relative(name): module for name, module in modules.items() if part.holds(name)})
+    folder.drop_identities()
+    folder.fold_norms()
+    folder.fold_orders()
+    part_maps(folder.graph, folder.modules, shared, split)
+    return _graph_module(root, folder), folder.folded
+
+
+def _graph_module(root: nn.Module, folder: "_PartFolder") -> fx.GraphModule:
+    """The folder's graph as a module that also has the plain attributes of ``root``."""
+    targets = {str(node.target) for node in folder.graph.nodes if node.op in ("call_module", "get_attr")}
+    attributes: dict[str, object] = {}
+    for target in targets:
+        if target in folder.modules:
+            attributes[target] = folder.modules[target]
+        elif target in folder.orders:
+            attributes[target] = folder.orders[target].to(next(root.parameters()).device)
+        else:
+            attributes[target] = attribute_of(root, folder.part.constants, target)
+    module = fx.GraphModule(attributes, folder.graph, type(root).__name__)
+    for name, value in vars(root).items():
+        if name not in vars(module) and not name.startswith("_") and not isinstance(value, Tensor):
+            setattr(module, name, value)  # what the code around this part may ask of it
+    return module
+
+
+class _PartFolder:
+    """Works on a copy of a part's graph; ``folded`` notes each layer, and ``orders`` holds the indices that the graph reads.
+
+    Args:
+        part: a part of a network.
+        shared: targets that are called more than once, or read from outside.
+        modules: the modules of the part by their targets; folded ones take the places of others.
+    """
+
+    def __init__(self, part: Part, shared: set[str], modules: dict[str, nn.Module]):
+        self.part, self.shared, self.modules = part, shared, modules
         self.graph = fx.Graph()
         self.graph.output(self.graph.graph_copy(part.graph, {}))
-        # as they were before other parts were folded, or a part of which only some modules run would lack the others
-        self.modules = {part.relative(name): module for name, module in known.items() if part.holds(name)}
-        self.told: list[FoldedPart] = []
+        self.orders: dict[str, Tensor] = {}
+        self.folded: list[FoldedPart] = []
 
-    def run(self) -> fx.GraphModule:
-        self._strip()
-        self._norms()
-        self._orders()
-        MapParting(self.graph, self.modules, self.shared, self.split)
-        targets = {str(node.target) for node in self.graph.nodes if node.op in ("call_module", "get_attr")}
-        named = {
-            target: self.modules[target] if target in self.modules else attribute_of(self.root, self.part.constants, target)
-            for target in targets
-        }
-        made = fx.GraphModule(named, self.graph, type(self.root).__name__)
-        for name, value in vars(self.root).items():
-            if name not in vars(made) and not name.startswith("_") and not isinstance(value, Tensor):
-                setattr(made, name, value)  # what the code around this part may ask of it
-        return made
-
-    def _calls(self) -> Iterator[tuple[fx.Node, Any]]:
-        """Calls of modules that stand in this place alone."""
+    def drop_identities(self) -> None:
+        """Take out what gives its input as it is in evaluation mode."""
         for node in list(self.graph.nodes):
-            if node.op == "call_module":
-                yield node, self.modules[str(node.target)]
-
-    def _strip(self) -> None:
-        for node in list(self.graph.nodes):
-            module = self.modules[str(node.target)] if node.op == "call_module" else None
-            if is_identity_in_evaluation(node, module):
-                node.replace_all_uses_with(node.args[0])
-                self.graph.erase_node(node)
+            if is_identity_in_evaluation(node, called_module(node, self.modules)):
+                self._replace(node, node.all_input_nodes[0])
                 if node.op == "call_module":
-                    self._tell(str(node.target), "identity")
+                    self._note(str(node.target), "identity")
 
-    def _norms(self) -> None:
+    def fold_norms(self) -> None:
+        """Put norms into the layers before them."""
         for node, norm in self._calls():
             if not is_kind(norm, "norm"):
                 continue
             before = node.all_input_nodes[0]
-            layer = self.modules[str(before.target)] if before.op == "call_module" else None
+            layer = called_module(before, self.modules)
             reason = None
             if layer is None or not (is_kind(layer, "conv") or isinstance(layer, nn.Linear)):
                 reason = f"follows {'a ' + type(layer).__name__ if layer is not None else before.name}, not a convolution"
@@ -73,62 +93,76 @@ class PartFolder:
                 reason = f"{before.target} has other users, too"
             elif {str(node.target), str(before.target)} & self.shared:
                 reason = "is called more than once, as is the convolution, or one of the two"
+            elif (folded := fold_norm(layer, norm)) is None:
+                reason = f"{type(layer).__name__} or {type(norm).__name__} is not a fixed scale and shift"
             else:
-                folded = fold_norm(layer, norm)
-                if folded is None:
-                    reason = f"{type(layer).__name__} or {type(norm).__name__} is not a fixed scale and shift"
+                self.modules[str(before.target)], act = folded
+                if act is not None:
+                    self.modules[str(node.target)] = act
                 else:
-                    self._replace(node, before, *folded)
-            self._tell(str(node.target), "norm", reason)
+                    self._replace(node, before)
+            self._note(str(node.target), "norm", reason)
 
-    def _replace(self, node: fx.Node, before: fx.Node, layer: nn.Module, act: nn.Module | None) -> None:
-        self.modules[str(before.target)] = layer
-        if act is not None:
-            self.modules[str(node.target)] = act
-        else:
-            node.replace_all_uses_with(before)
-            self.graph.erase_node(node)
-
-    def _orders(self) -> None:
-        found = ChannelOrders(self.graph, self.modules, self.shared)
-        for stream in found.streams:
-            if stream.order is not None:
-                self._permute(stream, stream.order)
-        for stream in found.streams:
-            for node in stream.ghosts:
-                ghost = self.modules[str(node.target)]
-                natural = torch.equal(ghost.made, torch.arange(len(ghost.made)))
+    def fold_orders(self) -> None:
+        """Leave channels in the order in which Ghost modules compute them, as far as what follows can take them so."""
+        found = channel_orders(self.graph, self.modules, self.shared)
+        for values in found:
+            if values.order is not None:
+                self._permute(values, values.order)
+        for values in found:
+            for node in values.ghosts:
+                ghost = self._ghost(node)
                 if ghost.order is not None:
-                    reason = stream.fixed or "other layers that make the same sum have another order"
-                    self._tell(str(node.target), "channel order", reason)
-                elif not natural:
-                    self._tell(str(node.target), "channel order")
+                    reason = values.fixed or "other layers that make the same sum have another order"
+                    self._note(str(node.target), "channel order", reason)
+                elif not torch.equal(ghost.original_channels, torch.arange(ghost.out_channels)):
+                    self._note(str(node.target), "channel order")
 
-    def _permute(self, stream: ChannelStream, order: Tensor) -> None:
-        for node in stream.ghosts:
-            self.modules[str(node.target)].set_order(order)
-        for node in [*stream.free, *stream.carriers]:
+    def _permute(self, values: ChannelOrder, order: Tensor) -> None:
+        """Let the layers around these values make and take their channels in another order."""
+        for node in values.ghosts:
+            self._ghost(node).set_order(order)
+        for node in (*values.convs, *values.carriers):
             target = str(node.target)
             self.modules[target] = narrow(self.modules[target], order)
-        for node in stream.takers:
+        for node in values.takers:
             module = self.modules[str(node.target)]
             permute_inputs(module.primary[0] if isinstance(module, FoldedGhost) else module, order)
         restored: dict[fx.Node, fx.Node] = {}
         back = torch.argsort(order)
-        for value, reader in stream.needs:
+        for value, reader in values.needs:
             if value not in restored:
-                restored[value] = self._restore(value, back, stream)
+                restored[value] = self._restore(value, back, values.dim)
             reader.replace_input_with(value, restored[value])
 
-    def _restore(self, value: fx.Node, back: Tensor, stream: ChannelStream) -> fx.Node:
+    def _restore(self, value: fx.Node, back: Tensor, dim: int) -> fx.Node:
+        """A node that gives the channels of ``value`` in the original order."""
         name = f"order_of_{value.name}"
-        self.modules[name] = back.to(next(self.root.parameters()).device)
+        self.orders[name] = back
         with self.graph.inserting_after(value):
             index = self.graph.get_attr(name)
         with self.graph.inserting_after(index):
-            restored = self.graph.call_function(take_channels, (value, index, stream.dim))
+            restored = self.graph.call_function(take_channels, (value, index, dim))
         restored.meta["is_wrapped"] = True  # as a trace marks it: unpickling traces the code again
         return restored
 
-    def _tell(self, target: str, kind: str, reason: str | None = None) -> None:
-        self.told.append(FoldedPart(self.part.qualified(target), kind, reason))
+    def _calls(self) -> Iterator[tuple[fx.Node, nn.Module]]:
+        """Calls of modules; nodes may be taken out on the way."""
+        for node in list(self.graph.nodes):
+            module = called_module(node, self.modules)
+            if module is not None:
+                yield node, module
+
+    def _ghost(self, node: fx.Node) -> FoldedGhost:
+        """The Ghost module that a node calls."""
+        ghost = self.modules[str(node.target)]
+        assert isinstance(ghost, FoldedGhost)
+        return ghost
+
+    def _replace(self, node: fx.Node, other: fx.Node) -> None:
+        """Let all that reads a node read another one."""
+        node.replace_all_uses_with(other)
+        self.graph.erase_node(node)
+
+    def _note(self, target: str, kind: str, reason: str | None = None) -> None:
+        self.folded.append(FoldedPart(self.part.qualified(target), kind, reason))

@@ -106,7 +106,7 @@ class GhostModule(nn.Module):
         self.intrinsic_act: nn.Module | None = None
         self.register_buffer("ghost_source", sources if cheap == "depthwise" and not _is_native(sources, m) else None)
         self.register_buffer("channel_order", None)
-        self._channel_dim = -3
+        self.channel_dim = -3
         ghost.reset_parameters()
 
     @classmethod
@@ -182,7 +182,7 @@ class GhostModule(nn.Module):
         gather = cheap == "depthwise" and not _is_native(sources, m)
         self.register_buffer("ghost_source", sources.to(device) if gather else None)
         self.register_buffer("channel_order", order.to(device) if not torch.equal(order, torch.arange(len(order))) else None)
-        self._channel_dim = 1 - weight.dim()
+        self.channel_dim = 1 - weight.dim()
         self.train(conv.training)
         return self
 
@@ -225,11 +225,16 @@ class GhostModule(nn.Module):
         conv: Any = self.cheap_operation[0]
         used = conv.in_channels
         if self.ghost_source is not None:
-            sources = take_channels(sources, self.ghost_source, self._channel_dim)
+            sources = take_channels(sources, self.ghost_source, self.channel_dim)
         elif used < self.intrinsic_channels:
-            sources = sources.narrow(self._channel_dim, 0, used)
-        out = torch.cat([intrinsic, self.cheap_operation(sources)], dim=self._channel_dim)
-        return out if self.channel_order is None else take_channels(out, self.channel_order, self._channel_dim)
+            sources = sources.narrow(self.channel_dim, 0, used)
+        out = torch.cat([intrinsic, self.cheap_operation(sources)], dim=self.channel_dim)
+        return out if self.channel_order is None else take_channels(out, self.channel_order, self.channel_dim)
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        """Take a state of version 0.1.0, too, where ``channel_dim`` had an underscore before its name."""
+        renamed = {"_channel_dim": "channel_dim"}
+        super().__setstate__({renamed.get(name, name): value for name, value in state.items()})
 
     def extra_repr(self) -> str:
         return f"{self.in_channels}, {self.out_channels}, intrinsic={self.intrinsic_channels}, cheap={self.cheap}"

@@ -75,3 +75,50 @@ def test_an_aligned_student_restores_no_order_in_its_sums(cheap):
             assert {name for name, module in folded.named_modules() if isinstance(module, PartedMaps)} == {"pool.joined"}
     assert counts[0] == 0
     assert counts[1] >= 3
+
+
+class JoinedSignals(nn.Module):
+    """A concatenation of one-dimensional maps whose reader needs the original order."""
+
+    def __init__(self):
+        super().__init__()
+        self.first, self.second = nn.Conv1d(3, 16, 3, padding=1), nn.Conv1d(3, 16, 3, padding=1)
+        self.head = nn.Linear(32 * 8, 4)
+
+    def forward(self, x):
+        return self.head(torch.cat([self.first(x), self.second(x)], 1).flatten(1))
+
+
+class GatedByOneMap(nn.Module):
+    """A map of one channel that acts on all channels of another, as of spatial attention."""
+
+    def __init__(self):
+        super().__init__()
+        self.first, self.gate, self.last = nn.Conv2d(3, 16, 3, padding=1), nn.Conv2d(16, 1, 3, padding=1), nn.Conv2d(16, 8, 1)
+
+    def forward(self, x):
+        x = self.first(x)
+        return self.last(x * torch.sigmoid(self.gate(x)))
+
+
+class GatedByItsPart(nn.Module):
+    """A concatenation that is multiplied by one of the maps it joins."""
+
+    def __init__(self):
+        super().__init__()
+        self.first, self.last = nn.Conv2d(3, 16, 3, padding=1), nn.Conv2d(17, 8, 1)
+
+    def forward(self, x):
+        x = self.first(x)
+        mean = x.mean(1, keepdim=True)
+        return self.last(torch.cat([x, mean], 1) * mean)
+
+
+@pytest.mark.parametrize(
+    ("network", "shape"), [(JoinedSignals, (2, 3, 8)), (GatedByOneMap, (2, 3, 8, 8)), (GatedByItsPart, (2, 3, 8, 8))]
+)
+def test_values_of_different_numbers_of_channels_and_dimensions(network, shape):
+    torch.manual_seed(0)
+    student = ghostify.convert(network(), 2, skip=(), min_channels=1).eval()
+    x = torch.randn(shape)
+    torch.testing.assert_close(ghostify.fold(student)(x), student(x), rtol=1e-4, atol=1e-5)
