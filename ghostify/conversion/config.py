@@ -7,6 +7,7 @@ from typing import Any
 from ..common.checks import check_choice, whole_number
 from ..errors import ArgumentTypeError
 from ..layers.ratios import check_dw_size, check_ratio
+from .target import Budget
 
 SKIPS = {
     "first": "first convolution: the paper keeps it (skip=() converts it too)",
@@ -58,6 +59,7 @@ class GhostConfig:
                 # a plain int, which the recipe's JSON can hold
                 object.__setattr__(self, name, whole_number(name, value, least))
 
-    def to_dict(self) -> dict[str, Any]:
-        """The settings as plain data, for the recipe."""
-        return {**asdict(self), "ratios": dict(self.ratios), "skip": list(self.skip)}
+    def to_dict(self, budget: Budget | None = None) -> dict[str, Any]:
+        """The settings as plain data, for the recipe; where there was a target, its budget in place of the one ratio."""
+        settings = {**asdict(self), "ratios": dict(self.ratios), "skip": list(self.skip)}
+        return settings if budget is None else {**settings, "ratio": None, "budget": asdict(budget)}

@@ -1,7 +1,6 @@
 """convert(): trace to find sites, plan a ratio for each, build Ghost modules from the original layers, swap them in."""
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -114,16 +113,14 @@ def convert(
         init=init,
         seed=seed,
     )
-    is_network = isinstance(model, nn.Module)
-    network: Any = model if is_network else _build(model)
+    network: Any = model if isinstance(model, nn.Module) else _build(model)
     check_model(network)
     plan, budget = _plan_for(network, config, goal)
     _check_plan(network, plan, inplace)
     # parameters made in inference mode could never be trained, and the choice of channels needs a device with values
     with torch.inference_mode(False), torch.device("cpu"):
-        student: M = swap(network, make_swaps(plan, config.init, config.seed), inplace or not is_network)
-    settings = config.to_dict() | ({} if budget is None else {"ratio": None, "budget": asdict(budget)})
-    attach_recipe(student, make_recipe(plan, settings, recipe_of(network)))
+        student: M = swap(network, make_swaps(plan, config.init, config.seed), inplace or network is not model)
+    attach_recipe(student, make_recipe(plan, config.to_dict(budget), recipe_of(network)))
     return student
 
 

@@ -97,17 +97,7 @@ def sensitivity(
             warnings.warn(warning, stacklevel=2)
         calls = [(tuple(map(channels_last, args)), kwargs) for args, kwargs in batches]
         comparison = ScoreComparison(original, calls, outputs, _labels_of(calls, labels))
-        header = Header(
-            model=type(model).__name__,
-            images=sum(len(args[0]) for args, _ in calls),
-            ratios=ratios,
-            cheap=cheap,
-            dw_size=dw_size,
-            seed=seed,
-            weights=checksum_of_weights(original),
-            pixels=checksum_of([args[0] for args, _ in calls]),
-            labels=checksum_of(comparison.labels or []),
-        )
+        header = _header(type(model).__name__, comparison, GhostConfig(max(ratios), dw_size, cheap, seed=seed), ratios)
         table = Sensitivity(header, (), comparison.original_top1())
         path = None if out is None else Path(out)
         if path is not None and path.exists():
@@ -169,6 +159,29 @@ def _labels_of(calls: Sequence[Arguments], labels: Any) -> list[Tensor] | None:
     if classes.dim() != 1 or len(classes) < sum(sizes) or classes.is_floating_point():
         raise ArgumentError(f"labels must be a class for each of the {sum(sizes)} images, not of shape {tuple(classes.shape)}")
     return list(classes[: sum(sizes)].split(sizes))
+
+
+def _header(name: str, comparison: ScoreComparison, config: GhostConfig, ratios: tuple[float, ...]) -> Header:
+    """What is measured, and how.
+
+    Args:
+        name: of the model's class.
+        comparison: the original, the images and the labels.
+        config: settings of the conversion.
+        ratios: that are measured.
+    """
+    images = [args[0] for args, _ in comparison.calls]
+    return Header(
+        model=name,
+        images=sum(map(len, images)),
+        ratios=ratios,
+        cheap=config.cheap,
+        dw_size=config.dw_size,
+        seed=config.seed,
+        weights=checksum_of_weights(comparison.original),
+        pixels=checksum_of(images),
+        labels=checksum_of(comparison.labels or []),
+    )
 
 
 def _read_table(path: Path, header: Header) -> Sensitivity:
