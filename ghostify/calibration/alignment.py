@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
-from ..layers.ghost_module import Cheap
+from ..layers.cheap_conv import Cheap
 from ..surgery.source_choice import choose_sources
 from .channel_choice import MapMoments, choose_pointwise
 

@@ -5,7 +5,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from ..layers.ghost_module import Cheap, GhostModule
+from ..layers.cheap_conv import Cheap
+from ..layers.ghost_module import GhostModule
 from ..surgery.source_choice import choose_sources
 
 

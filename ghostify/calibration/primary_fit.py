@@ -10,7 +10,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ..layers.ghost_module import Cheap, GhostModule
+from ..layers.cheap_conv import Cheap
+from ..layers.ghost_module import GhostModule
 from ..layers.norm_affine import set_norm
 from .patches import Taps, at_positions
 from .regression import WIDEST, Moments, Solution, install_filters, leading_basis

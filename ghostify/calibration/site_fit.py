@@ -6,7 +6,8 @@ from typing import Any
 import torch
 from torch import nn
 
-from ..layers.ghost_module import Cheap, GhostModule
+from ..layers.cheap_conv import Cheap
+from ..layers.ghost_module import GhostModule
 from .alignment import Partition
 from .channel_choice import ChannelChoice, MapMoments, channels_of, choose_depthwise, choose_pointwise, unexplained_by
 from .cheap_fit import fit_cheap

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from ..layers.ghost_module import Cheap
+from ..layers.cheap_conv import Cheap
 from .channel_choice import MapMoments
 from .patches import Taps, at_positions
 from .primary_fit import PrimaryFit

@@ -8,7 +8,7 @@ from typing import Any
 
 from ..errors import ArgumentError
 from ..graph.sites import Site
-from ..layers.ghost_module import Cheap
+from ..layers.cheap_conv import Cheap
 from ..layers.ratios import intrinsic_channels
 from ..layers.reduced_linear import reduced_rank
 from ..surgery.planned import PlannedSite

@@ -7,9 +7,9 @@ from torch import Tensor, nn
 
 from ..common.copying import copy_layer
 from ..common.pickling import named_by_package
-from ..layers.ghost_module import GhostModule, narrow, take_channels
+from ..layers.ghost_module import GhostModule, take_channels
 from ..layers.norm_affine import affine_of
-from ..layers.patterns import is_plain
+from ..layers.patterns import is_plain, narrow
 
 
 def fold_ghost(ghost: GhostModule) -> "FoldedGhost":

@@ -8,8 +8,8 @@ from torch import Tensor, fx, nn
 from ..graph.operations import called_module, is_identity_in_evaluation
 from ..graph.running import attribute_of
 from ..graph.tracing import Part
-from ..layers.ghost_module import narrow, take_channels
-from ..layers.patterns import is_kind
+from ..layers.ghost_module import take_channels
+from ..layers.patterns import is_kind, narrow
 from .channel_orders import ChannelOrder, channel_orders
 from .fold_report import FoldedPart
 from .folded_ghost import FoldedGhost, fold_norm, permute_inputs

@@ -19,8 +19,7 @@ from ..graph.operations import (
     joined_values,
     starts_gate,
 )
-from ..layers.ghost_module import narrow
-from ..layers.patterns import is_kind, is_plain
+from ..layers.patterns import is_kind, is_plain, narrow
 from .folded_ghost import FoldedGhost
 
 

@@ -1,8 +1,7 @@
-"""GhostModule and ReducedLinear: the layers that stand in for convolutions and fully connected layers."""
+"""GhostModule: the layer that stands in for a convolution."""
 
-import math
 from collections.abc import Callable
-from typing import Any, Literal
+from typing import Any
 
 import torch
 from torch import Tensor, fx, nn
@@ -10,11 +9,10 @@ from torch import Tensor, fx, nn
 from ..common.copying import copy_without_hooks
 from ..common.pickling import named_by_package
 from ..errors import ArgumentError
-from .patterns import lookup
+from .cheap_conv import Cheap, cheap_conv
+from .ghost_channels import channels_as_given, channels_by_source, is_slice, slice_groups
+from .patterns import narrow
 from .ratios import check_dw_size, intrinsic_channels, paper_sources
-
-Cheap = Literal["depthwise", "pointwise"]
-
 
 INDICES = ("channel_order", "ghost_source")  # buffers that a Ghost module has where they change anything
 
@@ -81,9 +79,8 @@ class GhostModule(nn.Module):
         dtype: torch.dtype | None = None,
     ):
         super().__init__()
-        for name, value in (
-            ("in_channels", in_channels), ("out_channels", out_channels), ("kernel_size", kernel_size), ("stride", stride)
-        ):  # fmt: skip
+        sizes = {"in_channels": in_channels, "out_channels": out_channels, "kernel_size": kernel_size, "stride": stride}
+        for name, value in sizes.items():
             if not isinstance(value, int) or value < 1:
                 raise ArgumentError(f"{name} must be a whole number of at least 1, not {value!r}")
         if cheap not in ("depthwise", "pointwise"):
@@ -94,7 +91,7 @@ class GhostModule(nn.Module):
             raise ArgumentError(f"out_channels={out_channels} at ratio={ratio} leaves no ghost maps; use more channels")
         conv = nn.Conv2d(in_channels, m, kernel_size, stride, kernel_size // 2, bias=False, **factory)
         sources = paper_sources(out_channels - m, ratio)
-        ghost = _cheap_conv(conv, m, out_channels - m, check_dw_size(dw_size), cheap, False, sources)
+        ghost = cheap_conv(conv, m, out_channels - m, check_dw_size(dw_size), cheap, False, sources)
 
         def followers(channels: int) -> list[nn.Module]:
             norm = [norm_layer(channels, **factory)] if norm_layer else []
@@ -104,7 +101,7 @@ class GhostModule(nn.Module):
         self.primary_conv = nn.Sequential(conv, *followers(m))
         self.cheap_operation = nn.Sequential(ghost, *followers(out_channels - m))
         self.intrinsic_act: nn.Module | None = None
-        self.register_buffer("ghost_source", sources if cheap == "depthwise" and not _is_native(sources, m) else None)
+        self.register_buffer("ghost_source", sources if cheap == "depthwise" and not is_slice(sources, m) else None)
         self.register_buffer("channel_order", None)
         self.channel_dim = -3
         ghost.reset_parameters()
@@ -126,7 +123,7 @@ class GhostModule(nn.Module):
 
         The primary convolution and its norm are the originals, narrowed to the intrinsic channels; the norm of the cheap
         operation is the original narrowed to the others. The cheap kernel passes the source map on unchanged (depthwise)
-        or is zero (pointwise) until :mod:`ghostify.initialize` fits it.
+        or is zero (pointwise) until :mod:`ghostify.surgery.warm_start` fits it.
 
         Args:
             conv: a convolution in 1, 2 or 3 dimensions, of any registered class.
@@ -142,49 +139,29 @@ class GhostModule(nn.Module):
         Raises:
             ArgumentError: a layer that can't be narrowed; the message names the parameter in the way.
         """
-        self = cls.__new__(cls)
-        nn.Module.__init__(self)
-        self.out_channels = conv.out_channels
-        weight = conv.weight
-        kept = torch.zeros(conv.out_channels, dtype=torch.bool)
-        kept[intrinsic] = True
-        others = (~kept).nonzero().flatten()
-        m, ghosts = len(intrinsic), len(others)
+        channels = channels_as_given(conv.out_channels, intrinsic, sources)
         if cheap == "depthwise":
-            # busiest maps first and ghosts in the order of their sources: the kernel then runs over a slice, not a gather
-            if conv.groups == 1:
-                busiest = torch.argsort(torch.bincount(sources, minlength=m), descending=True, stable=True)
-                intrinsic, sources = intrinsic[busiest], torch.argsort(busiest)[sources]
-            sources, by_source = torch.sort(sources, stable=True)
-            others = others[by_source]
-        primary = narrow(conv, intrinsic)
+            channels = channels_by_source(channels, conv.groups)
+        m, weight = len(intrinsic), conv.weight
+        primary = narrow(conv, channels.intrinsic)
         if primary.groups > 1:
             primary.groups = conv.groups
         bias = getattr(conv, "bias", None) is not None and norm is None
-        ghost = _cheap_conv(primary, m, ghosts, dw_size, cheap, bias, sources)
+        ghost = cheap_conv(primary, m, len(channels.ghosts), dw_size, cheap, bias, channels.sources)
         for parameter in ghost.parameters():
             parameter.requires_grad_(weight.requires_grad)
-
-        def followers(channels: Tensor) -> list[nn.Module]:
-            inside = [act] if act is not None and act_inside else []
-            return [narrow(layer, channels) for layer in ([norm] if norm is not None else []) + inside]
-
-        self.primary_conv = nn.Sequential(primary, *followers(intrinsic))
-        self.cheap_operation = nn.Sequential(ghost, *followers(others))
-        self.intrinsic_act = None
-        if act is not None and not act_inside:
-            # who listens to the original hears of the whole output, and of nothing else
-            self.intrinsic_act = copy_without_hooks(narrow(act, intrinsic))
-            if hasattr(self.intrinsic_act, "inplace"):
-                self.intrinsic_act.inplace = False  # the intrinsic maps themselves leave without it
-        order = torch.argsort(torch.cat([intrinsic, others]))
-        device = weight.device
-        gather = cheap == "depthwise" and not _is_native(sources, m)
-        self.register_buffer("ghost_source", sources.to(device) if gather else None)
-        self.register_buffer("channel_order", order.to(device) if not torch.equal(order, torch.arange(len(order))) else None)
+        followers = [layer for layer in (norm, act if act_inside else None) if layer is not None]
+        self = cls.__new__(cls)
+        nn.Module.__init__(self)
+        self.out_channels = conv.out_channels
+        self.primary_conv = nn.Sequential(primary, *(narrow(layer, channels.intrinsic) for layer in followers))
+        self.cheap_operation = nn.Sequential(ghost, *(narrow(layer, channels.ghosts) for layer in followers))
+        self.intrinsic_act = None if act is None or act_inside else _act_apart(act, channels.intrinsic)
+        gather = cheap == "depthwise" and not is_slice(channels.sources, m)
+        self.register_buffer("ghost_source", channels.sources.to(weight.device) if gather else None)
+        self.register_buffer("channel_order", None if channels.order is None else channels.order.to(weight.device))
         self.channel_dim = 1 - weight.dim()
-        self.train(conv.training)
-        return self
+        return self.train(conv.training)
 
     @property
     def intrinsic_channels(self) -> int:
@@ -248,56 +225,14 @@ class GhostModule(nn.Module):
                 self.register_buffer(name, None if loaded is None else torch.empty_like(loaded, device=primary.weight.device))
             if self.cheap == "depthwise":
                 conv: Any = self.cheap_operation[0]
-                groups = _native_groups(conv.out_channels, self.intrinsic_channels)
+                groups = slice_groups(conv.out_channels, self.intrinsic_channels)
                 conv.in_channels = conv.groups = groups if self.ghost_source is None else conv.out_channels
         super()._load_from_state_dict(state_dict, prefix, *args)
 
 
-def narrow(layer: nn.Module, channels: Tensor) -> Any:
-    """A layer that gives only these channels, in this order.
-
-    Raises:
-        ArgumentError: of no known kind, or one that can't be narrowed.
-    """
-    pattern = lookup(layer)
-    if pattern is None:
-        raise ArgumentError(f"{type(layer).__name__} is in no pattern; ghostify.register_pattern adds it")
-    return pattern.narrow(layer, channels)
-
-
-def _cheap_conv(primary: Any, m: int, ghosts: int, dw_size: int, cheap: Cheap, bias: bool, sources: Tensor) -> Any:
-    """The cheap operation's convolution, in the dimensions, on the device and of the type of the primary one.
-
-    Its depthwise kernel passes each map on unchanged and its pointwise one is zero, so that nothing is drawn at random.
-    """
-    weight = primary.weight
-    conv_class: Any = {3: nn.Conv1d, 4: nn.Conv2d, 5: nn.Conv3d}[weight.dim()]
-    used = _groups(sources, m)
-    with torch.device("meta"):
-        if cheap == "pointwise":
-            conv = conv_class(m, ghosts, 1, bias=bias, dtype=weight.dtype)
-        else:
-            conv = conv_class(used, ghosts, dw_size, padding=dw_size // 2, groups=used, bias=bias, dtype=weight.dtype)
-    conv = conv.to_empty(device=weight.device)
-    if not weight.is_meta:
-        with torch.no_grad():
-            for parameter in conv.parameters():
-                parameter.zero_()
-            if cheap == "depthwise":
-                conv.weight[(slice(None), 0, *(dw_size // 2,) * (weight.dim() - 2))] = 1
-    return conv
-
-
-def _groups(sources: Tensor, m: int) -> int:
-    """Groups of a depthwise kernel that runs over a slice of the maps, or one group a ghost where a gather is needed."""
-    return _native_groups(len(sources), m) if _is_native(sources, m) else len(sources)
-
-
-def _native_groups(ghosts: int, m: int) -> int:
-    return ghosts // math.ceil(ghosts / m)
-
-
-def _is_native(sources: Tensor, m: int) -> bool:
-    """Whether each of the first maps in turn has the same number of ghosts, as a grouped convolution takes them."""
-    per_map = math.ceil(len(sources) / m)
-    return len(sources) % per_map == 0 and torch.equal(sources, torch.arange(len(sources)) // per_map)
+def _act_apart(act: nn.Module, intrinsic: Tensor) -> nn.Module:
+    """A copy of an activation that stands between the intrinsic maps and the cheap operation alone."""
+    copied = copy_without_hooks(narrow(act, intrinsic))  # hooks of the original are called for the whole output alone
+    if hasattr(copied, "inplace"):
+        copied.inplace = False  # the intrinsic maps themselves leave without it
+    return copied

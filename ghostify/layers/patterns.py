@@ -53,6 +53,18 @@ def register_pattern(
     _TABLE[module_type] = Pattern(kind, narrow or narrow_channels)
 
 
+def narrow(layer: nn.Module, channels: Tensor) -> Any:
+    """A layer that gives only these output channels, in this order.
+
+    Raises:
+        ArgumentError: the layer's class is in no pattern, or a parameter of it is in the way.
+    """
+    pattern = lookup(layer)
+    if pattern is None:
+        raise ArgumentError(f"{type(layer).__name__} is in no pattern; ghostify.register_pattern adds it")
+    return pattern.narrow(layer, channels)
+
+
 def narrow_channels(module: nn.Module, channels: Tensor) -> nn.Module:
     """A copy of ``module`` with only these output channels: padding, stride, subclass behaviour and flags survive.
 

@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 
 from ..graph.sites import Site
-from ..layers.ghost_module import Cheap
+from ..layers.cheap_conv import Cheap
 
 
 @dataclass(frozen=True)
