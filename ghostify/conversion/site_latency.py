@@ -1,7 +1,5 @@
 """Latency of the layers at a site, on this machine and as they would run in eager mode."""
 
-import statistics
-import time
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import Any
@@ -13,16 +11,11 @@ from torch.utils._pytree import tree_map_only
 
 from ..common.calls import forward_hooks
 from ..common.copying import copy_without_hooks
+from ..deployment.timing import seconds_of
 from ..graph.sites import Site
 from ..layers.reduced_linear import ReducedLinear
 from ..surgery.planned import PlannedSite
 from ..surgery.warm_start import make_ghost
-
-REPEATS = 7
-
-
-LEAST_SECONDS = 0.02  # that one repeat takes, so that the clock's grain and a hiccup count little
-
 
 TIMED = (0.25, 0.4, 0.55, 0.7, 0.85)  # shares of intrinsic channels that are timed; what lies between is interpolated
 
@@ -31,9 +24,12 @@ class LatencyCosts:
     """Seconds of each site in one forward pass, and of the whole model.
 
     Args:
-        model: the original.
-        sites: places that are to be timed.
-        arguments: of its forward; its batch size, and the model's device, are what latency is wanted for.
+        model: the original network; it is not changed.
+        sites: the sites that are to be timed.
+        arguments: arguments of a forward pass; their batch size, and the model's device, are what latency is wanted for.
+
+    Attributes:
+        total: seconds of the whole model.
     """
 
     def __init__(self, model: nn.Module, sites: Sequence[Site], arguments: tuple[Any, ...]):
@@ -45,9 +41,11 @@ class LatencyCosts:
         self.total = seconds_of(lambda: quiet(*arguments))
 
     def dense(self, site: Site) -> float:
+        """Seconds of the layers that stand at a site."""
         return self._seconds(site, "dense", lambda: layers_of(site))
 
     def ghost(self, planned: PlannedSite) -> float:
+        """Seconds of what would stand there as planned; of Ghost modules a few sizes are timed, and others interpolated."""
         conv: Any = planned.site.module
         if planned.site.kind == "linear":
             return self._seconds(
@@ -61,7 +59,7 @@ class LatencyCosts:
         kind = f"{planned.intrinsic} {planned.cheap} {planned.dw_size}"
         return self._seconds(planned.site, kind, lambda: make_ghost(planned, init="random"))
 
-    def _seconds(self, site: Site, kind: str, build: Any) -> float:
+    def _seconds(self, site: Site, kind: str, build: Callable[[], nn.Module]) -> float:
         """Sites of the same shape take the same time."""
         if site.name not in self.inputs:
             return 0.0  # never runs in evaluation mode
@@ -92,23 +90,6 @@ def inputs_of(model: nn.Module, names: Sequence[str], arguments: tuple[Any, ...]
 
 
 def layers_of(site: Site) -> nn.Sequential:
-    """What a Ghost module stands in for."""
+    """The layers of a site that a Ghost module stands in for: the layer itself, and the norm and activation after it."""
     layers = [site.module, site.norm if site.norm_name else None, site.act if site.act_name else None]
     return nn.Sequential(*(layer for layer in layers if layer is not None))
-
-
-@torch.no_grad()
-def seconds_of(run: Callable[[], Any]) -> float:
-    """Median time of one call, each repeat long enough to be timed."""
-
-    def timed(calls: int) -> float:
-        start = time.perf_counter()
-        for _ in range(calls):
-            run()
-        if torch.cuda.is_available():
-            torch.cuda.synchronize()
-        return (time.perf_counter() - start) / calls
-
-    timed(1)
-    calls = max(1, round(LEAST_SECONDS / max(timed(1), 1e-7)))
-    return statistics.median(timed(calls) for _ in range(REPEATS))

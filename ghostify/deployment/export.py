@@ -1,9 +1,5 @@
 """export(): a network in the format of a runtime, compared with PyTorch before it is handed over."""
 
-import copy
-import importlib.util
-import io
-import logging
 import os
 import shutil
 import tempfile
@@ -21,34 +17,8 @@ from ..errors import ArgumentError, ArgumentTypeError, GhostifyError
 from ..inputs.examples import one_input
 from ..inputs.images import as_calls
 from .fold import for_inference
-from .formats import (
-    Run,
-    exported_program,
-    onnx_session,
-    openvino_int8,
-    openvino_request,
-    tensors_of,
-    to_openvino,
-    write_onnx,
-    write_onnx_int8,
-)
-
-log = logging.getLogger(__name__)
-
-
-FORMATS = {"onnx": ".onnx", "torch": ".pt2", "openvino": ".xml"}
-
-
-NEEDS = {"onnx": ("onnx", "onnxscript", "onnxruntime"), "torch": (), "openvino": ("openvino",)}
-
-
-TOLERANCE = 1e-3  # of the largest output: runtimes sum in another order
-
-
-ROUNDINGS = 4  # or so many times what the network itself loses to float32: some make much of little
-
-
-INT8_TOLERANCE = 0.3  # of the outputs' length
+from .formats import FORMATS, Format, Run, absent_packages
+from .output_check import check_outputs
 
 
 def export(
@@ -92,7 +62,7 @@ def export(
         raise ArgumentTypeError(f"student must be a torch.nn.Module, not {type(student).__name__}")
     check_model(student)
     path = path_of("path", path)
-    kind = _format(path, format, int8 is not None)
+    chosen = _chosen_format(path, format, int8 is not None)
     max_images = whole_number("max_images", max_images, 1)
     model = for_inference(student, fold, split=int8 is None).cpu()
     images = None if int8 is None else [args[0] for args, _ in as_calls(int8, model, max_images, 16)]
@@ -103,31 +73,35 @@ def export(
     with torch.no_grad():
         run_checked(model, (example,), {})
     with _written(path) as temporary:
-        run = _write(model, temporary, kind, example, dynamic_batch, images)
-        _compare(model, run, example, dynamic_batch, kind, images)
+        run = _write(model, temporary, chosen, example, dynamic_batch, images)
+        batches = _random_batches(example, dynamic_batch) if images is None else images
+        check_outputs(model, run, batches, chosen.name, int8=images is not None)
     return path
 
 
-def _format(path: Path, format: str | None, int8: bool) -> str:
-    by_suffix = {suffix: kind for kind, suffix in FORMATS.items()}
-    kind = by_suffix.get(path.suffix) if format is None else format
-    if kind is None:
+def _chosen_format(path: Path, name: str | None, int8: bool) -> Format:
+    """The format of this name, or else of the path's suffix, checked for what it needs."""
+    by_suffix = {format.suffix: format.name for format in FORMATS.values()}
+    name = by_suffix.get(path.suffix) if name is None else name
+    if name is None:
         raise ArgumentError(f"path {str(path)!r} ends in none of {', '.join(by_suffix)}: name it so, or give format=")
-    check_choice("format", kind, tuple(FORMATS))
-    if path.suffix != FORMATS[kind]:
-        raise ArgumentError(f"path {str(path)!r} must end in {FORMATS[kind]!r} for format={kind!r}")
-    if int8 and kind == "torch":
-        raise ArgumentError("int8 goes with format='onnx' or 'openvino', whose tools do it")
-    needs = [*NEEDS[kind], *(["nncf"] if int8 and kind == "openvino" else [])]
-    absent = [package for package in needs if importlib.util.find_spec(package) is None]
+    check_choice("format", name, tuple(FORMATS))
+    chosen = FORMATS[name]
+    if path.suffix != chosen.suffix:
+        raise ArgumentError(f"path {str(path)!r} must end in {chosen.suffix!r} for format={name!r}")
+    if int8 and chosen.write_int8 is None:
+        others = " or ".join(repr(format.name) for format in FORMATS.values() if format.write_int8 is not None)
+        raise ArgumentError(f"int8 goes with format={others}, whose tools do it")
+    absent = absent_packages([*chosen.needs, *(chosen.int8_needs if int8 else ())])
     if absent:
-        raise ArgumentError(f"format={kind!r} needs {' and '.join(absent)}: pip install 'ghostify[deploy]'")
-    return kind
+        raise ArgumentError(f"format={name!r} needs {' and '.join(absent)}: pip install 'ghostify[deploy]'")
+    return chosen
 
 
-def _example(model: nn.Module, given: Any) -> Tensor:
+def _example(model: nn.Module, example_input: Any) -> Tensor:
+    """Random numbers of the example's shape, two images of it, of the type of the network's weights."""
     first = next(model.parameters(), None)
-    shape = (2, *one_input(model, given, "export").shape[1:])  # 1 would be taken for a constant
+    shape = (2, *one_input(model, example_input, "export").shape[1:])  # 1 would be taken for a constant
     generator = torch.Generator().manual_seed(0)
     return torch.randn(shape, generator=generator).to(torch.float32 if first is None else first.dtype)
 
@@ -150,76 +124,23 @@ def _written(path: Path) -> Iterator[Path]:
         shutil.rmtree(folder, ignore_errors=True)
 
 
-def _write(model: nn.Module, path: Path, kind: str, example: Tensor, dynamic: bool, images: list[Tensor] | None) -> Run:
-    """Write the file, and read it back into its runtime."""
-    threads = torch.get_num_threads()
+def _write(model: nn.Module, path: Path, format: Format, example: Tensor, dynamic: bool, images: list[Tensor] | None) -> Run:
+    """Write the file, with 8 bits where there are images, and read it back into its runtime."""
     try:
-        if kind == "torch":
-            buffer = io.BytesIO()  # torch's own writer ends the process where the disk is full
-            torch.export.save(exported_program(model, example, dynamic), buffer)
-            path.write_bytes(buffer.getbuffer())
-            loaded = torch.export.load(path).module()
-            return lambda x: tensors_of(loaded(x))
-        if kind == "onnx":
-            if images is None:
-                write_onnx(model, path, example, dynamic)
-            else:
-                write_onnx_int8(model, path, example, dynamic, images)
-            return onnx_session(path, threads)
-        import openvino
-
-        made = to_openvino(model, example, dynamic)
-        if images is not None:
-            made = openvino_int8(made, images)
-        openvino.save_model(made, path, compress_to_fp16=False)
-        return openvino_request(str(path), threads)
+        if images is None or format.write_int8 is None:
+            format.write(model, path, example, dynamic)
+        else:
+            format.write_int8(model, path, example, dynamic, images)
+        return format.read(path, torch.get_num_threads())
     except (GhostifyError, OSError):
         raise
     except Exception as error:  # each exporter has its own kinds
         reason = (str(error).strip() or type(error).__name__).splitlines()[0]
-        raise GhostifyError(f"{type(model).__name__} can't be exported as {kind}: {reason}") from error
+        raise GhostifyError(f"{type(model).__name__} can't be exported as {format.name}: {reason}") from error
 
 
-def _compare(model: nn.Module, run: Run, example: Tensor, dynamic: bool, kind: str, images: list[Tensor] | None) -> None:
-    """
-    Raises:
-        GhostifyError: the file gives other outputs.
-    """
+def _random_batches(example: Tensor, dynamic: bool) -> list[Tensor]:
+    """Inputs to compare outputs on, of two batch sizes where the file takes any."""
     generator = torch.Generator().manual_seed(1)
     sizes = (1, 3) if dynamic else (len(example),)
-    inputs = [torch.randn(size, *example.shape[1:], generator=generator).to(example) for size in sizes]
-    if images is not None:
-        inputs = [batch.cpu() for batch in images]
-    for x in inputs:
-        with torch.no_grad():
-            wanted = tensors_of(model(x))
-        given = run(x)
-        if [tuple(t.shape) for t in wanted] != [tuple(t.shape) for t in given]:
-            raise GhostifyError(f"the {kind} file gives outputs of other shapes than PyTorch for a batch of {len(x)}")
-        for one, other in zip(wanted, given, strict=True):
-            if images is None:
-                off, most = _largest_difference(one, other), TOLERANCE
-            else:
-                off, most = float((one.float() - other.float()).norm() / one.float().norm().clamp_min(1e-12)), INT8_TOLERANCE
-            if not off <= most and images is None:
-                most = max(most, ROUNDINGS * _rounding(model, x))
-            if not off <= most:
-                raise GhostifyError(
-                    f"the {kind} file gives other outputs than PyTorch: {off:.2g} of their size, at most {most:g}"
-                )
-
-
-def _largest_difference(one: Tensor, other: Tensor) -> float:
-    """Of the largest output."""
-    return float((one.double() - other.double()).abs().max() / one.double().abs().max().clamp_min(1e-12))
-
-
-@torch.no_grad()
-def _rounding(model: nn.Module, x: Tensor) -> float:
-    """How far the model is from itself in float64, of the largest output; 0 where it can't be told."""
-    try:
-        exact = tensors_of(copy.deepcopy(model).double()(x.double()))
-    except Exception as error:  # a network's own code, which may know one type alone
-        log.debug("%s does not run in float64: %s", type(model).__name__, error)
-        return 0.0
-    return max(_largest_difference(one, other) for one, other in zip(exact, tensors_of(model(x)), strict=True))
+    return [torch.randn(size, *example.shape[1:], generator=generator).to(example) for size in sizes]

@@ -1,7 +1,6 @@
 """What a network can run on: PyTorch in several ways, ONNX Runtime, OpenVINO; and how long it takes there."""
 
 import copy
-import importlib.util
 import tempfile
 import weakref
 from collections.abc import Callable
@@ -13,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from ..errors import ArgumentError
-from .formats import Run, onnx_session, openvino_request, tensors_of
+from .formats import FORMATS, Run, absent_packages, onnx_session, openvino_request, tensors_of, to_openvino, write_onnx
 from .timing import Load
 
 
@@ -22,11 +21,11 @@ class Runtime:
     """One way to run a network.
 
     Attributes:
-        name: as :func:`ghostify.latency` takes it.
+        name: name of the runtime, as :func:`ghostify.latency` takes it.
         needs: packages to be installed.
         prepare: ``prepare(model, example, threads)`` gives a function that loads the network, at each call anew, and returns a
             function from an input of the example's shape to the outputs. The compiled one is compiled, and loaded, once.
-        cuda: runs on a GPU, and takes its inputs there (:meth:`placed`).
+        cuda: whether it runs on a GPU, and takes its inputs there (:meth:`placed`).
     """
 
     name: str
@@ -35,15 +34,26 @@ class Runtime:
     cuda: bool = False
 
     def missing(self) -> str | None:
-        """Why it can't be used here; None if it can."""
-        absent = [package for package in self.needs if importlib.util.find_spec(package) is None]
+        """Why the runtime can't be used here; None if it can."""
+        absent = absent_packages(self.needs)
         if absent:
             return f"not installed: pip install {' '.join(absent)}"
         return "no GPU" if self.cuda and not torch.cuda.is_available() else None
 
     def placed(self, x: Tensor) -> Tensor:
-        """An input where the runtime takes it from: the way to a GPU is not the network's time."""
+        """An input, copied to where the runtime takes it from: the way to a GPU is not the network's time."""
         return x.to("cuda", memory_format=_layout(x)) if self.cuda else x
+
+
+def runtime_named(name: Any) -> Runtime:
+    """The runtime of this name.
+
+    Raises:
+        ArgumentError: there is no such runtime.
+    """
+    if name not in RUNTIMES:
+        raise ArgumentError(f"runtime must be one of {', '.join(map(repr, RUNTIMES))}, not {name!r}")
+    return RUNTIMES[name]
 
 
 def _eager(model: nn.Module, example: Tensor, threads: int) -> Load:
@@ -65,7 +75,7 @@ def _channels_last(model: nn.Module, example: Tensor, threads: int) -> Load:
 
 
 def _compile(model: nn.Module, example: Tensor, threads: int) -> Load:
-    compiled: Any = torch.compile(copy.deepcopy(model), options={"freezing": True})
+    compiled = torch.compile(copy.deepcopy(model), options={"freezing": True})
     return lambda: _torch(compiled)
 
 
@@ -79,12 +89,11 @@ def _cuda_compile(model: nn.Module, example: Tensor, threads: int) -> Load:
 
 
 def _on_gpu(model: nn.Module, example: Tensor) -> nn.Module:
-    copied: Any = copy.deepcopy(model)
-    moved: nn.Module = copied.to("cuda", memory_format=_layout(example))
-    return moved
+    copied = copy.deepcopy(model).cuda()
+    return copied.to(memory_format=_layout(example))
 
 
-def _torch(model: Any) -> Run:
+def _torch(model: Callable[[Tensor], Any]) -> Run:
     def run(x: Tensor) -> list[Tensor]:
         with torch.no_grad():
             return tensors_of(model(x))
@@ -93,8 +102,6 @@ def _torch(model: Any) -> Run:
 
 
 def _onnxruntime(model: nn.Module, example: Tensor, threads: int) -> Load:
-    from .formats import write_onnx
-
     folder = tempfile.TemporaryDirectory()
     path = Path(folder.name) / "model.onnx"
     write_onnx(model, path, example, dynamic=False)
@@ -107,8 +114,6 @@ def _onnxruntime(model: nn.Module, example: Tensor, threads: int) -> Load:
 
 
 def _openvino(model: nn.Module, example: Tensor, threads: int) -> Load:
-    from .formats import to_openvino
-
     converted = to_openvino(model, example, dynamic=False)
     return lambda: openvino_request(converted, threads)
 
@@ -119,19 +124,9 @@ RUNTIMES = {
         Runtime("eager", (), _eager),
         Runtime("channels_last", (), _channels_last),
         Runtime("compile", (), _compile),
-        Runtime("onnxruntime", ("onnx", "onnxscript", "onnxruntime"), _onnxruntime),
-        Runtime("openvino", ("openvino",), _openvino),
+        Runtime("onnxruntime", FORMATS["onnx"].needs, _onnxruntime),
+        Runtime("openvino", FORMATS["openvino"].needs, _openvino),
         Runtime("cuda", (), _cuda, cuda=True),
         Runtime("cuda_compile", (), _cuda_compile, cuda=True),
     )
 }
-
-
-def runtime_named(name: Any) -> Runtime:
-    """
-    Raises:
-        ArgumentError: there is none of this name.
-    """
-    if name not in RUNTIMES:
-        raise ArgumentError(f"runtime must be one of {', '.join(map(repr, RUNTIMES))}, not {name!r}")
-    return RUNTIMES[name]

@@ -17,7 +17,7 @@ from ..common.costs import count_params, measure
 from ..common.files import write_text
 from ..conversion.convert import convert
 from ..conversion.sensitivity_table import Sensitivity
-from ..conversion.site_latency import seconds_of
+from ..deployment.timing import seconds_of
 from ..distillation.distill import distill
 from ..inputs.images import as_calls
 from ..inputs.zoo import create_model

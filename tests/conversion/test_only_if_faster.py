@@ -10,7 +10,7 @@ from torch import nn
 
 import ghostify
 from ghostify.conversion import only_if_faster as faster
-from ghostify.conversion.only_if_faster import Seconds, Timer
+from ghostify.conversion.ghost_timer import GhostTimer, Seconds
 from ghostify.students.recipe import recipe_of
 
 SLOW = [pytest.param(name, marks=pytest.mark.slow) for name in ("compile", "onnxruntime", "openvino")]
@@ -40,7 +40,7 @@ def clock(monkeypatch, site, network=lambda sites: Seconds(2, 1)):
         asked.append((len(kernels), ghosts))
         return site(kernels[0]) if len(kernels) == 1 else network(ghosts)
 
-    monkeypatch.setattr(Timer, "_times", times)
+    monkeypatch.setattr(GhostTimer, "_times", times)
     return asked
 
 
