@@ -119,13 +119,15 @@ _MODULES = ("demo", "errors", "losses", "plots")
 old_names.register()
 
 
-def __getattr__(name: str) -> Any:
-    if name in _MODULES:
-        return import_module(f".{name}", __name__)
-    if name not in _FILE_OF:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    globals()[name] = value = getattr(import_module(f".{_FILE_OF[name]}", __name__), name)
-    return value
+if not TYPE_CHECKING:  # which would take any name at all for one of the package
+
+    def __getattr__(name: str) -> Any:
+        if name in _MODULES:
+            return import_module(f".{name}", __name__)
+        if name not in _FILE_OF:
+            raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+        globals()[name] = value = getattr(import_module(f".{_FILE_OF[name]}", __name__), name)
+        return value
 
 
 def __dir__() -> list[str]:

@@ -50,12 +50,19 @@ def collected_outputs(module: nn.Module) -> Iterator[list[Any]]:
 
 
 def batch_size_of(arguments: Arguments) -> int:
+    """Images in the first tensor among the arguments of a call; 1 where there is none, or it has no batch."""
     tensor = next((t for t in tree_leaves(arguments) if isinstance(t, Tensor) and t.dim() > 0), None)
     return 1 if tensor is None or tensor.dim() < 4 else len(tensor)
 
 
 def captured(model: nn.Module, outer: str, inner: str, calls: Collection[Arguments]) -> list[Arguments]:
-    """The arguments of each call of the module ``inner`` while ``outer`` runs."""
+    """The arguments of each call of the module ``inner`` while ``outer`` runs.
+
+    Args:
+        model: the network that both modules lie in.
+        outer, inner: qualified names of the modules.
+        calls: arguments that ``outer`` is called with, one after the other.
+    """
     arguments: list[Arguments] = []
 
     def note(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
@@ -69,7 +76,7 @@ def captured(model: nn.Module, outer: str, inner: str, calls: Collection[Argumen
 
 @contextmanager
 def evaluation_mode(model: nn.Module) -> Iterator[None]:
-    """Evaluation mode; every module's own flag comes back afterwards."""
+    """Put a model into evaluation mode while the block runs; every module gets its own flag back afterwards."""
     modes = {module: module.training for module in model.modules()}
     model.eval()
     try:
@@ -80,7 +87,7 @@ def evaluation_mode(model: nn.Module) -> Iterator[None]:
 
 
 def run_checked(model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-    """One forward pass.
+    """One forward pass, and what it returns.
 
     Raises:
         ArgumentError: the model does not take these images.

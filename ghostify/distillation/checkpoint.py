@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from ..common.tensors import checksum, versioned
+from ..common.tensors import checksum_of_state, versioned
 from ..errors import ArgumentError
 from .checkpoint_file import read_checkpoint, write_checkpoint
 from .progress import Progress
@@ -138,7 +138,7 @@ def load_state(model: nn.Module, state: Weights, path: Path) -> None:
 
 def checksum_of_teacher(teacher: nn.Module) -> int:
     """Checksum of names, types, shapes and values of the teacher's weights."""
-    return checksum({name: tensor.cpu() for name, tensor in teacher.state_dict().items()})
+    return checksum_of_state(teacher.state_dict())
 
 
 def _pack_optimizer(optimizer: torch.optim.Optimizer) -> tuple[Weights, dict[str, object]]:

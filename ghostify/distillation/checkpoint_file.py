@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ..common.tensors import checksum, write_tensors
+from ..common.tensors import checksum_of_state, write_tensors
 from ..errors import ArgumentError, GhostifyError
 
 FORMAT = 2
@@ -23,7 +23,7 @@ def write_checkpoint(path: Path, groups: Mapping[str, Mapping[str, Tensor]], fac
         GhostifyError: the disk is full, or the folder can't be written; the earlier file is whole.
     """
     tensors = {f"{group}/{name}": _writable(tensor) for group, named in groups.items() for name, tensor in named.items()}
-    header = json.dumps({"format": FORMAT, "crc": checksum(tensors), **facts})
+    header = json.dumps({"format": FORMAT, "crc": checksum_of_state(tensors), **facts})
     try:
         write_tensors(tensors, {"format": "pt", _KEY: header}, path)
     except Exception as error:  # safetensors has its own kind for a full disk
@@ -49,7 +49,7 @@ def read_checkpoint(path: Path) -> tuple[dict[str, dict[str, Tensor]], dict[str,
         raise ArgumentError(f"checkpoint {str(path)!r} can't be read ({error}): delete it to start anew") from error
     if facts.get("format") != FORMAT:
         raise ArgumentError(f"checkpoint {str(path)!r} is of another version of ghostify: delete it to start anew")
-    if facts.pop("crc") != checksum(tensors):
+    if facts.pop("crc") != checksum_of_state(tensors):
         raise ArgumentError(f"checkpoint {str(path)!r} is corrupt: its checksum does not fit; delete it to start anew")
     groups: dict[str, dict[str, Tensor]] = {}
     for name, tensor in tensors.items():

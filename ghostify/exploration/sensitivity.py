@@ -16,7 +16,7 @@ from ..common.copying import channels_last, copy_swapped
 from ..common.parallel import Engine, run_parallel
 from ..common.progress import site_bar
 from ..common.random_state import without_caller_modes
-from ..common.tensors import checksum_of, checksum_of_weights
+from ..common.tensors import checksum_of_values, checksum_of_weights
 from ..conversion.config import GhostConfig
 from ..conversion.plan import make_plan, nothing_to_convert
 from ..conversion.sensitivity_table import Header, Sensitivity, SiteSensitivity, check_header
@@ -179,8 +179,8 @@ def _header(name: str, comparison: ScoreComparison, config: GhostConfig, ratios:
         dw_size=config.dw_size,
         seed=config.seed,
         weights=checksum_of_weights(comparison.original),
-        pixels=checksum_of(images),
-        labels=checksum_of(comparison.labels or []),
+        pixels=checksum_of_values(images),
+        labels=checksum_of_values(comparison.labels or []),
     )
 
 

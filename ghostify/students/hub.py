@@ -22,7 +22,7 @@ class HubStudent(
     The folder that these write and read is that of :func:`ghostify.save`.
 
     Args:
-        student: what :func:`ghostify.convert` or :func:`ghostify.load` gave. It is kept as ``student``.
+        student: a network that :func:`ghostify.convert` or :func:`ghostify.load` gave; the attribute ``student``.
 
     Example:
         >>> ghostify.HubStudent(student).push_to_hub("me/resnet50-ghost")

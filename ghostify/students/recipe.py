@@ -13,7 +13,7 @@ from ..graph.activation_functions import describe_activation
 from ..surgery.planned import PlannedSite
 from ..version import __version__
 
-FORMAT = 1
+FORMAT = 1  # of recipes in files
 
 
 _KEY = "ghostify_recipe"
@@ -22,20 +22,37 @@ _KEY = "ghostify_recipe"
 @named_by_package
 @dataclass(frozen=True)
 class SiteRecord:
-    """One site: what stood there, and what stands there now or why it was skipped."""
+    """One site: what stood there, and what stands there now or why it was skipped.
+
+    Attributes:
+        name: qualified name of the layer.
+        kind: ``"conv"`` or ``"linear"``.
+        layers: class names of the layer and of those after it that were taken in, such as ``"Conv2d-BatchNorm2d-ReLU"``.
+        in_channels, out_channels, kernel_size, groups: sizes of the original layer.
+        dense_params: parameters of the original layers.
+        norm, act: qualified names of the norm and the activation that were taken in.
+        shared_act: qualified name of an activation that stayed where it is, and of which a copy feeds the cheap operation.
+        function: the same where it is a function: ``{"class": "ReLU", "inplace": False}``.
+        ratio: original channels for each intrinsic one; None where the site was skipped.
+        intrinsic: intrinsic channels, or the rank of a reduced linear layer.
+        cheap: ``"depthwise"`` or ``"pointwise"``; empty for a linear layer.
+        dw_size: kernel size of a depthwise cheap operation, otherwise 0.
+        reason: why the site was skipped; None where it was converted.
+        first: whether it is the first layer of the network.
+    """
 
     name: str
-    kind: str  # "conv" or "linear"
-    layers: str  # "Conv2d-BatchNorm2d-ReLU"
+    kind: str
+    layers: str
     in_channels: int
     out_channels: int
     kernel_size: tuple[int, ...]
     groups: int
-    dense_params: int  # of the convolution and what was taken in with it
-    norm: str | None = None  # qualified names of what was taken in
+    dense_params: int
+    norm: str | None = None
     act: str | None = None
-    shared_act: str | None = None  # an activation that stayed where it is, and of which a copy feeds the cheap operation
-    function: dict[str, Any] | None = None  # the same where it is a function: {"class": "ReLU", "inplace": False}
+    shared_act: str | None = None
+    function: dict[str, Any] | None = None
     ratio: float | None = None
     intrinsic: int = 0
     cheap: str = ""
@@ -63,7 +80,14 @@ class SiteRecord:
 @named_by_package
 @dataclass(frozen=True)
 class ConversionRecipe:
-    """Everything needed to convert a fresh model of the same architecture in the same way, apart from weights."""
+    """Everything needed to convert a fresh model of the same architecture in the same way, apart from weights.
+
+    Attributes:
+        config: settings of the conversion, as plain data.
+        sites: a record of each site, converted or skipped.
+        versions: versions of ghostify and torch that converted.
+        format: version of this record's fields.
+    """
 
     config: dict[str, Any]
     sites: tuple[SiteRecord, ...]
@@ -71,14 +95,15 @@ class ConversionRecipe:
     format: int = FORMAT
 
     def to_dict(self) -> dict[str, Any]:
+        """Plain data, as for JSON."""
         return asdict(self)
 
     @classmethod
     def from_dict(cls, data: Any) -> "ConversionRecipe":
-        """What :meth:`to_dict` gave.
+        """The recipe of which :meth:`to_dict` gave the data.
 
         Raises:
-            ArgumentError: a newer format, or something else than a recipe.
+            ArgumentError: the data has a newer format, or is no recipe.
         """
         try:
             if data["format"] > FORMAT:
@@ -97,7 +122,13 @@ class ConversionRecipe:
 
 
 def make_recipe(plan: Sequence[PlannedSite], settings: dict[str, Any], before: ConversionRecipe | None) -> ConversionRecipe:
-    """The recipe of a plan; sites that an earlier conversion converted keep their record."""
+    """The recipe of a plan; sites that an earlier conversion converted keep their record.
+
+    Args:
+        plan: the sites, and what becomes of each.
+        settings: settings of the conversion, as plain data.
+        before: recipe of the earlier conversion, where the network is a student already.
+    """
     earlier = {r.name: r for r in before.sites} if before else {}
     records = earlier | {p.site.name: _record(p) for p in plan}
     sites = tuple(earlier[name] if name in earlier and earlier[name].converted else r for name, r in records.items())
@@ -105,6 +136,7 @@ def make_recipe(plan: Sequence[PlannedSite], settings: dict[str, Any], before: C
 
 
 def attach_recipe(model: nn.Module, recipe: ConversionRecipe) -> None:
+    """Make a network a student, which :func:`recipe_of` knows; copies and pickles keep the recipe."""
     model._ghostify_recipe = recipe  # type: ignore[assignment]
     if isinstance(model, fx.GraphModule):
         model.meta[_KEY] = recipe  # copying a GraphModule keeps this, and pickling it keeps the attribute
@@ -118,8 +150,8 @@ def recipe_of(model: nn.Module) -> ConversionRecipe | None:
 
 def _record(planned: PlannedSite) -> SiteRecord:
     site, module = planned.site, planned.site.module
-    taken = [site.norm if site.norm_name else None, site.act if site.act_name else None]
-    layers = [module, *(layer for layer in taken if layer is not None)]
+    followers = [site.norm if site.norm_name else None, site.act if site.act_name else None]
+    layers = [module, *(layer for layer in followers if layer is not None)]
     record = SiteRecord(
         name=site.name,
         kind=site.kind,

@@ -8,7 +8,7 @@ from torch import nn
 from ..errors import ArgumentError, UnsupportedModelError
 from ..graph.activation_functions import activation_from
 from ..graph.sites import Site
-from ..layers.patterns import is_kind
+from ..layers.patterns import Kind, is_kind
 from ..surgery.planned import PlannedSite
 from ..surgery.swap import make_swaps, swap
 from .recipe import ConversionRecipe, SiteRecord, attach_recipe
@@ -22,7 +22,7 @@ def replay(model: M, recipe: ConversionRecipe) -> M:
     Args:
         model: the original network, or another of the same architecture; it is not changed. On the meta device nothing is
             allocated.
-        recipe: of the student.
+        recipe: recipe of a student of this network.
 
     Raises:
         ArgumentError: the model lacks a layer of the recipe, or has another one in its place.
@@ -38,19 +38,8 @@ def replay(model: M, recipe: ConversionRecipe) -> M:
 
 
 def _planned(model: nn.Module, record: SiteRecord) -> PlannedSite:
-    module: Any = _layer(model, record.name, ("conv",) if record.kind == "conv" else ())
-    if record.kind != ("conv" if is_kind(module, "conv") else "linear" if isinstance(module, nn.Linear) else ""):
-        raise ArgumentError(
-            f"the student was made of another network: {record.name!r} is a {type(module).__name__} in this one"
-        )
-    ins, outs = ("in_channels", "out_channels") if record.kind == "conv" else ("in_features", "out_features")
-    own = (getattr(module, ins), getattr(module, outs), tuple(getattr(module, "kernel_size", ())), getattr(module, "groups", 1))
-    told = (record.in_channels, record.out_channels, record.kernel_size, record.groups)
-    if own != told:
-        raise ArgumentError(
-            f"the student was made of another network: {record.name!r} has {own[0]} to {own[1]} channels, kernel {own[2]} and "
-            f"{own[3]} groups in this one, and had {told[0]} to {told[1]}, {told[2]} and {told[3]}"
-        )
+    """The plan of a site that was converted, with the model's own layers."""
+    _check_layer(model, record)
     _check_numbers(record)
     try:
         shared = None if record.function is None else activation_from(record.function)
@@ -59,36 +48,64 @@ def _planned(model: nn.Module, record: SiteRecord) -> PlannedSite:
     act = record.act if record.act is not None else record.shared_act
     site = Site(
         record.name,
-        module,
+        _layer(model, record.name),
         "conv" if record.kind == "conv" else "linear",
         record.norm,
-        None if record.norm is None else _layer(model, record.norm, ("norm",)),
+        None if record.norm is None else _layer(model, record.norm, "norm"),
         record.act,
-        shared if act is None else _layer(model, act, ("activation",)),
+        shared if act is None else _layer(model, act, "activation"),
         record.shared_act,
     )
     cheap: Any = record.cheap or "depthwise"
     return PlannedSite(site, record.ratio, record.intrinsic, cheap, record.dw_size or 3)
 
 
-def _layer(model: nn.Module, name: str, kinds: tuple[Any, ...]) -> nn.Module:
+def _check_layer(model: nn.Module, record: SiteRecord) -> None:
+    """Check that the model's layer has the kind and the sizes that the recipe knows.
+
+    Raises:
+        ArgumentError: the model has another layer there, or none.
+    """
+    module: Any = _layer(model, record.name, "conv" if record.kind == "conv" else None)
+    if record.kind != ("conv" if is_kind(module, "conv") else "linear" if isinstance(module, nn.Linear) else ""):
+        raise ArgumentError(
+            f"the student was made of another network: {record.name!r} is a {type(module).__name__} in this one"
+        )
+    ins, outs = ("in_channels", "out_channels") if record.kind == "conv" else ("in_features", "out_features")
+    kernel = tuple(getattr(module, "kernel_size", ()))
+    now = (getattr(module, ins), getattr(module, outs), kernel, getattr(module, "groups", 1))
+    then = (record.in_channels, record.out_channels, record.kernel_size, record.groups)
+    if now != then:
+        raise ArgumentError(
+            f"the student was made of another network: {record.name!r} has {now[0]} to {now[1]} channels, kernel {now[2]} and "
+            f"{now[3]} groups in this one, and had {then[0]} to {then[1]}, {then[2]} and {then[3]}"
+        )
+
+
+def _layer(model: nn.Module, name: str, kind: Kind | None = None) -> nn.Module:
+    """The model's module of this name.
+
+    Raises:
+        ArgumentError: there is no such module, or it is of another kind.
+    """
     try:
         module = model.get_submodule(name)
     except AttributeError as error:
         raise ArgumentError(f"the student was made of another network: this one has no layer {name!r}") from error
-    if kinds and not any(is_kind(module, kind) for kind in kinds):
+    if kind is not None and not is_kind(module, kind):
         raise ArgumentError(f"the student was made of another network: {name!r} is a {type(module).__name__} in this one")
     return module
 
 
 def _check_numbers(record: SiteRecord) -> None:
-    """What no conversion gives, and a damaged file may claim."""
+    """Check the numbers of a record, since a damaged file may claim what no conversion gives.
+
+    Raises:
+        ArgumentError: they are out of range.
+    """
     most = min(record.in_channels, record.out_channels) if record.kind == "linear" else record.out_channels - 1
-    fits = (
-        type(record.intrinsic) is int and 1 <= record.intrinsic <= most and record.intrinsic % record.groups == 0
-        and record.cheap in ("", "depthwise", "pointwise") and record.dw_size in (0, 1, 3, 5, 7)
-    )  # fmt: skip
-    if not fits:
+    in_range = type(record.intrinsic) is int and 1 <= record.intrinsic <= most and record.intrinsic % record.groups == 0
+    if not in_range or record.cheap not in ("", "depthwise", "pointwise") or record.dw_size not in (0, 1, 3, 5, 7):
         raise ArgumentError(
             f"the recipe is damaged: {record.name!r} has {record.intrinsic!r} intrinsic channels of {record.out_channels}, "
             f"{record.cheap!r} ghosts and kernels of {record.dw_size!r}"

@@ -1,4 +1,4 @@
-"""Weights from files into a network."""
+"""Weights from files into a network. Nothing is ever unpickled beyond plain tensors."""
 
 import os
 from pathlib import Path
@@ -26,9 +26,9 @@ def load_weights(model: nn.Module, path: str | os.PathLike[str]) -> None:
     state = read_state(Path(path))
     if all(name.startswith("module.") for name in state):
         state = {name.removeprefix("module."): value for name, value in state.items()}
-    own = model.state_dict()
-    missing, extra = sorted(own.keys() - state.keys()), sorted(state.keys() - own.keys())
-    misfits = [name for name in own.keys() & state.keys() if own[name].shape != state[name].shape]
+    before = model.state_dict()
+    missing, extra = sorted(before.keys() - state.keys()), sorted(state.keys() - before.keys())
+    misfits = [name for name in before.keys() & state.keys() if before[name].shape != state[name].shape]
     for names, what in ((missing, "lacks"), (extra, "has unknown"), (misfits, "has another shape of")):
         if names:
             more = f" and {len(names) - 1} more" if len(names) > 1 else ""
@@ -37,6 +37,11 @@ def load_weights(model: nn.Module, path: str | os.PathLike[str]) -> None:
 
 
 def read_state(path: Path) -> dict[str, Tensor]:
+    """The state dict in a file, as :func:`load_weights` takes it.
+
+    Raises:
+        ArgumentError: the file is missing or broken, or holds no state dict.
+    """
     if not path.is_file():
         raise ArgumentError(f"weights file {str(path)!r} does not exist")
     try:
@@ -54,5 +59,5 @@ def read_state(path: Path) -> dict[str, Tensor]:
 
 
 def read_safetensors(path: Path) -> dict[str, Tensor]:
-    """Tensors in memory of their own: those that safetensors gives are of the file, which may change."""
+    """The tensors of a file, copied into memory: those that safetensors gives lie in the file, which may change."""
     return {name: tensor.clone() for name, tensor in load_file(path).items()}

@@ -18,8 +18,8 @@ from safetensors.torch import save_file
 from torch import nn
 
 import ghostify
-from ghostify.common.tensors import checksum
-from ghostify.students.storage import KEY
+from ghostify.common.tensors import checksum_of_state
+from ghostify.students.header import KEY
 
 
 @pytest.fixture
@@ -57,7 +57,7 @@ def rewritten(path, change):
     tensors = load_file(path)
     del told["checksum"]
     change(told)
-    told["checksum"] = checksum(tensors, told)
+    told["checksum"] = checksum_of_state(tensors, told)
     save_file(tensors, path, {"format": "pt", KEY: json.dumps(told)})
     return path
 
@@ -137,7 +137,7 @@ def test_indices_that_lead_out_of_the_maps_are_refused(file):
     assert names
     for change, match in ((lambda index: index + 5, "no permutation"), (torch.Tensor.float, "no whole numbers")):
         bad = {**tensors, names[0]: change(tensors[names[0]])}
-        save_file(bad, file, {"format": "pt", KEY: json.dumps({**told, "checksum": checksum(bad, told)})})
+        save_file(bad, file, {"format": "pt", KEY: json.dumps({**told, "checksum": checksum_of_state(bad, told)})})
         assert match in refused(file)
 
 

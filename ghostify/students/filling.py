@@ -1,0 +1,93 @@
+"""Tensors of a file into a student that is built on the meta device, checked before and after."""
+
+from collections import defaultdict
+from collections.abc import Callable, Mapping
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+
+from ..common.copying import plain_tensors
+from ..common.tensors import versioned
+from ..errors import ArgumentError
+from ..layers.ghost_module import INDICES, GhostModule
+from ..surgery.swap import put
+
+
+def check_shapes(student: nn.Module, shapes: Mapping[str, tuple[int, ...]], path: Path) -> None:
+    """Check, before anything is read, that the names and shapes in a file are those of the student.
+
+    Args:
+        student: the student as the recipe builds it, on any device.
+        shapes: shapes of the file's tensors by their names.
+        path: the file, for messages.
+
+    Raises:
+        ArgumentError: the file is of another network.
+    """
+    needed = {name: tuple(value.shape) for name, value in student.state_dict().items() if not _is_index(name)}
+    for name, module in student.named_modules():
+        if isinstance(module, GhostModule):
+            prefix, ghosts = f"{name}." if name else "", module.out_channels - module.intrinsic_channels
+            sizes = {f"{prefix}channel_order": (module.out_channels,), f"{prefix}ghost_source": (ghosts,)}
+            needed |= {index: shape for index, shape in sizes.items() if index in shapes}  # absent where it changes nothing
+    for name in sorted(needed.keys() | shapes.keys()):
+        if needed.get(name) != shapes.get(name):
+            raise ArgumentError(
+                f"student {str(path)!r} was made of another network: {name!r} has shape {shapes.get(name, 'none')} in the "
+                f"file, and {needed.get(name, 'none')} in this network"
+            )
+
+
+def fill(student: nn.Module, tensors: dict[str, Tensor], original: Callable[[], nn.Module]) -> None:
+    """Give a student on the meta device its values.
+
+    Args:
+        student: the student, changed in place.
+        tensors: values of its state dict.
+        original: builds the original network, from which comes what no state dict has.
+
+    Raises:
+        ArgumentError: the tensors do not fit.
+    """
+    tied: dict[int, list[str]] = defaultdict(list)
+    for name, parameter in student.named_parameters(remove_duplicate=False):
+        tied[id(parameter)].append(name)
+    try:
+        student.load_state_dict(versioned(tensors, student), assign=True)
+    except (RuntimeError, ValueError, IndexError) as error:
+        raise ArgumentError(f"the weights do not fit the recipe: {str(error).splitlines()[-1].strip()}") from error
+    for names in tied.values():
+        for name in names[1:]:
+            put(student, name, student.get_parameter(names[0]))
+    missing = [
+        (path, name)
+        for path, module in student.named_modules()
+        for name, value in [*module._buffers.items(), *plain_tensors(module).items()]
+        if value is not None and value.is_meta
+    ]
+    if missing:
+        network = original()
+        for path, name in missing:
+            setattr(student.get_submodule(path), name, getattr(network.get_submodule(path), name).detach().clone())
+
+
+def check_indices(student: nn.Module) -> None:
+    """Check that what a depthwise kernel reads, and where each map goes, lies within the maps.
+
+    Raises:
+        ArgumentError: the indices of a Ghost module are none.
+    """
+    for name, module in student.named_modules():
+        if isinstance(module, GhostModule):
+            order, source = module.channel_order, module.ghost_source
+            if any(index is not None and index.dtype != torch.int64 for index in (order, source)):
+                raise ArgumentError(f"the student is damaged: the indices of {name!r} are no whole numbers")
+            if order is not None and not torch.equal(order.sort().values, torch.arange(module.out_channels)):
+                raise ArgumentError(f"the student is damaged: the channel order of {name!r} is no permutation")
+            if source is not None and not bool(((source >= 0) & (source < module.intrinsic_channels)).all()):
+                raise ArgumentError(f"the student is damaged: the ghost sources of {name!r} are no intrinsic maps")
+
+
+def _is_index(name: str) -> bool:
+    return name.rpartition(".")[2] in INDICES
