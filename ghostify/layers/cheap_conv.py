@@ -26,11 +26,11 @@ def cheap_conv(primary: Any, m: int, ghosts: int, dw_size: int, cheap: Cheap, bi
     """
     weight = primary.weight
     conv_class: Any = {3: nn.Conv1d, 4: nn.Conv2d, 5: nn.Conv3d}[weight.dim()]
+    used = depthwise_groups(sources, m) if cheap == "depthwise" else m
     with torch.device("meta"):
         if cheap == "pointwise":
-            conv = conv_class(m, ghosts, 1, bias=bias, dtype=weight.dtype)
+            conv = conv_class(used, ghosts, 1, bias=bias, dtype=weight.dtype)
         else:
-            used = depthwise_groups(sources, m)
             conv = conv_class(used, ghosts, dw_size, padding=dw_size // 2, groups=used, bias=bias, dtype=weight.dtype)
     conv = conv.to_empty(device=weight.device)
     if not weight.is_meta:
