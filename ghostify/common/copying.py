@@ -50,7 +50,7 @@ def copy_shared(model: M) -> M:
 
 
 def copy_without_hooks(model: M) -> M:
-    """A deep copy that nobody listens to."""
+    """A deep copy without hooks."""
     copied = copy.deepcopy(model)
     for module in copied.modules():
         _clear_hooks(module)
@@ -67,7 +67,7 @@ def copy_to_meta(model: M) -> M:
 
 
 def on_meta(model: nn.Module) -> bool:
-    """Whether it has shapes and no values."""
+    """Whether a model has tensors that have shapes and no values."""
     return any(tensor.is_meta for tensor in model.state_dict().values())
 
 
@@ -95,10 +95,10 @@ def _deepcopy(model: M, memo: dict[int, object]) -> M:
 
 
 def _tensors(model: nn.Module) -> list[Tensor]:
-    found = [*model.parameters(), *model.buffers()]
+    tensors = [*model.parameters(), *model.buffers()]
     for module in model.modules():
-        found += plain_tensors(module).values()
-    return found
+        tensors += plain_tensors(module).values()
+    return tensors
 
 
 def plain_tensors(module: nn.Module) -> dict[str, Tensor]:
@@ -107,7 +107,7 @@ def plain_tensors(module: nn.Module) -> dict[str, Tensor]:
 
 
 def copy_layer(layer: nn.Module) -> Any:
-    """A copy that shares the tensors, to be given others."""
+    """A copy of a layer that shares its tensors and can be given others."""
     copied = layer.__class__.__new__(layer.__class__)
     copied.__dict__.update(layer.__dict__)
     copied._parameters, copied._buffers = dict(layer._parameters), dict(layer._buffers)

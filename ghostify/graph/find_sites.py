@@ -2,8 +2,8 @@
 
 from collections import Counter
 from collections.abc import Iterator
-from dataclasses import dataclass, field, replace
-from typing import Any
+from dataclasses import replace
+from typing import Any, Literal
 
 from torch import fx, nn
 from torch.nn.utils import parametrize
@@ -22,49 +22,50 @@ def find_sites(model: nn.Module) -> list[Site]:
     Sites that can't be converted carry the reason. Nothing is left out: a class that looks like a convolution and
     isn't known is listed as well.
     """
-    parts = trace(model, is_listed, lambda m: lookup(m) is not None)
+    parts = trace(model, is_listed, lambda module: lookup(module) is not None)
     search = _Search(model, parts)
     sites = {site.name: site for part in parts for site in search.sites(part)}
     return search.mark_first(list(sites.values()))
 
 
-@dataclass
 class _Search:
-    """Reads sites off the graphs; knows what is used more than once anywhere in the model."""
+    """Reads sites off the graphs; counts what is used more than once anywhere in the model.
 
-    model: nn.Module
-    parts: list[Part]
-    modules: dict[str, nn.Module] = field(init=False)
-    calls: Counter[str] = field(init=False)
-    read: set[str] = field(init=False)
-    owners: Counter[int] = field(init=False)
-    names: Counter[int] = field(init=False)
+    Args:
+        model: the whole model.
+        parts: its traced parts.
+    """
 
-    def __post_init__(self) -> None:
-        self.modules = dict(self.model.named_modules(remove_duplicate=False))
-        nodes = [(part.qualified(str(node.target)), node.op) for part in self.parts for node in part.graph.nodes]
+    def __init__(self, model: nn.Module, parts: list[Part]):
+        self.parts = parts
+        self.modules = dict(model.named_modules(remove_duplicate=False))
+        nodes = [(part.qualified(str(node.target)), node.op) for part in parts for node in part.graph.nodes]
         self.calls = Counter(name for name, op in nodes if op == "call_module")
         self.read = {name.rpartition(".")[0] for name, op in nodes if op == "get_attr"}
         self.owners = Counter(id(p) for m in self.modules.values() for p in m._parameters.values() if p is not None)
-        self.names = Counter(id(m) for m in self.modules.values())
+        self.names = Counter(id(module) for module in self.modules.values())
 
     def sites(self, part: Part) -> Iterator[Site]:
+        """The sites of one part, in the order in which they are called."""
         roles = roles_of(part, self.modules)
-        inner = not part.whole and any(p.whole for p in self.parts)  # of a model that traces as a whole
         for node in part.graph.nodes:
             if node.op != "call_module":
                 continue
             name = part.qualified(str(node.target))
             module = self.modules[name]
-            if is_listed(module) and not isinstance(module, ReducedLinear):
-                site = Site(name, module, roles=roles[node] - ({"first"} if inner else set()))
-                site = replace(site, reason=self._blocked(name, module))
-                if type(module) is nn.Linear:
-                    yield replace(site, kind="linear")
-                else:
-                    if not part.whole:  # what leaves a part may be anything
-                        site = replace(site, roles=site.roles - {"last"})
-                    yield site if site.reason not in (None, DEPTHWISE) else self._with_followers(site, part, node)
+            if not is_listed(module) or isinstance(module, ReducedLinear):
+                continue
+            kind: Literal["conv", "linear"] = "linear" if type(module) is nn.Linear else "conv"
+            known_roles = roles[node] - self._uncertain_roles(part, kind)
+            site = Site(name, module, kind, roles=known_roles, reason=self._blocked(name, module))
+            may_convert = kind == "conv" and site.reason in (None, DEPTHWISE)
+            yield self._with_followers(site, part, node) if may_convert else site
+
+    def _uncertain_roles(self, part: Part, kind: Literal["conv", "linear"]) -> set[str]:
+        """Roles that the graph of a part alone can't tell: what leaves it may be anything, and so may what enters it."""
+        if part.whole:
+            return set()
+        return ({"last"} if kind == "conv" else set()) | ({"first"} if any(other.whole for other in self.parts) else set())
 
     def _blocked(self, name: str, module: nn.Module) -> str | None:
         """Why no Ghost module can stand in for this layer, whatever the settings."""
@@ -89,10 +90,7 @@ class _Search:
             return "shared weights: the same parameters stand in more than one place"
         if name in self.read:
             return "its weights are read from outside"
-        conv: Any = module
-        if is_kind(conv, "conv") and conv.groups > 1 and conv.groups in (conv.in_channels, conv.out_channels):
-            return DEPTHWISE
-        return None
+        return DEPTHWISE if is_kind(module, "conv") and _is_depthwise(module) else None
 
     def _with_followers(self, site: Site, part: Part, node: fx.Node) -> Site:
         """Add the norm and the activation that follow, where they can be taken into the Ghost module."""
@@ -112,13 +110,14 @@ class _Search:
         return replace(site, act=activation_of_function(follower)) if follower is not None else site
 
     def _called(self, node: fx.Node | None, part: Part) -> tuple[str, nn.Module | None]:
+        """The qualified name of the module that a node calls, and the module."""
         if node is None or node.op != "call_module":
             return "", None
         name = part.qualified(str(node.target))
         return name, self.modules[name]
 
     def _owned(self, name: str, module: nn.Module) -> bool:
-        """The module is called from this one place, has no second name, and nobody listens to it."""
+        """Whether the module is called from one place, has one name, no hooks, and no weights that are read from outside."""
         hooked = bool(module._forward_hooks or module._forward_pre_hooks)
         return self.calls[name] == 1 and self.names[id(module)] == 1 and not hooked and name not in self.read
 
@@ -128,12 +127,16 @@ class _Search:
             return sites
         order = {name: position for position, name in enumerate(self.modules)}
         convs = [s for s in sites if "first" in s.roles and s.kind == "conv" and hasattr(s.module, "in_channels")]
-        first = min(convs, key=lambda s: order[s.name], default=None)
-        return [
-            s if first is None or getattr(s.module, "in_channels", None) == first.module.in_channels
-            else replace(s, roles=s.roles - {"first"})
-            for s in sites
-        ]  # fmt: skip
+        first = min(convs, key=lambda site: order[site.name], default=None)
+        if first is None:
+            return sites
+        in_channels = first.module.in_channels
+        later = {site.name for site in sites if getattr(site.module, "in_channels", None) != in_channels}
+        return [replace(site, roles=site.roles - {"first"}) if site.name in later else site for site in sites]
+
+
+def _is_depthwise(conv: Any) -> bool:
+    return conv.groups > 1 and conv.groups in (conv.in_channels, conv.out_channels)
 
 
 def _only_user(node: fx.Node, part: Part, modules: dict[str, nn.Module]) -> fx.Node | None:
@@ -146,6 +149,6 @@ def _only_user(node: fx.Node, part: Part, modules: dict[str, nn.Module]) -> fx.N
 
 
 def _includes_activation(norm: nn.Module) -> bool:
-    """timm's norms with the activation built in keep it as ``act``."""
+    """Whether a norm ends with an activation: timm's norms that do keep it as ``act``."""
     act = getattr(norm, "act", None)
     return isinstance(act, nn.Module) and not isinstance(act, nn.Identity)

@@ -1,4 +1,4 @@
-"""What place a layer has in its network: first, last, on a pooled map."""
+"""The roles of layers in a network: first, last, on pooled maps."""
 
 from torch import fx, nn
 
@@ -10,22 +10,27 @@ from .tracing import Part
 
 
 def roles_of(part: Part, modules: dict[str, nn.Module]) -> dict[fx.Node, frozenset[str]]:
-    """What is known of each node: ``first`` (no convolution before it), ``pooled`` (works on 1x1 maps), ``last``."""
+    """The roles of each node: ``first`` (no convolution stands before it), ``pooled`` (it works on 1x1 maps), ``last``.
+
+    Args:
+        part: a part of a model.
+        modules: all modules of the model, by their qualified names.
+    """
     after_conv: set[fx.Node] = set()
     pooled: set[fx.Node] = set()
-    found: dict[fx.Node, frozenset[str]] = {}
+    roles_by_node: dict[fx.Node, frozenset[str]] = {}
     last = _last_weights(part, modules)
     for node in part.graph.nodes:
         module = modules[part.qualified(str(node.target))] if node.op == "call_module" else None
         seen = any(source in after_conv for source in node.all_input_nodes)
         on_pool = bool(node.all_input_nodes) and all(source in pooled for source in node.all_input_nodes)
         roles = {"first": not seen, "pooled": on_pool, "last": node in last}
-        found[node] = frozenset(role for role, holds in roles.items() if holds)
+        roles_by_node[node] = frozenset(role for role, holds in roles.items() if holds)
         if seen or (module is not None and _holds_conv(module)):
             after_conv.add(node)
         if is_global_pool(node, module) or (on_pool and keeps_pooled(node, module)):
             pooled.add(node)
-    return found
+    return roles_by_node
 
 
 def _holds_conv(module: nn.Module) -> bool:
@@ -36,9 +41,11 @@ _SQUASHING = (nn.Sigmoid, nn.Tanh)  # what makes probabilities or pixels of scor
 
 
 def _last_weights(part: Part, modules: dict[str, nn.Module]) -> set[fx.Node]:
-    """Convolutions and linear layers whose values reach the output, and no other layer, norm or activation; a sigmoid or tanh
-    there is a part of the output."""
-    found: set[fx.Node] = set()
+    """Calls of convolutions and linear layers after which no other layer, norm or activation stands before the output.
+
+    A sigmoid or a tanh is a part of the output.
+    """
+    last: set[fx.Node] = set()
     only_output: set[fx.Node] = set()
     for node in reversed(part.graph.nodes):
         module = modules[part.qualified(str(node.target))] if node.op == "call_module" else None
@@ -48,10 +55,10 @@ def _last_weights(part: Part, modules: dict[str, nn.Module]) -> set[fx.Node]:
             activation = operation_of(node, None).activation
             passes = activation is None or activation in _SQUASHING
         elif is_listed(module):
-            found.add(node)
+            last.add(node)
             passes = False
         else:
             passes = isinstance(module, _SQUASHING) or not (lookup(module) or next(module.parameters(), None) is not None)
         if passes:
             only_output.add(node)
-    return found
+    return last

@@ -41,23 +41,23 @@ class GraphRun:
     def __len__(self) -> int:
         return len(self.batches)
 
-    def ancestors(self, wanted: Collection[fx.Node], given: Collection[fx.Node] = ()) -> list[fx.Node]:
-        """Nodes still to be run for ``wanted``, in order, if those ``given`` had run, too."""
-        known = self.done.union(given)
-        found: set[fx.Node] = set()
+    def ancestors(self, wanted: Collection[fx.Node], also_done: Collection[fx.Node] = ()) -> list[fx.Node]:
+        """Nodes still to be run for ``wanted``, in order, if those in ``also_done`` had run, too."""
+        known = self.done.union(also_done)
+        needed: set[fx.Node] = set()
         ahead = [node for node in wanted if node not in known]
         while ahead:
             node = ahead.pop()
-            if node not in found:
-                found.add(node)
+            if node not in needed:
+                needed.add(node)
                 ahead += [n for n in node.all_input_nodes if n not in known]
-        return sorted(found, key=self.position.__getitem__)
+        return sorted(needed, key=self.position.__getitem__)
 
     def run(self, wanted: Sequence[fx.Node], keep: Collection[fx.Node] = ()) -> Iterator[list[Any]]:
         """For each batch in turn the values of ``wanted``, after running what they need.
 
         Args:
-            wanted: nodes.
+            wanted: the nodes whose values are yielded.
             keep: nodes whose values are wanted again later on; all others go once everything that reads them has run.
         """
         ahead = self.ancestors(wanted)
@@ -78,7 +78,7 @@ class GraphRun:
         self.done = after
 
     def peek(self, index: int, wanted: fx.Node, given: fx.Node, value: Any) -> Any:
-        """The value of one node for one batch, were that of another node as ``given``; nothing is kept of it."""
+        """The value of one node for one batch, were the value of the node ``given`` this one; nothing is kept of it."""
         values = {**self.batches[index], given.name: value}
         ahead = self.ancestors([wanted], [given])
         last_use = {source: node for node in ahead for source in node.all_input_nodes}
@@ -91,7 +91,7 @@ class GraphRun:
         return values[wanted.name]
 
     def release(self) -> None:
-        """Nothing is kept any longer than the graph needs it."""
+        """Keep no value any longer than the graph needs it."""
         self.kept.clear()
         self.mark = None
 
@@ -129,11 +129,12 @@ class GraphRun:
         return args[0]
 
     def close(self) -> None:
+        """Delete the temporary file, if there is one."""
         self.batches.close()
 
 
 def _bound(root: nn.Module, part: Part, arguments: Arguments) -> list[Any]:
-    """What each placeholder of the graph takes, in the order of the forward's signature."""
+    """The argument for each placeholder of the graph, in the order of the forward's signature."""
     args, kwargs = arguments
     if part.entry != part.name or isinstance(root, fx.GraphModule):
         return [*args, *kwargs.values()]
@@ -151,10 +152,10 @@ def arguments_of(node: fx.Node, values: dict[str, Any]) -> Any:
     return fx.node.map_arg((node.args, node.kwargs), value_of)
 
 
-def attribute_of(root: Any, constants: Any, target: str) -> Any:
-    """What a graph reads by ``target``: of the module it traces, or beside it."""
+def attribute_of(root: nn.Module, constants: nn.Module, target: str) -> Any:
+    """What a graph reads by ``target``: an attribute of the module that it traces, or of the constants beside that."""
     for owner in (root, constants):
-        value = owner
+        value: Any = owner
         for name in target.split("."):
             value = getattr(value, name, None)
         if value is not None:

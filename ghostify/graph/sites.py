@@ -39,14 +39,13 @@ class Site:
 
 
 def is_listed(module: nn.Module) -> bool:
-    return (
-        isinstance(module, (GhostModule, ReducedLinear, nn.modules.conv._ConvNd)) or type(module) is nn.Linear
-        or is_kind(module, "conv") or _looks_like_conv(module)
-    )  # fmt: skip
+    """Whether a module is a convolution or a fully connected layer, looks like one, or stands in the place of one."""
+    known = isinstance(module, (GhostModule, ReducedLinear, nn.modules.conv._ConvNd)) or type(module) is nn.Linear
+    return known or is_kind(module, "conv") or _looks_like_conv(module)
 
 
 def _looks_like_conv(module: nn.Module) -> bool:
-    """A class of unknown make with Conv in its name, weights of its own and no convolution inside."""
+    """Whether the class is unknown and has Conv in its name, and the module has weights of its own and no children."""
     return (
         "conv" in type(module).__name__.lower()
         and next(module.children(), None) is None

@@ -20,12 +20,12 @@ class Sum:
 
 
 def find_sum(node: fx.Node, modules: Mapping[str, nn.Module], norm_name: str | None) -> Sum | None:
-    """Where the value of ``node``, through its norm and what changes nothing, is added to another value; else None.
+    """The sum that the value of ``node`` enters, past its norm and what changes nothing; None where there is no sum.
 
     Args:
         node: the call of a convolution or of the Ghost module in its place.
         modules: the modules that the graph calls, by the names it calls them.
-        norm_name: of the norm that belongs to the convolution.
+        norm_name: the name of the norm that belongs to the convolution; None where there is no norm.
     """
     while len(node.users) == 1:
         user = next(iter(node.users))

@@ -44,7 +44,7 @@ class GhostModule(nn.Module):
         cheap: ``"depthwise"`` (the paper's) or ``"pointwise"``.
         norm_layer: called with a number of channels for each of the two parts; None for none.
         act_layer: called with ``inplace=True`` for each of the two parts; None for none.
-        device, dtype: of the parameters.
+        device, dtype: where the parameters lie, and their type.
 
     Shape:
         input (N, in_channels, H, W); output (N, out_channels, H', W').

@@ -1,4 +1,4 @@
-"""A norm as scale and shift of each channel, read off it and set, and a regression's solution put into convolution and norm."""
+"""A norm as scale and shift of each channel: read off a norm, and set."""
 
 from dataclasses import dataclass
 from typing import Any
@@ -21,7 +21,13 @@ class Affine:
 
 
 def affine_of(norm: Any, channels: int, like: Tensor) -> Affine | None:
-    """The norm as scale and shift; identity where there is none; None where it depends on the image."""
+    """A norm in evaluation mode as scale and shift of each channel; None where these depend on the image.
+
+    Args:
+        norm: any norm; None counts as one that changes nothing.
+        channels: the number of channels.
+        like: a tensor of the type and on the device of the result.
+    """
     if norm is None:
         return Affine(torch.ones(channels).to(like), torch.zeros(channels).to(like))
     mean, var = getattr(norm, "running_mean", None), getattr(norm, "running_var", None)

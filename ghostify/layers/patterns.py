@@ -89,6 +89,7 @@ def narrow_channels(module: nn.Module, channels: Tensor) -> nn.Module:
 
 
 def _channel_count(module: nn.Module) -> int | None:
+    """The number of output channels, by the module's attributes or else by its first tensor."""
     return next((count for a in _COUNTS if (count := getattr(module, a, None)) is not None), None) or next(
         (t.shape[0] for t in [*module.parameters(), *module.buffers()] if t.dim()), None
     )
@@ -149,6 +150,7 @@ def lookup(module: nn.Module) -> Pattern | None:
 
 
 def is_kind(module: nn.Module | None, kind: Kind) -> bool:
+    """Whether the class of a module is registered as a convolution, a norm or an activation."""
     pattern = lookup(module) if module is not None else None
     return pattern is not None and pattern.kind == kind
 

@@ -25,8 +25,8 @@ def check_ratio(ratio: Any, name: str = "ratio") -> float:
     """``ratio`` as a float.
 
     Raises:
-        ArgumentTypeError: no number.
-        ArgumentError: not above 1, infinite or NaN.
+        ArgumentTypeError: it is no number.
+        ArgumentError: it is not above 1, infinite or NaN; the message calls it ``name``.
     """
     if isinstance(ratio, bool) or not isinstance(ratio, (int, float)):
         raise ArgumentTypeError(f"{name} must be a number above 1, not {ratio!r}")
@@ -36,6 +36,12 @@ def check_ratio(ratio: Any, name: str = "ratio") -> float:
 
 
 def check_dw_size(dw_size: Any) -> int:
+    """``dw_size``, the kernel size of a depthwise operation.
+
+    Raises:
+        ArgumentTypeError: it is no whole number.
+        ArgumentError: it is none of 1, 3, 5 and 7.
+    """
     if isinstance(dw_size, bool) or not isinstance(dw_size, int):
         raise ArgumentTypeError(f"dw_size must be 1, 3, 5 or 7, not {dw_size!r}")
     if dw_size not in (1, 3, 5, 7):

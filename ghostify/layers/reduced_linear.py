@@ -13,10 +13,10 @@ class ReducedLinear(nn.Module):
     """A fully connected layer as a product of two thin ones: in_features -> rank -> out_features.
 
     Args:
-        in_features, out_features: as of ``nn.Linear``.
+        in_features, out_features: the numbers of inputs and outputs, as of ``nn.Linear``.
         rank: width between the two.
         bias: whether the second has a bias.
-        device, dtype: of the parameters.
+        device, dtype: where the parameters lie, and their type.
 
     Shape:
         input (*, in_features); output (*, out_features).
@@ -76,6 +76,7 @@ class ReducedLinear(nn.Module):
 
 
 def reduced_rank(in_features: int, out_features: int, ratio: float) -> int:
+    """The rank at which a product of two layers has ``ratio`` times fewer weights than one layer, rounded down; at least 1."""
     return max(1, int(in_features * out_features / (in_features + out_features) / ratio))
 
 

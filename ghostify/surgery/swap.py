@@ -41,7 +41,13 @@ def make_swaps(plan: Sequence[PlannedSite], init: str = "warm", seed: int = 0) -
 
 
 def swap(model: M, swaps: dict[str, nn.Module], inplace: bool) -> M:
-    """``model`` with the new layers in place; a copy unless ``inplace``."""
+    """``model`` with the new layers in place; a copy unless ``inplace``.
+
+    Args:
+        model: any network.
+        swaps: qualified name -> new layer.
+        inplace: whether the model itself is changed.
+    """
     if inplace:
         for name, layer in swaps.items():
             put(model, name, layer)
@@ -53,12 +59,13 @@ def swap(model: M, swaps: dict[str, nn.Module], inplace: bool) -> M:
 
 
 def put(model: nn.Module, name: str, value: nn.Module | nn.Parameter) -> None:
-    """Set what stands under a qualified name."""
+    """Put a module or a parameter in the place of what stands under a qualified name."""
     parent, _, child = name.rpartition(".")
     setattr(model.get_submodule(parent), child, value)
 
 
 def _drop_identities(model: fx.GraphModule, names: set[str]) -> None:
+    """Take the calls of these modules, which are identities, out of a traced model's graph."""
     for node in list(model.graph.nodes):
         if node.op == "call_module" and node.target in names:
             node.replace_all_uses_with(node.args[0])

@@ -22,7 +22,7 @@ def make_ghost(planned: PlannedSite, init: str = "warm", seed: int = 0) -> Ghost
     Args:
         planned: a site that has a ratio.
         init: ``"warm"`` or ``"random"``; on the meta device neither computes anything.
-        seed: of ``"random"``; the caller's random state is left as it was.
+        seed: the seed of ``"random"``; the caller's random state is left as it was.
     """
     site = planned.site
     conv, m = site.module, planned.intrinsic
@@ -33,9 +33,15 @@ def make_ghost(planned: PlannedSite, init: str = "warm", seed: int = 0) -> Ghost
     else:
         intrinsic, sources = by_position(conv.out_channels, m, conv.groups)
     ghost = GhostModule.from_conv(
-        conv, intrinsic, sources, norm=site.norm, act=site.act,
-        act_inside=site.act_name is not None, dw_size=planned.dw_size, cheap=planned.cheap,
-    )  # fmt: skip
+        conv,
+        intrinsic,
+        sources,
+        norm=site.norm,
+        act=site.act,
+        act_inside=site.act_name is not None,
+        dw_size=planned.dw_size,
+        cheap=planned.cheap,
+    )
     if channels is not None:
         _fit(ghost, channels, conv.groups)
     elif not conv.weight.is_meta:

@@ -23,11 +23,11 @@ class Channels:
 
     filters: Tensor  # (n, in_channels / groups, *kernel_size), unit length, the norm's sign included
     mean: Tensor  # (n,) before the activation
-    std: Tensor
-    length: Tensor  # of the filters as they are
-    slope: Tensor
+    std: Tensor  # (n,) before the activation
+    length: Tensor  # (n,) the norms of the layer's own filters
+    slope: Tensor  # (n,)
     out_mean: Tensor  # (n,) after the activation
-    out_var: Tensor
+    out_var: Tensor  # (n,) after the activation
 
     @property
     def fidelity(self) -> Tensor:
@@ -36,6 +36,13 @@ class Channels:
 
 
 def describe_channels(conv: Any, norm: Any, act: nn.Module | None) -> Channels:
+    """What a convolution, the norm after it and the activation after that tell of the output channels.
+
+    Args:
+        conv: a convolution of any registered class.
+        norm: any norm, or None.
+        act: the activation, or None; one inside the norm counts where there is no other.
+    """
     weight = conv.weight.detach().float()
     n = weight.shape[0]
     length = weight.flatten(1).norm(dim=1).clamp_min(TINY)
@@ -75,7 +82,7 @@ def _quadrature(nodes: int) -> tuple[np.ndarray, np.ndarray]:
 
 
 def channel_correlation(channels: Channels, groups: int) -> Tensor:
-    """(n, n) of the maps before their activation; none across groups, which see different inputs."""
+    """(n, n) correlation of the maps before their activation; zero across groups, which see different inputs."""
     flat = channels.filters.flatten(1)
     if groups == 1:
         return flat @ flat.T
@@ -91,8 +98,13 @@ def ghost_costs(channels: Channels, groups: int) -> Tensor:
 
 @torch.no_grad()
 def unexplained(conv: Any, norm: Any, act: nn.Module | None, cheap: str) -> np.ndarray:
-    """(n + 1,): which part of the variance of a layer's maps is left when 0 to n channels stay and make the others, at best,
-    by the model above; none is explained without a channel."""
+    """Which part of the variance of a layer's maps is left when 0 to n channels stay and make the others, at best.
+
+    That is by the model of :class:`Channels`; without a channel nothing is explained.
+
+    Returns:
+        (n + 1,) from 1 for no channel down to 0 for all n.
+    """
     channels = describe_channels(conv, norm, act)
     if cheap == "pointwise":
         carried = channels.slope * channels.std
