@@ -105,11 +105,11 @@ class _PartFolder:
 
     def fold_orders(self) -> None:
         """Leave channels in the order in which Ghost modules compute them, as far as what follows can take them so."""
-        found = channel_orders(self.graph, self.modules, self.shared)
-        for values in found:
+        orders = channel_orders(self.graph, self.modules, self.shared)
+        for values in orders:
             if values.order is not None:
                 self._permute(values, values.order)
-        for values in found:
+        for values in orders:
             for node in values.ghosts:
                 ghost = self._ghost(node)
                 if ghost.order is not None:

@@ -177,8 +177,8 @@ class GhostModule(nn.Module):
     def original_channels(self) -> tuple[Tensor, Tensor]:
         """Output channels that the intrinsic maps (m,) and the ghost maps (n - m,) become, in the order they are made."""
         order = self.channel_order
-        made = torch.arange(self.out_channels) if order is None else torch.argsort(order.cpu())
-        return made[: self.intrinsic_channels], made[self.intrinsic_channels :]
+        channels = torch.arange(self.out_channels) if order is None else torch.argsort(order.cpu())
+        return channels[: self.intrinsic_channels], channels[self.intrinsic_channels :]
 
     def source_positions(self) -> Tensor:
         """(n - m,) for each ghost map, in the order they are made, the intrinsic map a depthwise kernel makes it from."""

@@ -52,7 +52,7 @@ def make_ghost(planned: PlannedSite, init: str = "warm", seed: int = 0) -> Ghost
 @torch.no_grad()
 def _fit(ghost: GhostModule, channels: Channels, groups: int) -> None:
     """Regress each ghost map, before its activation, on the maps it is made from."""
-    kept, made = ghost.original_channels()
+    kept, others = ghost.original_channels()
     slope, std = channels.slope, channels.std
     carried = slope * std  # the part of a map after its activation that is linear in the map before
     parts: list[Any] = list(ghost.cheap_operation)
@@ -61,7 +61,7 @@ def _fit(ghost: GhostModule, channels: Channels, groups: int) -> None:
     if ghost.cheap == "pointwise":
         correlation = channel_correlation(channels, groups)
         covariance = correlation[kept][:, kept] * carried[kept, None] * carried[kept] + noise[kept].diag()
-        target = correlation[made][:, kept] * std[made, None] * carried[kept]
+        target = correlation[others][:, kept] * std[others, None] * carried[kept]
         ridge = 1e-3 * covariance.diagonal().mean() + TINY
         kernel = torch.linalg.solve(covariance + ridge * torch.eye(len(kept)).to(covariance), target.T).T
         mean = kernel @ channels.out_mean[kept]
@@ -69,20 +69,20 @@ def _fit(ghost: GhostModule, channels: Channels, groups: int) -> None:
         taps = kernel.reshape(conv.weight.shape)
     else:
         source = kept[ghost.source_positions()]
-        same_inputs = made * groups // len(std) == source * groups // len(std)  # of one group
-        correlation = (channels.filters[made] * channels.filters[source]).flatten(1).sum(1) * same_inputs.to(std)
-        kernel = correlation * std[made] * carried[source] / channels.out_var[source].clamp_min(TINY)
+        same_inputs = others * groups // len(std) == source * groups // len(std)  # of one group
+        correlation = (channels.filters[others] * channels.filters[source]).flatten(1).sum(1) * same_inputs.to(std)
+        kernel = correlation * std[others] * carried[source] / channels.out_var[source].clamp_min(TINY)
         mean = kernel * channels.out_mean[source]
         variance = kernel**2 * channels.out_var[source]
         taps = conv.weight * kernel.view(-1, *[1] * (conv.weight.dim() - 1))  # so far it has a one in its centre
     norm = followers[0] if followers and hasattr(followers[0], "running_var") else None
     if norm is None:
         if conv.bias is not None:
-            conv.bias.copy_(channels.mean[made] - mean)
+            conv.bias.copy_(channels.mean[others] - mean)
     else:
         # the norm undoes any scale, so each kernel gets the length of the filter it replaces: a length far from it
         # would be a different learning rate
-        scale = channels.length[made] / taps.flatten(1).norm(dim=1).clamp_min(TINY)
+        scale = channels.length[others] / taps.flatten(1).norm(dim=1).clamp_min(TINY)
         taps = taps * scale.view(-1, *[1] * (taps.dim() - 1))
         variance = variance * scale**2
         if norm.weight is not None:
