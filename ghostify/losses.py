@@ -4,7 +4,6 @@ Each takes the outputs of student and teacher, or scores and labels, and returns
 """
 
 from collections.abc import Sequence
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -100,7 +99,7 @@ def label_loss(scores: Tensor, labels: Tensor) -> Tensor:
     return total / (labels != IGNORED).sum().clamp_min(1)
 
 
-def main_output(output: Any) -> list[Tensor]:
+def main_output(output: object) -> list[Tensor]:
     """The class scores of a classifier or a segmentation model: first those that it is judged by; of torchvision's segmentation
     models also those of the auxiliary head, if there is one.
 

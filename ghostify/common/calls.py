@@ -11,7 +11,9 @@ from torch.utils.hooks import RemovableHandle
 
 from ..errors import ArgumentError
 
-Arguments = tuple[tuple[Any, ...], dict[str, Any]]
+PositionalArguments = tuple[Any, ...]  # arguments of a forward pass that have no names: mostly one tensor of images
+
+Arguments = tuple[PositionalArguments, dict[str, Any]]
 
 Hooks = Iterable[tuple[nn.Module, Callable[..., None]]]
 
@@ -40,9 +42,9 @@ def forward_hooks(before: Hooks = (), after: Hooks = (), with_kwargs: bool = Fal
 @contextmanager
 def collected_outputs(module: nn.Module) -> Iterator[list[Any]]:
     """A list to which each call of the module adds its output while the block runs."""
-    outputs: list[Any] = []
+    outputs: list[object] = []
 
-    def collect(module: nn.Module, args: Any, output: Any) -> None:
+    def collect(module: nn.Module, args: object, output: object) -> None:
         outputs.append(output)
 
     with forward_hooks(after=[(module, collect)]):
@@ -65,7 +67,7 @@ def captured(model: nn.Module, outer: str, inner: str, calls: Collection[Argumen
     """
     arguments: list[Arguments] = []
 
-    def note(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+    def note(module: nn.Module, args: PositionalArguments, kwargs: dict[str, Any]) -> None:
         arguments.append((args, kwargs))
 
     with forward_hooks(before=[(model.get_submodule(inner), note)], with_kwargs=True), torch.no_grad():
@@ -86,7 +88,7 @@ def evaluation_mode(model: nn.Module) -> Iterator[None]:
             module.training = training
 
 
-def run_checked(model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+def run_checked(model: nn.Module, args: PositionalArguments, kwargs: dict[str, Any]) -> Any:
     """One forward pass, and what it returns.
 
     Raises:

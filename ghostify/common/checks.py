@@ -3,7 +3,6 @@
 import numbers
 import os
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch import nn
@@ -12,7 +11,7 @@ from torch.nn.parameter import is_lazy
 from ..errors import ArgumentError, ArgumentTypeError, UnsupportedModelError
 
 
-def check_choice(name: str, value: Any, choices: tuple[str, ...]) -> None:
+def check_choice(name: str, value: object, choices: tuple[str, ...]) -> None:
     """Refuse what is none of the choices.
 
     Raises:
@@ -22,7 +21,7 @@ def check_choice(name: str, value: Any, choices: tuple[str, ...]) -> None:
         raise ArgumentError(f"{name} must be one of {', '.join(map(repr, choices))}, not {value!r}")
 
 
-def whole_number(name: str, value: Any, least: int) -> int:
+def whole_number(name: str, value: object, least: int) -> int:
     """``value``, an int or an integer of numpy's, as an int.
 
     Raises:
@@ -35,7 +34,7 @@ def whole_number(name: str, value: Any, least: int) -> int:
     return int(value)
 
 
-def positive_number(name: str, value: Any) -> float:
+def positive_number(name: str, value: object) -> float:
     """``value`` as a float.
 
     Raises:
@@ -46,7 +45,7 @@ def positive_number(name: str, value: Any) -> float:
     return float(value)
 
 
-def path_of(name: str, value: Any) -> Path:
+def path_of(name: str, value: object) -> Path:
     """``value`` as a path.
 
     Raises:
@@ -57,7 +56,7 @@ def path_of(name: str, value: Any) -> Path:
     return Path(value)
 
 
-def check_is_module(name: str, value: Any) -> None:
+def check_is_module(name: str, value: object) -> None:
     """Refuse what is no module.
 
     Raises:

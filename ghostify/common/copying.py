@@ -6,7 +6,7 @@ what it swaps and what it never allocates: the dense weights of a converted conv
 
 import copy
 from collections.abc import Callable, Mapping
-from typing import Any, TypeVar, cast
+from typing import TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -74,7 +74,7 @@ def on_meta(model: nn.Module) -> bool:
 def channels_last(value: T) -> T:
     """A module, or maps (N, C, H, W), in the layout that processors run convolutions in fastest; in place on a module."""
     if isinstance(value, nn.Module):
-        cast(Any, value).to(memory_format=torch.channels_last)
+        value.to(memory_format=torch.channels_last)
     elif isinstance(value, Tensor) and value.dim() == 4:
         return value.contiguous(memory_format=torch.channels_last)  # type: ignore[return-value]
     return value
@@ -106,7 +106,7 @@ def plain_tensors(module: nn.Module) -> dict[str, Tensor]:
     return {name: value for name, value in vars(module).items() if isinstance(value, Tensor)}
 
 
-def copy_layer(layer: nn.Module) -> Any:
+def copy_layer(layer: M) -> M:
     """A copy of a layer that shares its tensors and can be given others."""
     copied = layer.__class__.__new__(layer.__class__)
     copied.__dict__.update(layer.__dict__)

@@ -7,10 +7,9 @@ with fvcore, which traces a model and so needs its values; a model on the meta d
 
 import logging
 import weakref
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -20,7 +19,7 @@ from torch.utils._pytree import tree_leaves, tree_map_only
 from torch.utils.flop_counter import FlopCounterMode
 
 from ..errors import ArgumentError
-from .calls import evaluation_mode, forward_hooks
+from .calls import PositionalArguments, evaluation_mode, forward_hooks
 from .copying import copy_to_meta
 
 log = logging.getLogger(__name__)
@@ -41,7 +40,7 @@ class Costs:
     flops: int
     activation_bytes: int
     positions: dict[str, int]
-    output: Any
+    output: object
 
 
 def count_params(model: nn.Module) -> int:
@@ -49,7 +48,7 @@ def count_params(model: nn.Module) -> int:
     return sum(p.numel() for p in model.parameters())
 
 
-def measure(model: nn.Module, arguments: tuple[Any, ...], layers: Sequence[str] = ()) -> Costs:
+def measure(model: nn.Module, arguments: PositionalArguments, layers: Sequence[str] = ()) -> Costs:
     """Run ``model`` once in evaluation mode on a copy without values, or on the CPU where its code needs values.
 
     Args:
@@ -87,11 +86,11 @@ def unfused_attention() -> Iterator[None]:
         torch.backends.mha.set_fastpath_enabled(fast_path)
 
 
-def _measure(model: nn.Module, arguments: tuple[Any, ...], layers: Sequence[str]) -> Costs:
+def _measure(model: nn.Module, arguments: PositionalArguments, layers: Sequence[str]) -> Costs:
     positions: dict[str, int] = {}
 
     def note(name: str) -> Callable[..., None]:
-        def hook(module: Any, inputs: Any, output: Tensor) -> None:
+        def hook(module: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> None:
             if isinstance(module, nn.modules.conv._ConvTransposeNd):  # each input position is multiplied, not each output
                 count = inputs[0].numel() // module.in_channels
             else:
@@ -113,9 +112,15 @@ class _LiveMemory(TorchDispatchMode):
     def __init__(self) -> None:
         super().__init__()
         self.live = self.peak = 0
-        self.seen: weakref.WeakSet[Any] = weakref.WeakSet()
+        self.seen: weakref.WeakSet[torch.UntypedStorage] = weakref.WeakSet()
 
-    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+    def __torch_dispatch__(
+        self,
+        func: Callable[..., object],
+        types: object,
+        args: PositionalArguments = (),
+        kwargs: Mapping[str, object] | None = None,
+    ) -> object:
         before = {id(t.untyped_storage()) for t in tree_leaves((args, kwargs)) if isinstance(t, Tensor)}
         result = func(*args, **(kwargs or {}))
         for tensor in tree_leaves(result):
@@ -125,7 +130,7 @@ class _LiveMemory(TorchDispatchMode):
                     self._add(storage)
         return result
 
-    def _add(self, storage: Any) -> None:
+    def _add(self, storage: torch.UntypedStorage) -> None:
         size = storage.nbytes()
         self.seen.add(storage)
         self.live += size
@@ -136,7 +141,7 @@ class _LiveMemory(TorchDispatchMode):
         self.live -= size
 
 
-def _refused(model: nn.Module, arguments: tuple[Any, ...], error: Exception) -> ArgumentError:
+def _refused(model: nn.Module, arguments: PositionalArguments, error: Exception) -> ArgumentError:
     shapes = [tuple(t.shape) for t in tree_leaves(arguments) if isinstance(t, Tensor)]
     lines = str(error).strip().splitlines() or [type(error).__name__]
     inputs = ", ".join(map(str, shapes)) or "no tensor"

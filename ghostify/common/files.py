@@ -9,6 +9,8 @@ from typing import Any
 
 from ..errors import ArgumentError
 
+PlainData = dict[str, Any]  # values by name, as JSON and YAML have them
+
 
 @contextmanager
 def replacing(path: Path) -> Iterator[str]:
@@ -49,7 +51,7 @@ def also_write(path: str | Path | None, text: str) -> str:
     return text
 
 
-def read_settings(path: Path, what: str) -> dict[str, Any]:
+def read_settings(path: Path, what: str) -> PlainData:
     """The mapping in a YAML file.
 
     Args:

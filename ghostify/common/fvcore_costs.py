@@ -6,13 +6,14 @@ either.
 
 from collections.abc import Sequence
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor, nn
 from torch.utils._pytree import tree_flatten, tree_leaves, tree_unflatten
 
 from ..errors import ArgumentError
+from .calls import PositionalArguments
 from .copying import copy_shared, on_meta
 from .costs import Costs, measure, unfused_attention
 from .fvcore_handlers import handlers
@@ -21,7 +22,7 @@ if TYPE_CHECKING:
     from fvcore.nn import FlopCountAnalysis
 
 
-def measure_by_fvcore(model: nn.Module, arguments: tuple[Any, ...], layers: Sequence[str] = ()) -> Costs:
+def measure_by_fvcore(model: nn.Module, arguments: PositionalArguments, layers: Sequence[str] = ()) -> Costs:
     """Run ``model`` in evaluation mode under torch's tracer and count what it did. Memory is measured as ``measure`` does.
 
     Args:
@@ -53,7 +54,7 @@ def measure_by_fvcore(model: nn.Module, arguments: tuple[Any, ...], layers: Sequ
 class _Flat(nn.Module):
     """A model whose arguments and results are tuples of tensors, which is what the tracer takes."""
 
-    def __init__(self, model: nn.Module, arguments: tuple[Any, ...]) -> None:
+    def __init__(self, model: nn.Module, arguments: PositionalArguments) -> None:
         super().__init__()
         self.model = model
         self.leaves, self.structure = tree_flatten(arguments)
@@ -65,7 +66,7 @@ class _Flat(nn.Module):
         return tuple(output for output in outputs if isinstance(output, Tensor))
 
 
-def _analysis(model: nn.Module, arguments: tuple[Any, ...]) -> "FlopCountAnalysis":
+def _analysis(model: nn.Module, arguments: PositionalArguments) -> "FlopCountAnalysis":
     """An analysis of a copy of the modules, since fvcore leaves its hooks on modules that it can't trace."""
     from fvcore.nn import FlopCountAnalysis
 

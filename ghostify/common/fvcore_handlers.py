@@ -4,11 +4,13 @@ all, or not exactly. fvcore's handlers of norms, pooling and interpolation are l
 
 from collections.abc import Callable
 from math import prod
-from typing import Any
+from typing import cast
 
-Values = list[Any]  # torch._C.Value: inputs or outputs of an operation in a trace
+import torch
 
-Handler = Callable[[Values, Values], Any]
+Values = list[torch._C.Value]  # inputs or outputs of an operation in a trace
+
+Handler = Callable[[Values, Values], object]
 
 
 def handlers() -> dict[str, Handler]:
@@ -30,7 +32,7 @@ def handlers() -> dict[str, Handler]:
     }
 
 
-def _shape(value: Any) -> list[int]:
+def _shape(value: torch._C.Value) -> list[int]:
     from fvcore.nn.jit_handles import get_shape
 
     return list(get_shape(value))
@@ -60,7 +62,7 @@ def _einsum(inputs: Values, outputs: Values) -> int:
     Indices that only one of the two has are summed first where nothing else needs them. Where nothing is summed over both,
     there is no matrix product.
     """
-    equation: str = inputs[0].toIValue().replace(" ", "")
+    equation = cast(str, inputs[0].toIValue()).replace(" ", "")
     terms, arrow, result = equation.partition("->")
     if not arrow:
         result = "".join(letter for letter in set(terms) if terms.count(letter) == 1)
@@ -75,7 +77,7 @@ def _einsum(inputs: Values, outputs: Values) -> int:
     return total
 
 
-def _index_sizes(term: str, operand: Any) -> dict[str, int]:
+def _index_sizes(term: str, operand: torch._C.Value) -> dict[str, int]:
     """Sizes of the indices of one operand, those of an ellipsis as ``...1`` and so on from the last; size 1 is left out."""
     shape = _shape(operand)
     before, ellipsis, after = term.partition("...")

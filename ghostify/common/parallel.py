@@ -3,7 +3,8 @@
 import socket
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, TypeVar
+from types import ModuleType
+from typing import TypeVar
 
 from ..errors import ArgumentError, GhostifyError
 from .checks import check_choice, whole_number
@@ -84,7 +85,7 @@ def _run_on_ray(
         max_retries=RETRIES, **(dict(engine.resources) if engine.resources else {"num_cpus": 1})
     )
     waiting = list(items)
-    running: list[Any] = []
+    running: list[object] = []
     limit = engine.workers if engine.workers > 1 else len(waiting)
     while waiting or running:
         while waiting and len(running) < limit:
@@ -98,7 +99,7 @@ def _run_on_ray(
                 raise GhostifyError(f"Ray lost a task: {reason}; the same call goes on where this one ended") from error
 
 
-def _connect(address: str | None) -> Any:
+def _connect(address: str | None) -> ModuleType:
     """The module ray, connected to a cluster that answers.
 
     Raises:

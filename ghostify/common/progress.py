@@ -2,10 +2,12 @@
 
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, TypeVar
 
 if TYPE_CHECKING:
     from rich.progress import Progress, ProgressColumn
+
+T = TypeVar("T")
 
 
 @contextmanager
@@ -51,7 +53,7 @@ def share_bar(title: str, shown: bool) -> Iterator[Callable[[float, str], None]]
         yield lambda part, text: bar.update(number, completed=part, description=text)
 
 
-def over_batches(batches: Iterable[Any], total: int, shown: bool) -> Iterator[Any]:
+def over_batches(batches: Iterable[T], total: int, shown: bool) -> Iterator[T]:
     """The batches, with a bar that goes when they are through; ``total`` is 0 where their number is not known."""
     if not shown:
         yield from batches

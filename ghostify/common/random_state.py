@@ -4,7 +4,6 @@ import random
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 import torch
@@ -72,8 +71,8 @@ class _RandomStates:
     """The random states of the CPU at one time."""
 
     torch_state: Tensor
-    numpy_state: Any  # a tuple or a dict
-    python_state: tuple[Any, ...]
+    numpy_state: dict[str, object] | tuple[str, np.ndarray, int, int, float]
+    python_state: tuple[object, ...]
 
     @classmethod
     def read(cls) -> "_RandomStates":

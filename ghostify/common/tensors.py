@@ -6,7 +6,6 @@ import zlib
 from collections import OrderedDict
 from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import Any
 
 import torch
 from safetensors.torch import save_file
@@ -22,7 +21,7 @@ def versioned(state: Mapping[str, Tensor], model: nn.Module) -> Mapping[str, Ten
     """
     if hasattr(state, "_metadata"):
         return state
-    with_versions: Any = OrderedDict(state)
+    with_versions: OrderedDict[str, Tensor] = OrderedDict(state)
     with_versions._metadata = model.state_dict()._metadata  # type: ignore[attr-defined]
     return with_versions
 
@@ -45,7 +44,7 @@ def write_tensors(tensors: dict[str, Tensor], metadata: dict[str, str], path: st
         save_file(apart, temporary, metadata)
 
 
-def checksum_of_state(tensors: Mapping[str, Tensor], data: Any = None) -> int:
+def checksum_of_state(tensors: Mapping[str, Tensor], data: object = None) -> int:
     """The checksum of a state dict: of names, types, shapes and values, whatever their order.
 
     Args:

@@ -30,7 +30,7 @@ class GraphRun:
         self.nodes = list(self.graph.nodes)
         self.position = {node: i for i, node in enumerate(self.nodes)}
         self.done: set[fx.Node] = set()
-        self.batches = SpilledList(memory=memory)
+        self.batches: SpilledList[dict[str, Any]] = SpilledList(memory=memory)
         placeholders = [node for node in self.nodes if node.op == "placeholder"]
         self.kept: set[fx.Node] = set()
         self.mark: set[fx.Node] | None = None
@@ -144,7 +144,7 @@ def _bound(root: nn.Module, part: Part, arguments: Arguments) -> list[Any]:
 
 
 def arguments_of(node: fx.Node, values: dict[str, Any]) -> Any:
-    """Positional and keyword arguments of a node, given the values of others by name."""
+    """PositionalArguments and keyword arguments of a node, given the values of others by name."""
 
     def value_of(source: fx.Node) -> Any:
         return values[source.name]

@@ -1,7 +1,6 @@
 """Tensors and arrays as a user gives them."""
 
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
@@ -10,7 +9,7 @@ from torch import Tensor
 from ..errors import ArgumentError, ArgumentTypeError
 
 
-def tensor_of(images: Any) -> Tensor:
+def tensor_of(images: Tensor | np.ndarray) -> Tensor:
     """A tensor or an array as a tensor.
 
     Raises:

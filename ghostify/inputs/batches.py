@@ -1,7 +1,7 @@
 """One batch of any loader: its images, its labels, and the images where the model is."""
 
 from collections.abc import Sequence
-from typing import Any
+from typing import cast
 
 import numpy as np
 import torch
@@ -10,10 +10,12 @@ from torch import Tensor, nn
 from ..errors import ArgumentError, ArgumentTypeError
 from .arrays import tensor_of
 
+Images = Tensor | list[Tensor]  # (N, C, H, W), or one (C, H, W) for each image of a detector's batch
+
 IMAGE_KEYS = ("pixel_values", "image", "images", "img")  # of batches that are dicts
 
 
-def split_batch(item: Any, model: nn.Module, name: str = "train") -> tuple[Any, Tensor | None]:
+def split_batch(item: object, model: nn.Module, name: str = "train") -> tuple[Images, Tensor | None]:
     """The images of one batch that a loader gives, checked and on the model's device, and its labels, if it has any.
 
     Args:
@@ -42,7 +44,7 @@ def split_batch(item: Any, model: nn.Module, name: str = "train") -> tuple[Any, 
     return images, labels
 
 
-def _tensor_of_labels(labels: Any, name: str) -> Tensor:
+def _tensor_of_labels(labels: object, name: str) -> Tensor:
     try:
         if isinstance(labels, (list, tuple)) and labels and isinstance(labels[0], Tensor):
             return torch.stack(list(labels))
@@ -53,7 +55,7 @@ def _tensor_of_labels(labels: Any, name: str) -> Tensor:
         ) from error
 
 
-def first_images(item: Any) -> Tensor | list[Tensor]:
+def first_images(item: object) -> Images:
     """The images of a batch that a loader gives: (N, C, H, W), or a list of (C, H, W) for a detector.
 
     Args:
@@ -85,16 +87,16 @@ def first_images(item: Any) -> Tensor | list[Tensor]:
     return item
 
 
-def _listed_images(images: Sequence[Any]) -> list[Tensor]:
+def _listed_images(images: Sequence[object]) -> list[Tensor]:
     tensors = [tensor_of(image) if isinstance(image, np.ndarray) else image for image in images]
     if not tensors:
         raise ArgumentError("a batch of images is an empty list")
     if strange := [type(image).__name__ for image in tensors if not isinstance(image, Tensor)]:
         raise ArgumentTypeError(f"a list of images must hold tensors (C, H, W), not {strange[0]}")
-    return tensors
+    return cast(list[Tensor], tensors)
 
 
-def placed(batch: Any, model: nn.Module) -> Any:
+def placed(batch: Images, model: nn.Module) -> Images:
     """Images on the model's device and of its type.
 
     Args:
@@ -105,8 +107,10 @@ def placed(batch: Any, model: nn.Module) -> Any:
         ArgumentError: the images are not of a floating-point type, or not finite.
     """
     like = next((p for p in model.parameters() if p.is_floating_point()), torch.zeros(()))
-    if isinstance(batch, list):
-        return [placed(image, model) for image in batch]
+    return [_placed(image, like) for image in batch] if isinstance(batch, list) else _placed(batch, like)
+
+
+def _placed(batch: Tensor, like: Tensor) -> Tensor:
     if not batch.is_floating_point():
         kind = str(batch.dtype).removeprefix("torch.")
         raise ArgumentError(f"images are {kind}: give floating-point pixels, preprocessed as the model was trained")

@@ -1,14 +1,13 @@
 """The input that a network takes: what the user gives, or what the network is known to take."""
 
-from typing import Any
-
 import torch
 from torch import Tensor, nn
 
+from ..common.calls import PositionalArguments
 from ..errors import ArgumentError, ArgumentTypeError
 
 
-def example_input(model: nn.Module) -> tuple[Any, ...] | None:
+def example_input(model: nn.Module) -> PositionalArguments | None:
     """Arguments for one forward pass of a timm or torchvision model, batch size 1; None where the input isn't known.
 
     Tensors are zeros on the CPU, of the model's floating-point type.
@@ -53,7 +52,7 @@ def _zeros(model: nn.Module, shape: tuple[int, ...]) -> Tensor:
     return torch.zeros(shape, dtype=dtype, device="cpu")
 
 
-def as_arguments(model: nn.Module, example: Any) -> tuple[Any, ...]:
+def as_arguments(model: nn.Module, example: object) -> PositionalArguments:
     """Forward arguments from what a user gives: a tensor, a shape such as (1, 3, 224, 224), or a tuple of arguments.
 
     Raises:
@@ -72,7 +71,7 @@ def as_arguments(model: nn.Module, example: Any) -> tuple[Any, ...]:
     return tuple(example) if isinstance(example, tuple) else (example,)
 
 
-def arguments_for(model: nn.Module, example: Any, what: str) -> tuple[Any, ...]:
+def arguments_for(model: nn.Module, example: object, what: str) -> PositionalArguments:
     """Forward arguments for something that needs them.
 
     Args:
@@ -91,7 +90,7 @@ def arguments_for(model: nn.Module, example: Any, what: str) -> tuple[Any, ...]:
     return arguments
 
 
-def one_input(model: nn.Module, example: Any, what: str) -> Tensor:
+def one_input(model: nn.Module, example: object, what: str) -> Tensor:
     """The input for something that takes networks of one input alone; arguments as for :func:`arguments_for`.
 
     Raises:

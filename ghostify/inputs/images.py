@@ -1,9 +1,9 @@
 """Calibration images from whatever a user has: a tensor, an array, batches of any loader, a folder of pictures."""
 
 import itertools
+import os
 from collections.abc import Iterable, Iterator
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from torch import Tensor, nn
@@ -11,11 +11,13 @@ from torch import Tensor, nn
 from ..common.calls import Arguments
 from ..errors import ArgumentError, ArgumentTypeError
 from .arrays import read_npy, tensor_of
-from .batches import first_images, placed
+from .batches import Images, first_images, placed
 from .pictures import picture_batches
 
+ImageData = Tensor | np.ndarray | Iterable[object] | str | os.PathLike[str]  # what a user has of images without labels
 
-def as_calls(images: Any, model: nn.Module, max_images: int | None, batch_size: int) -> Iterator[Arguments]:
+
+def as_calls(images: ImageData, model: nn.Module, max_images: int | None, batch_size: int) -> Iterator[Arguments]:
     """The arguments of a forward pass for each batch, on the model's device and of its type.
 
     Args:
@@ -40,7 +42,7 @@ def as_calls(images: Any, model: nn.Module, max_images: int | None, batch_size: 
         raise ArgumentError("images holds no image")
 
 
-def _batches(images: Any, model: nn.Module, batch_size: int, max_images: int | None = None) -> Iterator[Any]:
+def _batches(images: ImageData, model: nn.Module, batch_size: int, max_images: int | None = None) -> Iterator[Images]:
     if isinstance(images, (str, Path)):
         yield from _stored_batches(Path(images), model, batch_size, max_images)
     elif isinstance(images, (Tensor, np.ndarray)):
@@ -61,7 +63,7 @@ def _batches(images: Any, model: nn.Module, batch_size: int, max_images: int | N
                 yield batch
 
 
-def _stored_batches(path: Path, model: nn.Module, batch_size: int, max_images: int | None) -> Iterator[Any]:
+def _stored_batches(path: Path, model: nn.Module, batch_size: int, max_images: int | None) -> Iterator[Images]:
     if path.suffix == ".npy" and path.is_file():
         stored = read_npy(path, "images")
         for start in range(0, len(stored), batch_size):

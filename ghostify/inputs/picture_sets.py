@@ -1,14 +1,17 @@
 """Loaders of labelled pictures: folders with a folder for each class, and timm's data sets."""
 
 import os
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import BinaryIO, Protocol
 
 import torch
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset
 
 from ..errors import ArgumentError
+
+Transform = Callable[[object], object]  # from a picture to what the network takes
 
 TIMM_SETS = ("hfds/", "hfids/", "tfds/", "torch/", "wds/")
 
@@ -22,7 +25,7 @@ def picture_loader(
     name: str,
     workers: int | None,
     fail_if_broken: bool,
-) -> tuple[DataLoader[Any], Tensor]:
+) -> tuple[DataLoader[object], Tensor]:
     """A loader of timm's, with its transform for the model; and one flag for each picture that could not be read.
 
     Args:
@@ -75,26 +78,39 @@ def picture_loader(
     return loader, getattr(dataset, "broken", torch.zeros(0, dtype=torch.bool))
 
 
-class _Pictures(Dataset[Any]):
+class _TimmPictures(Protocol):
+    """What is used of a data set of pictures that timm makes."""
+
+    transform: Transform
+    reader: Sequence[tuple[BinaryIO, object]]  # for each picture its open file and its class
+    _max_retries: int
+
+    def __len__(self) -> int: ...
+
+    def filename(self, index: int) -> str:
+        """The path of a picture."""
+
+
+class _Pictures(Dataset[tuple[object, object]]):
     """A picture data set of timm's in which broken files are counted, not only logged."""
 
-    def __init__(self, dataset: Any, fail: bool):
+    def __init__(self, dataset: _TimmPictures, fail: bool):
         self.dataset, self.fail = dataset, fail
         self.broken = torch.zeros(len(dataset), dtype=torch.bool).share_memory_()
         dataset._max_retries = 1
 
     @property
-    def transform(self) -> Any:
+    def transform(self) -> Transform:
         return self.dataset.transform
 
     @transform.setter
-    def transform(self, value: Any) -> None:
+    def transform(self, value: Transform) -> None:
         self.dataset.transform = value
 
     def __len__(self) -> int:
         return len(self.dataset)
 
-    def __getitem__(self, index: int) -> Any:
+    def __getitem__(self, index: int) -> tuple[object, object]:
         for turn in range(len(self)):
             at = (index + turn) % len(self)
             if self.broken[at]:
@@ -107,7 +123,7 @@ class _Pictures(Dataset[Any]):
                 self.broken[at] = True
         raise ArgumentError("no picture can be read")
 
-    def _read(self, index: int) -> Any:
+    def _read(self, index: int) -> tuple[object, object]:
         from PIL import Image
 
         file, target = self.dataset.reader[index][:2]

@@ -2,17 +2,17 @@
 
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from ..errors import ArgumentError
+from .batches import Images
 
 SUFFIXES = {".jpg", ".jpeg", ".png", ".bmp", ".webp", ".ppm", ".tif", ".tiff"}
 
 
-def picture_batches(path: Path, model: nn.Module, batch_size: int, max_images: int | None) -> Iterator[Tensor | list[Tensor]]:
+def picture_batches(path: Path, model: nn.Module, batch_size: int, max_images: int | None) -> Iterator[Images]:
     """The pictures in a folder and below, in the order of their names, as the model takes them in evaluation.
 
     Args:
@@ -46,7 +46,7 @@ def picture_batches(path: Path, model: nn.Module, batch_size: int, max_images: i
         yield torch.stack(pictures) if alike else pictures
 
 
-def _evaluation_transform(model: nn.Module) -> tuple[Callable[[Any], Tensor], bool]:
+def _evaluation_transform(model: nn.Module) -> tuple[Callable[[object], Tensor], bool]:
     """How pictures become the model's input, and whether all then have one size.
 
     Raises:

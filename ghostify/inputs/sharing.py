@@ -1,7 +1,6 @@
 """The batches of one process among several."""
 
 from collections.abc import Iterable, Iterator
-from typing import Any
 
 from torch.utils.data import DataLoader
 
@@ -10,7 +9,7 @@ from ..errors import ArgumentError
 from .sources import Source
 
 
-def shared_out(source: Source, seed: int, training: bool) -> Iterable[Any]:
+def shared_out(source: Source, seed: int, training: bool) -> Iterable[object]:
     """The batches of this process: in training its part of each batch, else its batches, none twice.
 
     Args:
@@ -48,10 +47,10 @@ def shared_out(source: Source, seed: int, training: bool) -> Iterable[Any]:
 class _EveryNth:
     """For iterables that nobody can look into: each process takes every n-th batch."""
 
-    def __init__(self, batches: Iterable[Any], processes: int, index: int):
+    def __init__(self, batches: Iterable[object], processes: int, index: int):
         self.batches, self.processes, self.index = batches, processes, index
 
-    def __iter__(self) -> Iterator[Any]:
+    def __iter__(self) -> Iterator[object]:
         for number, batch in enumerate(self.batches):
             if number % self.processes == self.index:
                 yield batch

@@ -15,6 +15,8 @@ from ..errors import ArgumentError, ArgumentTypeError
 from .arrays import read_npy, tensor_of
 from .picture_sets import picture_loader
 
+LabelledData = Tensor | np.ndarray | Iterable[object] | Dataset[object] | str | os.PathLike[str]  # what a user has to train on
+
 
 @dataclass
 class Source:
@@ -49,7 +51,7 @@ class Source:
 
 
 def make_source(
-    data: Any,
+    data: LabelledData,
     model: nn.Module,
     batch_size: int,
     *,
@@ -118,7 +120,7 @@ def _source_of_rows(images: Tensor, labels: Tensor | None, batch_size: int, trai
     return Source(loader, name, plain=True)
 
 
-def _as_pair(data: Any, name: str) -> tuple[Tensor, Tensor | None] | None:
+def _as_pair(data: object, name: str) -> tuple[Tensor, Tensor | None] | None:
     """Images and labels, None where there are none; None in place of both for data that are batches."""
     if isinstance(data, (Tensor, np.ndarray)):
         return tensor_of(data), None
@@ -138,7 +140,7 @@ def _as_pair(data: Any, name: str) -> tuple[Tensor, Tensor | None] | None:
     return images, labels
 
 
-class _Rows(Dataset[Any]):
+class _Rows(Dataset[Tensor | tuple[Tensor, Tensor]]):
     """Images one by one, with their labels if there are any."""
 
     def __init__(self, images: Tensor, labels: Tensor | None):
@@ -147,5 +149,5 @@ class _Rows(Dataset[Any]):
     def __len__(self) -> int:
         return len(self.images)
 
-    def __getitem__(self, index: int) -> Any:
+    def __getitem__(self, index: int) -> Tensor | tuple[Tensor, Tensor]:
         return self.images[index] if self.labels is None else (self.images[index], self.labels[index])

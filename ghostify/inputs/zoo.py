@@ -73,7 +73,7 @@ def _build_torchvision(name: str, pretrained: bool, **settings: Any) -> nn.Modul
     import torchvision
 
     parameters = inspect.signature(torchvision.models.get_model_builder(name)).parameters
-    options: dict[str, Any] = {"weights": "DEFAULT" if pretrained else None}
+    options: dict[str, object] = {"weights": "DEFAULT" if pretrained else None}
     if "weights_backbone" in parameters:
         options["weights_backbone"] = None
     if name in ("googlenet", "inception_v3") and not pretrained:

@@ -1,7 +1,5 @@
 """torchvision's detectors in training and evaluation: Faster, Mask and Keypoint R-CNN, RetinaNet, FCOS, SSD."""
 
-from typing import Any
-
 import torch
 from torch import Tensor, nn
 
@@ -12,9 +10,9 @@ from ..inputs.batches import first_images, placed
 from ..inputs.sharing import shared_out
 from ..inputs.sources import Source
 from .detection_losses import dense_head_loss, proposal_loss
-from .detection_parts import run_parts, watched_parts
+from .detection_parts import run_parts, transformed, watched_parts
 from .detection_precision import DetectionEvaluation, DetectionMatches
-from .detection_targets import checked_targets, scores_background
+from .detection_targets import Target, checked_targets, scores_background
 from .task import LossWeights, Task
 
 
@@ -32,7 +30,7 @@ class Detection(Task):
       network has such heads. Boxes that reach over the edge of their image are cut there.
     """
 
-    def split(self, item: Any, model: nn.Module, name: str = "train") -> tuple[Any, Any]:
+    def split(self, item: object, model: nn.Module, name: str = "train") -> tuple[list[Tensor], list[Target] | None]:
         """Images (C, H, W) in a list, and checked targets; see :meth:`ghostify.Task.split`."""
         images = list(placed(first_images(item), model))
         targets = None
@@ -42,14 +40,14 @@ class Detection(Task):
             targets = item[1]
         return images, None if targets is None else checked_targets(targets, images, model, name)
 
-    def begin(self, student: Any, teacher: Any, images: Any) -> None:
+    def begin(self, student: nn.Module, teacher: nn.Module, images: list[Tensor]) -> None:
         """Look at a few images before training.
 
         Raises:
             ArgumentError: a network does not take these images, or their heads give outputs of different shapes.
         """
         super().begin(student, teacher, images)
-        batch = student.transform(images)[0]
+        batch = transformed(student, images)
         student_shapes, teacher_shapes = (
             [tuple(output.shape[1:]) for output in run_parts(model, batch).heads.values()] for model in (student, teacher)
         )
@@ -57,7 +55,7 @@ class Detection(Task):
             listed = [", ".join(map(str, shapes)) for shapes in (student_shapes, teacher_shapes)]
             raise ArgumentError(f"student and teacher differ in what their heads give: {listed[0]} against {listed[1]}")
 
-    def check(self, targets: Any) -> Any:
+    def check(self, targets: list[Target] | None) -> list[Target]:
         """The targets, which :meth:`split` has checked.
 
         Raises:
@@ -67,16 +65,16 @@ class Detection(Task):
             raise ArgumentError("the recipe weighs labels, but train has no targets")
         return targets
 
-    def run(self, model: Any, images: Any) -> None:
+    def run(self, model: nn.Module, images: list[Tensor]) -> None:
         """Run the parts that work on the whole image."""
-        run_parts(model, model.transform(images)[0])
+        run_parts(model, transformed(model, images))
 
     def losses(
         self,
-        student: Any,
-        teacher: Any,
-        images: Any,
-        targets: Any,
+        student: nn.Module,
+        teacher: nn.Module,
+        images: list[Tensor],
+        targets: list[Target] | None,
         recipe: LossWeights,
     ) -> dict[str, Tensor]:
         """``labels``, where there are targets, and ``logits``, where the recipe weighs it; scalars.
@@ -88,7 +86,7 @@ class Detection(Task):
             raise ArgumentError("relation compares the classes of whole images, and a detector has none: set it to 0")
         losses: dict[str, Tensor] = {}
         if targets is None:
-            student_outputs = run_parts(student, student.transform(images)[0])
+            student_outputs = run_parts(student, transformed(student, images))
         else:
             with watched_parts(student) as outputs:
                 detector_losses = student(images, targets)

@@ -1,9 +1,7 @@
 """How the heads of two detectors are compared: at all anchors, and on proposals of the teacher's."""
 
-from typing import Any
-
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn import functional as F
 
 from ..errors import ArgumentError
@@ -42,7 +40,7 @@ def dense_head_loss(student: PartOutputs, teacher: PartOutputs, background: bool
     return loss
 
 
-def proposal_loss(student: Any, teacher: Any, student_outputs: PartOutputs, teacher_outputs: PartOutputs) -> Tensor:
+def proposal_loss(student: nn.Module, teacher: nn.Module, student_outputs: PartOutputs, teacher_outputs: PartOutputs) -> Tensor:
     """How classes, boxes, masks and key points differ on some of the teacher's proposals, a random choice; a scalar.
 
     Args:

@@ -1,12 +1,9 @@
-"""The parts of torchvision's detectors, run one by one: what works on the whole image, and heads on given proposals.
-
-Detectors are ``Any`` here: their parts are attributes that :class:`torch.nn.Module` does not know.
-"""
+"""The parts of torchvision's detectors, run one by one: what works on the whole image, and heads on given proposals."""
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol, cast
 
 import torch
 from torch import Tensor, nn
@@ -15,6 +12,22 @@ from ..common.calls import collected_outputs
 
 if TYPE_CHECKING:
     from torchvision.models.detection.image_list import ImageList
+
+
+class Detector(Protocol):
+    """The parts of a detector, attributes that :class:`torch.nn.Module` does not know. One with proposals has ``rpn`` and
+    ``roi_heads``, another ``head``."""
+
+    transform: nn.Module
+    backbone: nn.Module
+    head: Any
+    rpn: Any
+    roi_heads: Any
+
+
+def as_detector(model: nn.Module) -> Detector:
+    """A network whose parts are known to be those of a detector."""
+    return cast(Detector, model)
 
 
 @dataclass(frozen=True)
@@ -35,7 +48,13 @@ class PartOutputs:
     proposals: list[Tensor] | None = None
 
 
-def run_parts(model: Any, batch: "ImageList") -> PartOutputs:
+def transformed(model: nn.Module, images: Sequence[Tensor]) -> "ImageList":
+    """Images as a detector's backbone takes them, all of one size."""
+    batch: ImageList = as_detector(model).transform(images)[0]
+    return batch
+
+
+def run_parts(model: nn.Module, batch: "ImageList") -> PartOutputs:
     """Run the parts that work on the whole image: backbone, pyramid, and the head at all anchors; of a network with proposals
     in evaluation mode also the choice of proposals.
 
@@ -43,30 +62,32 @@ def run_parts(model: Any, batch: "ImageList") -> PartOutputs:
         model: a detector.
         batch: images as its transform gives them.
     """
-    maps = _named(model.backbone(batch.tensors))
+    detector = as_detector(model)
+    maps = _named(detector.backbone(batch.tensors))
     if not _has_proposals(model) or model.training:
         return PartOutputs(batch, maps, _by_anchor(_dense_head(model)(list(maps.values()))))
-    with collected_outputs(model.rpn.head) as heads:
-        proposals, _ = model.rpn(batch, maps)
+    with collected_outputs(detector.rpn.head) as heads:
+        proposals, _ = detector.rpn(batch, maps)
     return PartOutputs(batch, maps, _by_anchor(heads[0]), proposals)
 
 
 @contextmanager
-def watched_parts(model: Any) -> Iterator[Callable[[], PartOutputs]]:
+def watched_parts(model: nn.Module) -> Iterator[Callable[[], PartOutputs]]:
     """Watch the parts that work on the whole image while the model runs.
 
     Yields:
         A function that returns their outputs, once the model has run.
     """
+    detector = as_detector(model)
     with (
-        collected_outputs(model.transform) as batches,
-        collected_outputs(model.backbone) as maps,
+        collected_outputs(detector.transform) as batches,
+        collected_outputs(detector.backbone) as maps,
         collected_outputs(_dense_head(model)) as heads,
     ):
         yield lambda: PartOutputs(batches[0][0], _named(maps[0]), _by_anchor(heads[0]))
 
 
-def run_box_head(model: Any, outputs: PartOutputs, boxes: list[Tensor]) -> tuple[Tensor, Tensor]:
+def run_box_head(model: nn.Module, outputs: PartOutputs, boxes: list[Tensor]) -> tuple[Tensor, Tensor]:
     """The class scores (n, classes) and the box corrections (n, 4 or 4 * classes) of a network with proposals.
 
     Args:
@@ -74,13 +95,13 @@ def run_box_head(model: Any, outputs: PartOutputs, boxes: list[Tensor]) -> tuple
         outputs: of its parts.
         boxes: proposals (n, 4) for each image; n in the result is their total.
     """
-    heads = model.roi_heads
+    heads = as_detector(model).roi_heads
     features = heads.box_head(heads.box_roi_pool(outputs.maps, boxes, outputs.batch.image_sizes))
     scores, corrections = heads.box_predictor(features)
     return scores, corrections
 
 
-def run_map_head(model: Any, kind: str, outputs: PartOutputs, boxes: list[Tensor]) -> Tensor:
+def run_map_head(model: nn.Module, kind: str, outputs: PartOutputs, boxes: list[Tensor]) -> Tensor:
     """The maps (n, classes or key points, H, W) of the head for masks or key points.
 
     Args:
@@ -89,7 +110,8 @@ def run_map_head(model: Any, kind: str, outputs: PartOutputs, boxes: list[Tensor
         outputs: of its parts.
         boxes: proposals (n, 4) for each image; n in the result is their total.
     """
-    pool, head, predictor = (getattr(model.roi_heads, f"{kind}_{part}") for part in ("roi_pool", "head", "predictor"))
+    heads = as_detector(model).roi_heads
+    pool, head, predictor = (getattr(heads, f"{kind}_{part}") for part in ("roi_pool", "head", "predictor"))
     maps: Tensor = predictor(head(pool(outputs.maps, boxes, outputs.batch.image_sizes)))
     return maps
 
@@ -103,9 +125,10 @@ def _has_proposals(model: nn.Module) -> bool:
     return hasattr(model, "rpn")
 
 
-def _dense_head(model: Any) -> nn.Module:
+def _dense_head(model: nn.Module) -> nn.Module:
     """The head that runs at all anchors."""
-    head: nn.Module = model.rpn.head if _has_proposals(model) else model.head
+    detector = as_detector(model)
+    head: nn.Module = detector.rpn.head if _has_proposals(model) else detector.head
     return head
 
 
@@ -114,7 +137,7 @@ def _named(maps: Tensor | dict[str, Tensor]) -> dict[str, Tensor]:
     return {"0": maps} if isinstance(maps, Tensor) else maps
 
 
-def _by_anchor(outputs: Any) -> dict[str, Tensor]:
+def _by_anchor(outputs: Mapping[str, Tensor] | tuple[list[Tensor], list[Tensor]]) -> dict[str, Tensor]:
     """What a head gave for each level of the pyramid, as one row of anchors for each image."""
     if isinstance(outputs, Mapping):
         names = {"cls_logits": "classes", "bbox_regression": "boxes", "bbox_ctrness": "centres"}

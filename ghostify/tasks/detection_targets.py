@@ -1,13 +1,14 @@
 """What a detector learns from: boxes, classes, masks and key points, checked."""
 
 from collections.abc import Sequence
-from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from ..errors import ArgumentError, ArgumentTypeError
-from .detection_parts import has_map_head
+from .detection_parts import as_detector, has_map_head
+
+Target = dict[str, Tensor]  # of one image: boxes, labels, masks and keypoints
 
 
 def is_detector(model: nn.Module) -> bool:
@@ -26,7 +27,7 @@ def scores_background(model: nn.Module) -> bool:
     return isinstance(model, SSD)
 
 
-def checked_targets(targets: Any, images: Sequence[Tensor], model: nn.Module, name: str) -> list[dict[str, Tensor]]:
+def checked_targets(targets: object, images: Sequence[Tensor], model: nn.Module, name: str) -> list[Target]:
     """Targets on the model's device and of the types that torchvision wants, boxes cut at the edges of their images.
 
     Args:
@@ -51,7 +52,7 @@ def checked_targets(targets: Any, images: Sequence[Tensor], model: nn.Module, na
     return checked
 
 
-def _boxes(target: dict[str, Any], image: Tensor, where: str) -> Tensor:
+def _boxes(target: dict[str, object], image: Tensor, where: str) -> Tensor:
     """The boxes (n, 4), cut at the edges of the image."""
     boxes = _tensor(target, "boxes", where).float()
     boxes = boxes.reshape(0, 4) if not boxes.numel() else boxes
@@ -70,7 +71,7 @@ def _boxes(target: dict[str, Any], image: Tensor, where: str) -> Tensor:
     return cut
 
 
-def _labels(target: dict[str, Any], model: nn.Module, boxes: int, where: str) -> Tensor:
+def _labels(target: dict[str, object], model: nn.Module, boxes: int, where: str) -> Tensor:
     """The labels (boxes,) as whole numbers, each of them a class of the model."""
     labels = _tensor(target, "labels", where).reshape(-1)
     if len(labels) != boxes:
@@ -84,7 +85,7 @@ def _labels(target: dict[str, Any], model: nn.Module, boxes: int, where: str) ->
     return labels.long()
 
 
-def _masks_and_points(target: dict[str, Any], image: Tensor, model: Any, boxes: int, where: str) -> dict[str, Tensor]:
+def _masks_and_points(target: dict[str, object], image: Tensor, model: nn.Module, boxes: int, where: str) -> Target:
     """Masks and key points, where the model has heads for them."""
     tensors = {}
     if has_map_head(model, "mask"):
@@ -95,7 +96,7 @@ def _masks_and_points(target: dict[str, Any], image: Tensor, model: Any, boxes: 
         tensors["masks"] = masks.to(torch.uint8)
     if has_map_head(model, "keypoint"):
         points = _tensor(target, "keypoints", where).float()
-        shape = (boxes, model.roi_heads.keypoint_predictor.kps_score_lowres.out_channels, 3)
+        shape = (boxes, as_detector(model).roi_heads.keypoint_predictor.kps_score_lowres.out_channels, 3)
         points = points.reshape(shape) if not points.numel() and not boxes else points
         if tuple(points.shape) != shape:
             raise ArgumentError(f"{where} whose keypoints have shape {tuple(points.shape)}, not {shape}")
@@ -103,7 +104,7 @@ def _masks_and_points(target: dict[str, Any], image: Tensor, model: Any, boxes: 
     return tensors
 
 
-def _tensor(target: dict[str, Any], key: str, where: str) -> Tensor:
+def _tensor(target: dict[str, object], key: str, where: str) -> Tensor:
     """One entry of a target as a tensor."""
     if key not in target:
         raise ArgumentError(f"{where} without {key}: it has {', '.join(map(str, target)) or 'nothing'}")
@@ -113,13 +114,13 @@ def _tensor(target: dict[str, Any], key: str, where: str) -> Tensor:
         raise ArgumentTypeError(f"{where} whose {key} are no numbers") from error
 
 
-def _classes(model: Any) -> tuple[int, int]:
+def _classes(model: nn.Module) -> tuple[int, int]:
     """The lowest label and one more than the highest."""
     if hasattr(model, "roi_heads"):
-        predictor = model.roi_heads.box_predictor
+        predictor = as_detector(model).roi_heads.box_predictor
         score = getattr(predictor, "cls_score", predictor)
         return 1, int(getattr(score, "out_features", 2**31))
-    head = model.head.classification_head
+    head = as_detector(model).head.classification_head
     return int(scores_background(model)), int(getattr(head, "num_classes", getattr(head, "num_columns", 2**31)))
 
 

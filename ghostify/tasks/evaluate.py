@@ -5,7 +5,7 @@ from typing import Any
 from torch import nn
 
 from ..common.checks import check_is_module, whole_number
-from ..inputs.sources import make_source
+from ..inputs.sources import LabelledData, make_source
 from ..losses import main_output
 from .kinds import task_for
 from .task import Outputs, Task
@@ -13,7 +13,7 @@ from .task import Outputs, Task
 
 def evaluate(
     model: nn.Module,
-    data: Any,
+    data: LabelledData,
     *,
     teacher: nn.Module | None = None,
     batch_size: int = 256,

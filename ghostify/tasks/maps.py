@@ -1,7 +1,6 @@
 """Backbones that give feature maps and no scores: how they are compared and judged."""
 
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -14,7 +13,7 @@ from ..errors import ArgumentError
 from ..inputs.sharing import shared_out
 from ..inputs.sources import Source
 from ..losses import feature_matching
-from .task import LossWeights, Task
+from .task import Inputs, LossWeights, Targets, Task
 
 
 @dataclass(frozen=True)
@@ -44,7 +43,7 @@ class Maps(Task):
     ``logits`` weighs the difference of these maps (:func:`ghostify.losses.feature_matching`); there are no labels.
     """
 
-    def check(self, targets: Any) -> Any:
+    def check(self, targets: Targets) -> Targets:
         """
         Raises:
             ArgumentError: always, since there are no classes to learn.
@@ -55,8 +54,8 @@ class Maps(Task):
         self,
         student: nn.Module,
         teacher: nn.Module,
-        images: Any,
-        targets: Any,
+        images: Inputs,
+        targets: Targets,
         recipe: LossWeights,
     ) -> dict[str, Tensor]:
         """``logits``, the difference of the maps, where the recipe weighs it.

@@ -1,13 +1,13 @@
 """Networks that give class scores: classifiers and segmentation networks."""
 
 from collections.abc import Iterator
-from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from ..common.calls import run_checked
 from ..errors import ArgumentError, ArgumentTypeError
+from ..inputs.batches import Images
 from ..inputs.sources import Source
 from ..losses import IGNORED, label_loss, logit_distillation, main_output, relation_distillation
 from .accuracy import Evaluation, evaluate_source
@@ -29,7 +29,7 @@ class Scores(Task):
         self.outputs = outputs
         self.classes, self.dims = 0, 0
 
-    def begin(self, student: nn.Module, teacher: nn.Module, images: Any) -> None:
+    def begin(self, student: nn.Module, teacher: nn.Module, images: Images) -> None:
         """Look at a few images before training.
 
         Raises:
@@ -46,7 +46,7 @@ class Scores(Task):
             raise ArgumentError(f"student and teacher differ in their outputs: {shapes[0]} against {shapes[1]}")
         self.classes, self.dims = student_scores[0].shape[1], student_scores[0].dim()
 
-    def check(self, targets: Any) -> Any:
+    def check(self, targets: Tensor | None) -> Tensor:
         """The labels (N, ...) as whole numbers.
 
         Raises:
@@ -72,8 +72,8 @@ class Scores(Task):
         self,
         student: nn.Module,
         teacher: nn.Module,
-        images: Any,
-        targets: Any,
+        images: Images,
+        targets: Tensor | None,
         recipe: LossWeights,
     ) -> dict[str, Tensor]:
         """``logits`` and ``relation``, where the recipe weighs them, over all outputs; ``labels`` of the first output, where

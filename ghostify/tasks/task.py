@@ -10,6 +10,10 @@ from ..errors import ArgumentError
 from ..inputs.batches import split_batch
 from ..inputs.sources import Source
 
+Inputs = Any  # what a task's split() makes of a batch: a tensor, a list of them, or what else its networks take in slices
+
+Targets = Any  # what belongs to the images, as the task's losses() reads it; None where there is nothing
+
 Outputs = Callable[[Any], Sequence[Tensor]]  # from what a network returns to scores (N, classes, ...)
 
 
@@ -42,7 +46,7 @@ class Task:
     :func:`ghostify.evaluate` take one; a subclass with :meth:`losses` and :meth:`evaluate` brings a kind of its own to them.
     """
 
-    def split(self, item: Any, model: nn.Module, name: str = "train") -> tuple[Any, Any]:
+    def split(self, item: Any, model: nn.Module, name: str = "train") -> tuple[Inputs, Targets]:
         """Images, checked and on the model's device, and what belongs to them, None where there is nothing.
 
         Args:
@@ -52,7 +56,7 @@ class Task:
         """
         return split_batch(item, model, name)
 
-    def begin(self, student: nn.Module, teacher: nn.Module, images: Any) -> None:
+    def begin(self, student: nn.Module, teacher: nn.Module, images: Inputs) -> None:
         """Look at a few images, both networks in evaluation mode, before training.
 
         Raises:
@@ -61,7 +65,7 @@ class Task:
         for model in (student, teacher):
             run_checked(model, (images,), {})
 
-    def check(self, targets: Any) -> Any:
+    def check(self, targets: Targets) -> Targets:
         """What belongs to the images, ready for :meth:`losses`, where the recipe weighs labels.
 
         Raises:
@@ -69,7 +73,7 @@ class Task:
         """
         return targets
 
-    def run(self, model: nn.Module, images: Any) -> None:
+    def run(self, model: nn.Module, images: Inputs) -> None:
         """The part of the forward pass in which maps of student and teacher are compared. It runs once in each of
         :meth:`losses`."""
         model(images)
@@ -78,8 +82,8 @@ class Task:
         self,
         student: nn.Module,
         teacher: nn.Module,
-        images: Any,
-        targets: Any,
+        images: Inputs,
+        targets: Targets,
         recipe: LossWeights,
     ) -> dict[str, Tensor]:
         """Scalars by the name of their weight in the recipe: ``logits``, ``relation``, ``labels``.
