@@ -5,7 +5,6 @@ import warnings
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
-from typing import Any
 
 import torch
 from torch import nn
@@ -16,7 +15,7 @@ from ..common.copying import copy_shared, copy_swapped
 from ..common.progress import site_bar
 from ..common.random_state import without_caller_modes
 from ..common.spill import SpilledList
-from ..inputs.images import as_calls, peek
+from ..inputs.images import ImageData, as_calls, peek
 from .copies import add_copies, default_copies, images_in
 from .fit_state import FitState
 from .image_range import range_warning
@@ -34,7 +33,7 @@ MEMORY = 512 << 20  # bytes of feature maps held; what is above goes to a tempor
 def calibrate(
     student: nn.Module,
     teacher: nn.Module,
-    images: Any,
+    images: ImageData,
     *,
     method: str = "block",
     max_images: int = 1024,
@@ -102,7 +101,7 @@ def calibrate(
 def calibrate_with(
     student: nn.Module,
     teacher: nn.Module,
-    images: Any,
+    images: ImageData,
     settings: Settings,
     blocks: BlockSettings | None = None,
     counts: ImageSettings | None = None,
@@ -118,7 +117,7 @@ def calibrate_with(
 def _prepared(
     student: nn.Module,
     teacher: nn.Module,
-    images: Any,
+    images: ImageData,
     settings: Settings,
     blocks: BlockSettings | None,
     counts: ImageSettings,
@@ -188,7 +187,7 @@ class _Calibration:
         transplant(self.student, work, state.results, self.pair.recipe)
         return self._report(images, [state.results[name] for name in sites])
 
-    def _add_copies(self, held: SpilledList, images: int) -> None:
+    def _add_copies(self, held: SpilledList[Arguments], images: int) -> None:
         default = 0 if self.blocks is None else default_copies(images)
         copies = default if self.copies is None else self.copies
         if not add_copies(held, copies, self.settings.seed) and self.copies:

@@ -1,12 +1,10 @@
 """Fit the kernels of a cheap operation: each ghost on the intrinsic maps that it is made from."""
 
-from typing import Any
-
 import torch
 from torch import Tensor
 
 from ..layers.ghost_module import GhostModule
-from .patches import Taps, at_positions
+from .patches import Taps, at_positions, conv_in
 from .regression import Moments, install_filters
 from .settings import Settings
 from .site_data import NEIGHBOURS, Batch, SiteData
@@ -22,7 +20,7 @@ def fit_cheap(module: GhostModule, data: SiteData, settings: Settings) -> None:
         settings: ridge and rounds are used.
     """
     ghosts = module.original_channels()[1].to(data.device)
-    conv: Any = module.cheap_operation[0]
+    conv = conv_in(module.cheap_operation)
     norm = data.norm_in(module.cheap_operation)
     features: _PointwiseFeatures | _DepthwiseFeatures
     features = _PointwiseFeatures(module) if module.cheap == "pointwise" else _DepthwiseFeatures(module, data.device)
@@ -56,7 +54,7 @@ class _DepthwiseFeatures:
 
     def __init__(self, module: GhostModule, device: torch.device):
         self.module = module
-        self.taps = Taps(module.cheap_operation[0])
+        self.taps = Taps(conv_in(module.cheap_operation))
         self.sources = module.source_positions().to(device)
         self.groups, self.unknowns = len(self.sources), self.taps.size
 

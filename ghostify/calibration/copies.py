@@ -1,10 +1,9 @@
 """Copies of few images, mirrored and shifted, so that the gradient steps see more of them."""
 
-from typing import Any
-
 import torch
 from torch import Tensor
 
+from ..common.calls import Arguments, PositionalArguments
 from ..common.spill import SpilledList
 from ..inputs.augment import copied
 
@@ -16,7 +15,7 @@ def default_copies(images: int) -> int:
     return max(0, min(3, VIEWS // images - 1))
 
 
-def add_copies(calls: SpilledList, copies: int, seed: int) -> bool:
+def add_copies(calls: SpilledList[Arguments], copies: int, seed: int) -> bool:
     """Append copies of every batch; False where a batch is not one tensor (N, C, H, W), which can't be copied."""
     generator = torch.Generator().manual_seed(seed)
     batches = len(calls)
@@ -29,6 +28,6 @@ def add_copies(calls: SpilledList, copies: int, seed: int) -> bool:
     return True
 
 
-def images_in(args: tuple[Any, ...]) -> int:
+def images_in(args: PositionalArguments) -> int:
     """Images in a batch, given the positional arguments of its forward pass."""
     return len(args[0]) if args and isinstance(args[0], (Tensor, list)) else 1

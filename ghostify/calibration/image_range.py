@@ -1,10 +1,12 @@
 """Whether images have the range of values that a network was trained with."""
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
+from torch.nn.modules.conv import _ConvNd
 
 from ..common.calls import Arguments, forward_hooks, run_checked
 from ..errors import ArgumentError
@@ -27,9 +29,12 @@ def range_warning(teacher: nn.Module, call: Arguments) -> str | None:
             differs by a factor of 200 or more.
     """
     first_pass = _FirstPass()
-    norms = [m for m in teacher.modules() if isinstance(m, nn.modules.batchnorm._BatchNorm)]
-    convs = [m for m in teacher.modules() if isinstance(m, nn.modules.conv._ConvNd)]
-    hooks = [*((norm, first_pass.see_norm) for norm in norms), *((conv, first_pass.see_convolution) for conv in convs)]
+    norms = [m for m in teacher.modules() if isinstance(m, _BatchNorm)]
+    convs = [m for m in teacher.modules() if isinstance(m, _ConvNd)]
+    hooks: list[tuple[nn.Module, Callable[..., None]]] = [
+        *((norm, first_pass.see_norm) for norm in norms),
+        *((conv, first_pass.see_convolution) for conv in convs),
+    ]
     with forward_hooks(before=hooks):
         run_checked(teacher, *call)
     if first_pass.lacks_batch and all(first_pass.lacks_batch):  # a network may itself take maps one by one somewhere
@@ -57,12 +62,12 @@ class _FirstPass:
     variance: float | None = None
     lacks_batch: list[bool] = field(default_factory=list)
 
-    def see_norm(self, norm: Any, inputs: tuple[Tensor, ...]) -> None:
+    def see_norm(self, norm: _BatchNorm, inputs: tuple[Tensor, ...]) -> None:
         maps = inputs[0]
         if self.variance is None and maps.dim() > 2 and norm.running_var is not None and maps.numel() > maps.shape[1]:
             variance = maps.transpose(0, 1).flatten(1).float().var(1)
             live = norm.running_var > 1e-6 * norm.running_var.max()
             self.variance = float((variance / norm.running_var)[live].median())
 
-    def see_convolution(self, conv: Any, inputs: tuple[Tensor, ...]) -> None:
+    def see_convolution(self, conv: _ConvNd, inputs: tuple[Tensor, ...]) -> None:
         self.lacks_batch.extend(maps.dim() < conv.weight.dim() for maps in inputs[:1])

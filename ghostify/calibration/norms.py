@@ -10,10 +10,10 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 from ..common.calls import Arguments, evaluation_mode, forward_hooks, run_checked
 from ..common.checks import check_is_module, whole_number
-from ..inputs.images import as_calls
+from ..inputs.images import ImageData, as_calls
 
 
-def reestimate_norms(student: nn.Module, images: Any, *, max_images: int | None = None, batch_size: int = 128) -> int:
+def reestimate_norms(student: nn.Module, images: ImageData, *, max_images: int | None = None, batch_size: int = 128) -> int:
     """Set the running mean and variance of every batch norm to what it sees on these images, in place.
 
     As in training, each batch is normalised by its own statistics on its way through the network, and the running ones

@@ -4,6 +4,7 @@ from collections.abc import Callable
 from typing import cast
 
 from torch import fx, nn
+from torch.nn.modules.conv import _ConvNd
 
 from ..common.calls import Arguments
 from ..graph.running import GraphRun, arguments_of
@@ -97,7 +98,7 @@ class PartFit:
             else:
                 norm = pair.norm_target(layer)
                 data = self._data(layer, node, twin)
-                refit_layer(data, settings, module, pair.student_modules[norm] if norm else None)
+                refit_layer(data, settings, cast(_ConvNd, module), pair.student_modules[norm] if norm else None)
                 if self.blocks is not None:
                     self.blocks.add(str(node.target), *([norm] if norm else []))
         except UnevenError:  # it stays as it is

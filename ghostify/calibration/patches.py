@@ -2,10 +2,11 @@
 
 import copy
 import math
-from typing import Any
+from typing import cast
 
 import torch
 from torch import Tensor, nn
+from torch.nn.modules.conv import _ConvNd
 
 
 class Taps:
@@ -21,7 +22,7 @@ class Taps:
         size: numbers in one channel of its kernel.
     """
 
-    def __init__(self, conv: Any):
+    def __init__(self, conv: _ConvNd):
         self.conv = conv
         self.size = math.prod(conv.kernel_size)
         self._indices: dict[tuple[int, ...], Tensor] = {}
@@ -40,7 +41,7 @@ class Taps:
         """The index for maps of this size, read off a copy that has a one-hot kernel for each tap."""
         weight = self.conv.weight
         kernel = torch.eye(self.size, dtype=torch.float64, device=weight.device).view(self.size, 1, *weight.shape[2:])
-        probe: Any = copy.deepcopy(self.conv, {id(weight): nn.Parameter(kernel, requires_grad=False)})
+        probe = copy.deepcopy(self.conv, {id(weight): nn.Parameter(kernel, requires_grad=False)})
         if getattr(probe, "bias", None) is not None:
             probe.bias = None
         probe.groups = probe.in_channels = 1
@@ -74,6 +75,11 @@ class Taps:
             return flat.mT.unsqueeze(-1)
         flat = torch.nn.functional.pad(flat, (0, 1)).transpose(1, 2)  # a zero behind the last position
         return flat[:, index].movedim(3, 2)
+
+
+def conv_in(part: nn.Sequential) -> _ConvNd:
+    """The convolution that one of the two parts of a Ghost module begins with, of any registered class."""
+    return cast(_ConvNd, part[0])
 
 
 def at_positions(maps: Tensor, positions: Tensor | None) -> Tensor:

@@ -5,15 +5,15 @@ equations are summed over batches.
 """
 
 import copy
-from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
+from torch.nn.modules.conv import _ConvNd
 
 from ..layers.cheap_conv import Cheap
 from ..layers.ghost_module import GhostModule
 from ..layers.norm_affine import set_norm
-from .patches import Taps, at_positions
+from .patches import Taps, at_positions, conv_in
 from .regression import WIDEST, Moments, Solution, install_filters, leading_basis
 from .settings import Settings
 from .site_data import Batch, SiteData
@@ -70,13 +70,13 @@ class PrimaryFit:
         else:
             solution = self._solve(system, kept)
         norm = self.data.norm_in(module.primary_conv)
-        install_filters(module.primary_conv[0], norm, system, solution, self.data.filter_length(kept))
+        install_filters(conv_in(module.primary_conv), norm, system, solution, self.data.filter_length(kept))
 
     def is_one_product(self, cheap: Cheap) -> bool:
         """Whether intrinsic maps and ghosts together are one linear map of their rank."""
         return self.settings.rank and cheap == "pointwise" and self.data.groups == 1 and self.data.act is None
 
-    def refit(self, conv: Any, norm: Any, system: Moments) -> None:
+    def refit(self, conv: _ConvNd, norm: nn.Module | None, system: Moments) -> None:
         """Set all filters of a layer that was not converted, and its norm, in place; both are the student's."""
         channels = self._all_channels()
         install_filters(conv, norm, system, self._solve(system, channels), self.data.filter_length(channels))
@@ -88,7 +88,7 @@ class PrimaryFit:
         if norm is None or norm.running_var is None:
             return
         kept = module.original_channels()[0].to(data.device)
-        conv = module.primary_conv[0]
+        conv = conv_in(module.primary_conv)
         system = Moments.zeros(len(kept), 1, 1, data.device)
         for batch, positions in data.sampled():
             target, _ = data.target(batch, positions)
@@ -132,7 +132,7 @@ class PrimaryFit:
 
 
 @torch.no_grad()
-def refit_layer(data: SiteData, settings: Settings, conv: Any, norm: Any) -> None:
+def refit_layer(data: SiteData, settings: Settings, conv: _ConvNd, norm: nn.Module | None) -> None:
     """Refit a layer that was not converted, in place, where a regression can.
 
     Args:

@@ -1,10 +1,10 @@
 """Streamed second moments, and the ridge regressions that they solve."""
 
 from dataclasses import dataclass
-from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
+from torch.nn.modules.conv import _ConvNd
 
 from ..errors import ArgumentError
 from ..layers.norm_affine import set_norm
@@ -145,7 +145,7 @@ def leading_basis(system: Moments, weights: Tensor, rank: int) -> Tensor:
     return torch.linalg.eigh((gram + gram.T) / 2).eigenvectors[:, -rank:]
 
 
-def install_filters(conv: Any, norm: Any, system: Moments, solution: Solution, length: Tensor) -> None:
+def install_filters(conv: _ConvNd, norm: nn.Module | None, system: Moments, solution: Solution, length: Tensor) -> None:
     """Set a convolution and its norm to a solution, in place.
 
     Under a norm the filters get the length of the original's: any other length would be another learning rate later on.
@@ -168,6 +168,7 @@ def install_filters(conv: Any, norm: Any, system: Moments, solution: Solution, l
     solved = weights.flatten(1).norm(dim=1)
     scale = torch.where((length > 1e-12) & (solved > 1e-12), length.double() / solved, 1.0)  # a dead channel stays dead
     conv.weight.copy_(weights * scale.view(-1, *[1] * (weights.dim() - 1)))
-    if getattr(conv, "bias", None) is not None:
-        conv.bias.zero_()
+    bias = getattr(conv, "bias", None)
+    if bias is not None:
+        bias.zero_()
     set_norm(norm, 1 / scale, shift + mean, mean * scale, variance.clamp_min(0) * scale**2)

@@ -2,7 +2,7 @@
 
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from typing import Any, TypeGuard
+from typing import TypeGuard
 
 import torch
 from torch import Tensor, nn
@@ -26,7 +26,7 @@ class RotatedAdam(torch.optim.Optimizer):
         eps: added to the root of the mean square.
     """
 
-    def __init__(self, groups: Iterable[dict[str, Any]], betas: tuple[float, float] = (0.9, 0.95), eps: float = 1e-8):
+    def __init__(self, groups: Iterable[dict[str, object]], betas: tuple[float, float] = (0.9, 0.95), eps: float = 1e-8):
         super().__init__(list(groups), {"betas": betas, "eps": eps})
 
     @torch.no_grad()

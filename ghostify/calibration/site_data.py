@@ -3,10 +3,10 @@
 import math
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn.modules.conv import _ConvNd
 
 from ..graph.sites import Site
 from ..layers.norm_affine import Affine, affine_of
@@ -51,7 +51,7 @@ class SiteData:
 
     def __init__(self, site: Site, batches: Batches, images: int, seed: int = 0, after: nn.Module | None = None):
         self.site, self.batches, self.seed, self.after = site, batches, seed, after
-        self.conv: Any = site.module
+        self.conv: _ConvNd = site.module
         self.n, self.groups = self.conv.out_channels, self.conv.groups
         self.unknowns: int = self.conv.in_channels // self.groups * math.prod(self.conv.kernel_size)
         weight = self.conv.weight.detach()
@@ -74,7 +74,7 @@ class SiteData:
         """Whether an activation follows the site, or the sum that it enters."""
         return self.act is not None or self.after is not None
 
-    def norm_in(self, part: nn.Sequential) -> Any:
+    def norm_in(self, part: nn.Sequential) -> nn.Module | None:
         """The norm in one of the two parts of a Ghost module at this site; None where it has none to set."""
         return part[1] if self.norm is not None else None
 

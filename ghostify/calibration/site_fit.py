@@ -1,17 +1,17 @@
 """Fit a Ghost module to its site in closed form: its channels, its primary filters, its cheap kernels and its norms."""
 
-from collections.abc import Iterator, Sequence
-from typing import Any
+from collections.abc import Callable, Iterator, Sequence
 
 import torch
 from torch import nn
+from torch.nn.modules.conv import _ConvNd
 
 from ..layers.cheap_conv import Cheap
 from ..layers.ghost_module import GhostModule
 from .alignment import Partition
 from .channel_choice import ChannelChoice, MapMoments, channels_of, choose_depthwise, choose_pointwise, unexplained_by
 from .cheap_fit import fit_cheap
-from .patches import Taps
+from .patches import Taps, conv_in
 from .primary_fit import PrimaryFit
 from .report import SiteResult
 from .settings import Settings
@@ -124,16 +124,16 @@ class SiteFit:
     def _taps(self, ghost: GhostModule, kind: Cheap) -> Taps:
         """The neighbourhood that a cheap operation sees, the module's own or one that it could have."""
         if kind == ghost.cheap:
-            return Taps(ghost.cheap_operation[0])
+            return Taps(conv_in(ghost.cheap_operation))
         dims = self.data.conv.weight.dim() - 2
-        conv_class: Any = {1: nn.Conv1d, 2: nn.Conv2d, 3: nn.Conv3d}[dims]
+        conv_class: Callable[..., _ConvNd] = {1: nn.Conv1d, 2: nn.Conv2d, 3: nn.Conv3d}[dims]
         size = 1 if kind == "pointwise" else 3
         return Taps(conv_class(1, 1, size, padding=size // 2, device=self.data.device))
 
     def _build(self, ghost: GhostModule, choice: ChannelChoice) -> GhostModule:
         """A module with these channels, whose parts are still the original's."""
         site = self.data.site
-        kernel: Any = ghost.cheap_operation[0]
+        kernel = conv_in(ghost.cheap_operation)
         built = GhostModule.from_conv(
             self.data.conv,
             choice.intrinsic,

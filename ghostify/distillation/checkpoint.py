@@ -3,11 +3,11 @@
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from ..common.files import PlainData
 from ..common.tensors import checksum_of_state, versioned
 from ..errors import ArgumentError
 from .checkpoint_file import read_checkpoint, write_checkpoint
@@ -38,7 +38,7 @@ class RunIdentity:
         """The identity as a checkpoint holds it."""
         return {"recipe": asdict(self.recipe), "batches": self.batches, "teacher": self.teacher, "val": self.has_val}
 
-    def check(self, facts: Mapping[str, Any], path: Path) -> None:
+    def check(self, facts: PlainData, path: Path) -> None:
         """Compare this run with that of a checkpoint.
 
         Args:

@@ -3,11 +3,11 @@
 import json
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch import Tensor
 
+from ..common.files import PlainData
 from ..common.tensors import checksum_of_state, write_tensors
 from ..errors import ArgumentError, GhostifyError
 
@@ -30,7 +30,7 @@ def write_checkpoint(path: Path, groups: Mapping[str, Mapping[str, Tensor]], fac
         raise GhostifyError(f"checkpoint {str(path)!r} can't be written: {error}; the one before it is whole") from error
 
 
-def read_checkpoint(path: Path) -> tuple[dict[str, dict[str, Tensor]], dict[str, Any]]:
+def read_checkpoint(path: Path) -> tuple[dict[str, dict[str, Tensor]], PlainData]:
     """Read the groups of tensors and the facts that :func:`write_checkpoint` wrote. A group without tensors is missing.
 
     Raises:

@@ -1,10 +1,9 @@
 """distill(): train a student towards its teacher, on one machine or many."""
 
 import os
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -15,10 +14,10 @@ from ..common.processes import max_over_processes, process_state
 from ..common.progress import share_bar
 from ..common.random_state import undisturbed
 from ..errors import ArgumentError, ArgumentTypeError, DivergedError
-from ..inputs.sources import make_source
+from ..inputs.sources import LabelledData, make_source
 from ..losses import main_output
 from ..tasks.kinds import task_for
-from ..tasks.task import Task
+from ..tasks.task import Outputs, Task
 from .recipe import PRESETS, Recipe
 from .report import RecoveryReport
 from .run_folder import RunFolder
@@ -30,13 +29,13 @@ VAL_BATCH_SIZE = 256  # images at a time in a validation, where val is not alrea
 def distill(
     student: nn.Module,
     teacher: nn.Module,
-    train: Any,
+    train: LabelledData,
     *,
-    val: Any = None,
+    val: LabelledData | None = None,
     recipe: Recipe | None = None,
     out: str | os.PathLike[str] | None = None,
     resume: bool = False,
-    outputs: Callable[[Any], Sequence[Tensor]] = main_output,
+    outputs: Outputs = main_output,
     task: Task | None = None,
     workers: int | None = None,
     broken: str = "skip",

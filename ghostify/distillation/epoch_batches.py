@@ -4,7 +4,6 @@ import math
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Any
 
 from ..common.random_state import RandomStream, seed_of
 from ..inputs.sharing import shared_out
@@ -23,7 +22,7 @@ class StepBatches:
         waited: seconds that they took to come.
     """
 
-    batches: list[Any]
+    batches: list[object]
     waited: float
 
 
@@ -55,7 +54,7 @@ class EpochBatches:
             epoch: its number, from 0.
             skip: how many batches to pass over: those that a run had before it was broken off.
         """
-        batches: list[Any] = []
+        batches: list[object] = []
         started = time.perf_counter()
         for batch in self._batches(epoch, skip):
             batches.append(batch)
@@ -65,7 +64,7 @@ class EpochBatches:
         if batches:
             yield StepBatches(batches, time.perf_counter() - started)
 
-    def _batches(self, epoch: int, skip: int) -> Iterator[Any]:
+    def _batches(self, epoch: int, skip: int) -> Iterator[object]:
         """The batches of an epoch that are left. Random numbers that the loader draws come from a stream of each pass."""
         seen = 0
         for number in range(self.passes):

@@ -1,14 +1,12 @@
 """The forward pass of training: student and teacher on a batch, to losses."""
 
-from typing import Any
-
 import torch
 from torch import Tensor, nn
 
 from ..common.calls import evaluation_mode
 from ..errors import ArgumentError
 from ..losses import feature_matching
-from ..tasks.task import Task
+from ..tasks.task import Inputs, Targets, Task
 from .feature_places import Recorder, find_places
 from .recipe import Recipe
 
@@ -38,7 +36,7 @@ class Objective(nn.Module):
         """The original network."""
         return self._teachers[0]
 
-    def begin(self, images: Any) -> list[str]:
+    def begin(self, images: Inputs) -> list[str]:
         """Find out, by a few images, whether models and data fit each other and where maps can be compared; listen there
         until :meth:`close`.
 
@@ -60,7 +58,7 @@ class Objective(nn.Module):
             raise ArgumentError("the recipe matches features alone, and the student has none like the teacher's")
         return ["no features were matched: the student has no places with maps like the teacher's"]
 
-    def forward(self, images: Any, targets: Any) -> dict[str, Tensor]:
+    def forward(self, images: Inputs, targets: Targets) -> dict[str, Tensor]:
         """Compute each loss by its name, and under ``loss`` their weighted sum.
 
         Raises:

@@ -2,10 +2,10 @@
 
 import math
 from dataclasses import dataclass, field
-from typing import Any
 
 import torch
 
+from ..common.files import PlainData
 from ..common.processes import sum_over_processes
 from .batch_losses import BatchLosses
 from .recipe import Recipe
@@ -44,7 +44,7 @@ class Progress:
     ended: str = ""
 
     @classmethod
-    def from_dict(cls, data: dict[str, Any]) -> "Progress":
+    def from_dict(cls, data: PlainData) -> "Progress":
         """Progress from the fields that a checkpoint holds."""
         return cls(**{**data, "history": [EpochResult(**row) for row in data["history"]]})
 

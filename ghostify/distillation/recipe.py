@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from ..common.checks import check_choice
-from ..common.files import read_settings, write_text
+from ..common.files import PlainData, read_settings, write_text
 from ..errors import ArgumentError, ArgumentTypeError
 
 BUDGETS = ("epochs", "steps", "minutes")
@@ -136,7 +136,7 @@ class Recipe:
         return cls.from_dict(values | changes)
 
     @classmethod
-    def from_dict(cls, values: dict[str, Any]) -> "Recipe":
+    def from_dict(cls, values: PlainData) -> "Recipe":
         """A recipe from plain data: settings by name, defaults for those that are missing.
 
         Raises:
@@ -188,7 +188,7 @@ def _check_optimizer(name: object) -> None:
         raise ArgumentError(f"optimizer {name!r} is none of timm's: {hint}")
 
 
-PRESETS: dict[str, dict[str, Any]] = {
+PRESETS: dict[str, PlainData] = {
     "few_shot": {"steps": 1000, "batch_size": 64, "lr": 0.001},
     "short": {"steps": 400, "lr": 0.002},
     "full": {"epochs": 200, "lr": 0.005, "labels": 0.5, "weight_decay": 5e-4},

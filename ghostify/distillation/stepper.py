@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor, nn
@@ -11,7 +11,7 @@ from ..common.random_state import seed_all, seed_of
 from ..errors import ArgumentError
 from ..inputs.augment import mirrored_and_shifted
 from ..tasks.scores import Scores
-from ..tasks.task import Task
+from ..tasks.task import Inputs, Targets, Task
 from .objective import Objective
 from .precision import autocast, warn_if_emulated
 from .recipe import Recipe
@@ -78,7 +78,7 @@ class Stepper:
         """Average the gradients over all processes from now on."""
         self.parallel_objective = self.accelerator.prepare_model(self.objective)
 
-    def step(self, batches: list[Any], number: int, part: float) -> tuple[list[dict[str, Tensor]], int]:
+    def step(self, batches: list[object], number: int, part: float) -> tuple[list[dict[str, Tensor]], int]:
         """Take one optimizer step.
 
         Args:
@@ -104,7 +104,7 @@ class Stepper:
         self._update(number + 1)
         return losses, images
 
-    def _inputs(self, batch: Any) -> tuple[Any, Any]:
+    def _inputs(self, batch: object) -> tuple[Inputs, Targets]:
         """Images and targets of a batch, placed, augmented and mixed; targets are None where the recipe does not weigh them."""
         recipe = self.recipe
         images, targets = self.task.split(batch, self.student)

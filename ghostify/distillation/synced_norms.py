@@ -17,11 +17,11 @@ class SyncedNorms(TorchFunctionMode):
 
     def __torch_function__(
         self,
-        func: Callable[..., Any],
+        func: Callable[..., object],
         types: Sequence[type],
         args: Sequence[Any] = (),
         kwargs: Mapping[str, Any] | None = None,
-    ) -> Any:
+    ) -> object:
         kwargs = kwargs or {}
         if func is F.batch_norm and _is_training(*args, **kwargs):
             return _batch_norm(*args, **kwargs)

@@ -3,7 +3,6 @@
 import time
 from collections.abc import Callable
 from dataclasses import replace
-from typing import Any
 
 import torch
 from torch import nn
@@ -164,7 +163,7 @@ class Trainer:
             raise ArgumentError("train gives no batch" + (" a second time" if progress.epoch else ""))
         self._record(progress.close_epoch(self.stepper.lr))
 
-    def _step(self, batches: list[Any]) -> None:
+    def _step(self, batches: list[object]) -> None:
         """Take one optimizer step and count it."""
         progress = self.progress
         progress.batch += len(batches)
