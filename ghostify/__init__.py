@@ -4,7 +4,7 @@ A name is imported when it is first asked for, so that ``import ghostify`` costs
 """
 
 from importlib import import_module
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from . import old_names
 from .version import __version__ as __version__
@@ -121,7 +121,7 @@ old_names.register()
 
 if not TYPE_CHECKING:  # which would take any name at all for one of the package
 
-    def __getattr__(name: str) -> Any:
+    def __getattr__(name: str) -> object:
         if name in _MODULES:
             return import_module(f".{name}", __name__)
         if name not in _FILE_OF:

@@ -22,7 +22,7 @@ def fit_linear(site: Site, module: ReducedLinear, batches: Batches, ridge: float
         batches: what reaches the student's layer and what the teacher's gives, anew at each call.
         ridge: relative to the mean variance of an input.
     """
-    original = site.module
+    original = site.linear
     features, targets = module.in_features, module.out_features
     if features > WIDEST:
         return SiteResult(site.name, site.kind, reason=f"{features} inputs are too many to solve for")

@@ -94,7 +94,7 @@ class PartFit:
         try:
             if layer.kind == "linear":
                 batches = site_batches(pair, node, twin, asymmetric=settings.asymmetric)
-                refit_linear(cast(nn.Linear, module), layer.module, batches, settings.ridge)
+                refit_linear(cast(nn.Linear, module), layer.linear, batches, settings.ridge)
             else:
                 norm = pair.norm_target(layer)
                 data = self._data(layer, node, twin)

@@ -6,7 +6,6 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
-from torch.nn.modules.conv import _ConvNd
 
 from ..graph.sites import Site
 from ..layers.norm_affine import Affine, affine_of
@@ -51,7 +50,7 @@ class SiteData:
 
     def __init__(self, site: Site, batches: Batches, images: int, seed: int = 0, after: nn.Module | None = None):
         self.site, self.batches, self.seed, self.after = site, batches, seed, after
-        self.conv: _ConvNd = site.module
+        self.conv = site.conv
         self.n, self.groups = self.conv.out_channels, self.conv.groups
         self.unknowns: int = self.conv.in_channels // self.groups * math.prod(self.conv.kernel_size)
         weight = self.conv.weight.detach()

@@ -23,6 +23,10 @@ if TYPE_CHECKING:
     from ..exploration.sweep_result import SweepResult
 
 
+Setting = Any
+"""A value as it stands in a YAML file."""
+
+
 @with_option_groups
 def sensitivity(
     *,
@@ -139,18 +143,18 @@ def pareto(
 class SweepFile:
     """The settings of a sweep in a YAML file. Values are as they stand there: :func:`ghostify.sweep` checks them."""
 
-    images: Any
-    val: Any
-    out: Any
-    grid: Any
-    model: Any = None
-    factory: Any = None
-    weights: Any = None
-    train: Any = None
-    engine: Any = "local"
-    workers: Any = 1
-    resources: Any = None
-    address: Any = None
+    images: Setting
+    val: Setting
+    out: Setting
+    grid: Setting
+    model: Setting = None
+    factory: Setting = None
+    weights: Setting = None
+    train: Setting = None
+    engine: Setting = "local"
+    workers: Setting = 1
+    resources: Setting = None
+    address: Setting = None
 
     @classmethod
     def read(cls, file: Path) -> "SweepFile":

@@ -14,6 +14,8 @@ from .option_groups import ConversionOptions, NetworkOptions
 if TYPE_CHECKING:
     from torch import nn
 
+    from ..conversion.sensitivity_table import Sensitivity
+
 MEASURED_IMAGES = 64  # images that a target is shared out by
 
 
@@ -93,7 +95,7 @@ def make_student(
     return convert(network, options.ratio, inplace=inplace, **settings)
 
 
-def _measure_sites(network: "nn.Module", images: str | Path, options: ConversionOptions) -> Any:
+def _measure_sites(network: "nn.Module", images: str | Path, options: ConversionOptions) -> "Sensitivity":
     from ..exploration.sensitivity import sensitivity
 
     return sensitivity(
@@ -124,7 +126,7 @@ def _call_factory(factory: str, device: str) -> "nn.Module":
     return network
 
 
-def _import_factory(factory: str) -> Callable[[], Any]:
+def _import_factory(factory: str) -> Callable[[], "nn.Module"]:
     module_name, _, function = factory.partition(":")
     if not module_name or not function:
         raise ArgumentError(f"--factory {factory!r} is not of the form package.module:function, so it can't be imported")

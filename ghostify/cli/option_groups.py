@@ -52,6 +52,9 @@ class ConversionOptions:
     input: Input = None
 
 
+OptionsClass = type[NetworkOptions] | type[ConversionOptions]
+
+
 @dataclass(frozen=True)
 class Group:
     """Marks a parameter, ``Annotated[ConversionOptions, Group(...)]``, that stands for the options of a dataclass.
@@ -62,9 +65,9 @@ class Group:
     """
 
     without: tuple[str, ...] = ()
-    defaults: Mapping[str, Any] = field(default_factory=dict)
+    defaults: Mapping[str, object] = field(default_factory=dict)
 
-    def parameters(self, options: Any) -> list[inspect.Parameter]:
+    def parameters(self, options: OptionsClass) -> list[inspect.Parameter]:
         """One parameter for each option of the dataclass ``options``, in the order of its fields."""
         return [
             inspect.Parameter(
@@ -86,12 +89,13 @@ def with_option_groups(command: Callable[..., None]) -> Callable[..., None]:
     """
     signature = inspect.signature(command)
     parameters: list[inspect.Parameter] = []
-    groups: dict[str, tuple[Any, list[str]]] = {}
+    groups: dict[str, tuple[OptionsClass, list[str]]] = {}
     for parameter in signature.parameters.values():
-        options, group = _group_of(parameter.annotation)
-        if group is None:
+        marked = _group_of(parameter.annotation)
+        if marked is None:
             parameters.append(parameter)
             continue
+        options, group = marked
         of_group = group.parameters(options)
         parameters += of_group
         groups[parameter.name] = options, [option.name for option in of_group]
@@ -107,11 +111,11 @@ def with_option_groups(command: Callable[..., None]) -> Callable[..., None]:
     return run
 
 
-def _group_of(annotation: Any) -> tuple[Any, Group | None]:
-    """The dataclass and the mark of a parameter that stands for a group; (None, None) for any other parameter."""
+def _group_of(annotation: object) -> tuple[OptionsClass, Group] | None:
+    """The dataclass and the mark of a parameter that stands for a group; None for any other parameter."""
     if get_origin(annotation) is Annotated:
         options, *marks = get_args(annotation)
         for mark in marks:
             if isinstance(mark, Group):
                 return options, mark
-    return None, None
+    return None

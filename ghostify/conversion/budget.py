@@ -4,7 +4,6 @@ import logging
 from collections.abc import Sequence
 from dataclasses import replace
 from fnmatch import fnmatchcase
-from typing import Any
 
 import numpy as np
 from torch import nn
@@ -37,7 +36,7 @@ def plan_budget(
     config: GhostConfig,
     target: Target,
     sensitivity: Sensitivity | None = None,
-    example: Any = None,
+    example: object = None,
 ) -> tuple[list[PlannedSite], Budget]:
     """The plan that keeps to a target at the least loss.
 

@@ -2,9 +2,9 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
-from typing import Any
 
 from ..common.checks import check_choice, whole_number
+from ..common.files import PlainData
 from ..errors import ArgumentTypeError
 from ..layers.ratios import check_dw_size, check_ratio
 from .target import Budget
@@ -59,7 +59,7 @@ class GhostConfig:
                 # a plain int, which the recipe's JSON can hold
                 object.__setattr__(self, name, whole_number(name, value, least))
 
-    def to_dict(self, budget: Budget | None = None) -> dict[str, Any]:
+    def to_dict(self, budget: Budget | None = None) -> PlainData:
         """The settings as plain data, for the recipe; where there was a target, its budget in place of the one ratio."""
         settings = {**asdict(self), "ratios": dict(self.ratios), "skip": list(self.skip)}
         return settings if budget is None else {**settings, "ratio": None, "budget": asdict(budget)}

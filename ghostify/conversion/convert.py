@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TypeVar, cast
 
 import torch
 from torch import nn
@@ -43,7 +43,7 @@ def convert(
     init: str = "warm",
     seed: int = 0,
     only_if_faster: str | None = None,
-    example_input: Any = None,
+    example_input: object = None,
     progress: bool = False,
     inplace: bool = False,
 ) -> M:
@@ -113,13 +113,13 @@ def convert(
         init=init,
         seed=seed,
     )
-    network: Any = model if isinstance(model, nn.Module) else _build(model)
+    network = cast(M, model if isinstance(model, nn.Module) else _build(model))
     check_model(network)
     plan, budget = _plan_for(network, config, goal)
     _check_plan(network, plan, inplace)
     # parameters made in inference mode could never be trained, and the choice of channels needs a device with values
     with torch.inference_mode(False), torch.device("cpu"):
-        student: M = swap(network, make_swaps(plan, config.init, config.seed), inplace or network is not model)
+        student = swap(network, make_swaps(plan, config.init, config.seed), inplace or network is not model)
     attach_recipe(student, make_recipe(plan, config.to_dict(budget), recipe_of(network)))
     return student
 

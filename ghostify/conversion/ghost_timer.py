@@ -7,10 +7,10 @@ import statistics
 from collections.abc import Sequence
 from dataclasses import astuple, dataclass
 from importlib.metadata import version
-from typing import Any
+from typing import cast
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor, fx, nn
 
 from ..deployment.fold import fold, for_inference
 from ..deployment.parted_maps import PartedMaps
@@ -58,11 +58,11 @@ class GhostTimer:
 
     def site(self, planned: PlannedSite, x: Tensor) -> Seconds:
         """Seconds of the layers at one site, and of what is planned there, for the input ``x`` of the site."""
-        site, layer = planned.site, planned.site.module
-        weight: Any = layer.weight
+        site = planned.site
+        weight = site.weighted.weight
         key = [
             [site.layers, list(weight.shape), str(weight.dtype), list(x.shape)],
-            [str(getattr(layer, name, None)) for name in ("stride", "padding", "dilation", "groups")],
+            [str(getattr(site.module, name, None)) for name in ("stride", "padding", "dilation", "groups")],
             [planned.intrinsic, planned.cheap if site.kind == "conv" else "rank", planned.dw_size],
         ]
 
@@ -106,15 +106,13 @@ class GhostTimer:
 
 def _ghost(planned: PlannedSite) -> nn.Module:
     """What takes the site's place, folded. Parts that it makes apart stay apart, as in a network that does not copy them."""
-    layer: Any = planned.site.module
     if planned.site.kind == "linear":
-        return fold(nn.Sequential(ReducedLinear.from_linear(layer, planned.intrinsic)))
-    folded: Any = fold(nn.Sequential(make_ghost(planned, init="random")))
+        return fold(nn.Sequential(ReducedLinear.from_linear(planned.site.linear, planned.intrinsic)))
+    folded = cast(fx.GraphModule, fold(nn.Sequential(make_ghost(planned, init="random"))))
     output = next(node for node in folded.graph.nodes if node.op == "output")
-    maps = output.args[0]
-    if maps.op == "call_module" and isinstance(folded.get_submodule(maps.target), PartedMaps):
+    maps = cast(fx.Node, output.args[0])
+    if maps.op == "call_module" and isinstance(folded.get_submodule(str(maps.target)), PartedMaps):
         output.args = (maps.args,)
         folded.graph.erase_node(maps)
         folded.recompile()
-    network: nn.Module = folded
-    return network
+    return folded

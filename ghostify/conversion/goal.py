@@ -3,7 +3,6 @@
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from ..errors import ArgumentError, ArgumentTypeError
 from .sensitivity_table import Sensitivity
@@ -26,7 +25,7 @@ class ConversionGoal:
     target: Target | None
     sensitivity: Sensitivity | None
     only_if_faster: str | None
-    example_input: Any
+    example_input: object
     progress: bool
 
     @classmethod
@@ -37,7 +36,7 @@ class ConversionGoal:
         target: Mapping[str, float | str] | None,
         sensitivity: Sensitivity | str | Path | None,
         only_if_faster: str | None,
-        example_input: Any,
+        example_input: object,
         progress: bool,
     ) -> "ConversionGoal":
         """The goal from the arguments of :func:`ghostify.convert`.
@@ -58,7 +57,7 @@ class ConversionGoal:
         return cls(parsed, _read_sensitivity(sensitivity), only_if_faster, example_input, progress)
 
 
-def _read_sensitivity(sensitivity: Any) -> Sensitivity | None:
+def _read_sensitivity(sensitivity: object) -> Sensitivity | None:
     if sensitivity is None or isinstance(sensitivity, Sensitivity):
         return sensitivity
     if isinstance(sensitivity, (str, Path)):

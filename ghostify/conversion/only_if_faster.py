@@ -2,7 +2,6 @@
 
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
-from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -25,7 +24,7 @@ def only_faster(
     plan: Sequence[PlannedSite],
     config: GhostConfig,
     runtime: str,
-    example: Any = None,
+    example: object = None,
     progress: bool = False,
 ) -> list[PlannedSite]:
     """The plan without the sites that would not be faster.

@@ -4,7 +4,6 @@ import difflib
 import math
 from collections.abc import Sequence
 from fnmatch import fnmatchcase
-from typing import Any
 
 from ..errors import ArgumentError
 from ..graph.sites import Site
@@ -50,8 +49,8 @@ def _plan_site(site: Site, config: GhostConfig) -> PlannedSite:
         for role in config.skip:
             if role in site.roles:
                 return PlannedSite(site, reason=SKIPS[role])
-        if site.module.out_channels < config.min_channels:
-            return PlannedSite(site, reason=f"too few channels to save anything: {site.module.out_channels}")
+        if site.conv.out_channels < config.min_channels:
+            return PlannedSite(site, reason=f"too few channels to save anything: {site.conv.out_channels}")
     assert ratio is not None  # a convolution has the general ratio, or one of its own
     return _plan_conv(site, float(ratio), config)
 
@@ -59,12 +58,12 @@ def _plan_site(site: Site, config: GhostConfig) -> PlannedSite:
 def _plan_linear(site: Site, ratio: float | None) -> PlannedSite:
     if ratio is None:
         return PlannedSite(site, reason="kept dense: the last classifier layer" if "last" in site.roles else None)
-    rank = reduced_rank(site.module.in_features, site.module.out_features, ratio)
+    rank = reduced_rank(site.linear.in_features, site.linear.out_features, ratio)
     return PlannedSite(site, float(ratio), rank)
 
 
 def _plan_conv(site: Site, ratio: float, config: GhostConfig) -> PlannedSite:
-    conv: Any = site.module
+    conv = site.conv
     n, groups = conv.out_channels, conv.groups
     m = intrinsic_channels(n, ratio, groups, config.round_to or 1)
     if m >= n:

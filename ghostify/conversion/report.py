@@ -1,7 +1,5 @@
 """report(): count params, FLOPs and activation memory of a student and of the original it was converted from."""
 
-from typing import Any
-
 import torch
 from torch import fx, nn
 from torch.utils._pytree import tree_leaves
@@ -12,6 +10,7 @@ from ..common.costs import Costs, count_params, measure
 from ..common.counters import COUNTERS
 from ..errors import ArgumentError, ArgumentTypeError
 from ..inputs.examples import as_arguments, example_input
+from ..layers.convolution import as_weighted
 from ..layers.ghost_module import GhostModule
 from ..layers.patterns import lookup
 from ..layers.reduced_linear import ReducedLinear
@@ -20,7 +19,7 @@ from .conversion_report import Report, Row, Total
 from .target import Budget
 
 
-def report(student: nn.Module, example_input: Any = None, counter: str = "torch") -> Report:
+def report(student: nn.Module, example_input: object = None, counter: str = "torch") -> Report:
     """Say what :func:`ghostify.convert` saved on a model.
 
     FLOPs are multiply-adds of convolutions, linear layers and matrix products, attention included, whoever counts.
@@ -77,7 +76,7 @@ def _recipe(student: nn.Module) -> ConversionRecipe:
     return recipe
 
 
-def _arguments(student: nn.Module, example: Any) -> tuple[Any, ...] | None:
+def _arguments(student: nn.Module, example: object) -> tuple[object, ...] | None:
     return example_input(student) if example is None else as_arguments(student, example)
 
 
@@ -139,8 +138,7 @@ def _rows(student: nn.Module, recipe: ConversionRecipe, costs: Costs | None) -> 
 def _per_position(record: SiteRecord, layer: nn.Module) -> int:
     """Multiply-adds of what stands at a site now, for each output position: one for each weight."""
     if isinstance(layer, GhostModule):
-        convolutions: list[Any] = [layer.primary_conv[0], layer.cheap_operation[0]]
-        return sum(conv.weight.numel() for conv in convolutions)
+        return sum(as_weighted(chain[0]).weight.numel() for chain in (layer.primary_conv, layer.cheap_operation))
     if isinstance(layer, ReducedLinear):
         return layer.reduce.weight.numel() + layer.expand.weight.numel()
     return record.dense_per_position

@@ -4,7 +4,7 @@ import json
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from ..common.files import write_text
 from ..common.report import ReportBase, TextTable
@@ -176,7 +176,7 @@ class Sensitivity(ReportBase):
         return replace(self, rows=tuple(merged))
 
 
-def check_header(table: Sensitivity, wanted: Header, path: Any) -> None:
+def check_header(table: Sensitivity, wanted: Header, path: Path) -> None:
     """Check that a table is of the measurement wanted, ratios aside, which may be added.
 
     Raises:

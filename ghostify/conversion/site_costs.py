@@ -1,7 +1,7 @@
 """What each site costs, dense and as a Ghost module, by the metric of a target."""
 
 from collections.abc import Callable, Sequence
-from typing import Any, Protocol
+from typing import Protocol
 
 from torch import nn
 
@@ -28,7 +28,7 @@ class FlopCosts:
 
     total: float
 
-    def __init__(self, model: nn.Module, sites: Sequence[Site], arguments: tuple[Any, ...]):
+    def __init__(self, model: nn.Module, sites: Sequence[Site], arguments: tuple[object, ...]):
         costs = measure(model, arguments, [site.name for site in sites])
         self.total, self.positions = costs.flops, costs.positions
 
@@ -44,7 +44,7 @@ class ParamCosts:
 
     total: float
 
-    def __init__(self, model: nn.Module, sites: Sequence[Site], arguments: tuple[Any, ...]):
+    def __init__(self, model: nn.Module, sites: Sequence[Site], arguments: tuple[object, ...]):
         self.total = count_params(model)
 
     def dense(self, site: Site) -> float:
@@ -54,7 +54,7 @@ class ParamCosts:
         return _ghost_weights(planned)
 
 
-def measure_costs(metric: str, model: nn.Module, sites: Sequence[Site], arguments: tuple[Any, ...]) -> SiteCosts:
+def measure_costs(metric: str, model: nn.Module, sites: Sequence[Site], arguments: tuple[object, ...]) -> SiteCosts:
     """The costs of a model by ``"flops"``, ``"params"`` or ``"latency"``.
 
     Args:
@@ -66,7 +66,7 @@ def measure_costs(metric: str, model: nn.Module, sites: Sequence[Site], argument
     return _COSTS[metric](model, sites, arguments)
 
 
-_COSTS: dict[str, Callable[[nn.Module, Sequence[Site], tuple[Any, ...]], SiteCosts]] = {
+_COSTS: dict[str, Callable[[nn.Module, Sequence[Site], tuple[object, ...]], SiteCosts]] = {
     "flops": FlopCosts,
     "params": ParamCosts,
     "latency": LatencyCosts,
@@ -74,15 +74,16 @@ _COSTS: dict[str, Callable[[nn.Module, Sequence[Site], tuple[Any, ...]], SiteCos
 
 
 def _weights(site: Site) -> int:
-    return int(site.module.weight.numel())
+    return int(site.weighted.weight.numel())
 
 
 def _ghost_weights(planned: PlannedSite) -> int:
     """Weights of what takes a site's place, which are its multiply-adds for each output position, too."""
-    layer: Any = planned.site.module
     m = planned.intrinsic
     if planned.site.kind == "linear":
-        return m * (layer.in_features + layer.out_features)
-    per_map = layer.weight.numel() // layer.out_channels
-    each = m if planned.cheap == "pointwise" else planned.dw_size ** len(layer.kernel_size)
-    return m * per_map + (layer.out_channels - m) * each
+        linear = planned.site.linear
+        return m * (linear.in_features + linear.out_features)
+    conv = planned.site.conv
+    per_map = conv.weight.numel() // conv.out_channels
+    each = m if planned.cheap == "pointwise" else planned.dw_size ** len(conv.kernel_size)
+    return m * per_map + (conv.out_channels - m) * each

@@ -1,8 +1,7 @@
-"""Latency of the layers at a site, on this machine and as they would run in eager mode."""
+"""The latency of the layers at a site, on this machine, in eager mode."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import replace
-from typing import Any
 
 import numpy as np
 import torch
@@ -17,55 +16,67 @@ from ..layers.reduced_linear import ReducedLinear
 from ..surgery.planned import PlannedSite
 from ..surgery.warm_start import make_ghost
 
-TIMED = (0.25, 0.4, 0.55, 0.7, 0.85)  # shares of intrinsic channels that are timed; what lies between is interpolated
+TIMED = (0.25, 0.4, 0.55, 0.7, 0.85)  # shares of intrinsic channels that are timed; times of other shares are interpolated
 
 
 class LatencyCosts:
-    """Seconds of each site in one forward pass, and of the whole model.
+    """The seconds that the layers of each site take in one forward pass, and the seconds of the whole model.
 
     Args:
-        model: the original network; it is not changed.
+        model: the original network; it is not changed, and layers are timed on its device.
         sites: the sites that are to be timed.
-        arguments: arguments of a forward pass; their batch size, and the model's device, are what latency is wanted for.
+        arguments: arguments of a forward pass, of the batch size that layers are timed with.
 
     Attributes:
-        total: seconds of the whole model.
+        total: seconds of one forward pass of the whole model.
+        inputs: noise of the shape of each site's input, by the site's name; a site that never runs has none.
+        known: the seconds of layers that were timed, by everything that they depend on.
     """
 
-    def __init__(self, model: nn.Module, sites: Sequence[Site], arguments: tuple[Any, ...]):
+    def __init__(self, model: nn.Module, sites: Sequence[Site], arguments: tuple[object, ...]):
         quiet = copy_without_hooks(model).eval()
         device = next(quiet.parameters()).device
         arguments = tree_map_only(Tensor, lambda t: t.to(device), arguments)
         self.inputs = inputs_of(quiet, [site.name for site in sites], arguments)
-        self.known: dict[tuple[Any, ...], float] = {}
+        self.known: dict[tuple[object, ...], float] = {}
         self.total = seconds_of(lambda: quiet(*arguments))
 
     def dense(self, site: Site) -> float:
-        """Seconds of the layers that stand at a site."""
+        """The seconds of the layers of the original network that stand at a site."""
         return self._seconds(site, "dense", lambda: layers_of(site))
 
     def ghost(self, planned: PlannedSite) -> float:
-        """Seconds of what would stand there as planned; of Ghost modules a few sizes are timed, and others interpolated."""
-        conv: Any = planned.site.module
-        if planned.site.kind == "linear":
-            return self._seconds(
-                planned.site, f"rank {planned.intrinsic}", lambda: ReducedLinear.from_linear(conv, planned.intrinsic)
-            )
+        """The seconds of the layer that is planned for a site.
+
+        Ghost modules of a few sizes are timed; the seconds of other sizes are interpolated.
+        """
+        site = planned.site
+        if site.kind == "linear":
+            kind = f"rank {planned.intrinsic}"
+            return self._seconds(site, kind, lambda: ReducedLinear.from_linear(site.linear, planned.intrinsic))
+        conv = site.conv
         timed = sorted({max(1, round(share * conv.out_channels / conv.groups)) * conv.groups for share in TIMED})
         seconds = [self._ghost(replace(planned, intrinsic=m)) for m in timed if m < conv.out_channels]
         return float(np.interp(planned.intrinsic, timed[: len(seconds)], seconds))
 
     def _ghost(self, planned: PlannedSite) -> float:
+        """The seconds of the Ghost module of just the size that is planned for a site."""
         kind = f"{planned.intrinsic} {planned.cheap} {planned.dw_size}"
         return self._seconds(planned.site, kind, lambda: make_ghost(planned, init="random"))
 
     def _seconds(self, site: Site, kind: str, build: Callable[[], nn.Module]) -> float:
-        """Sites of the same shape take the same time."""
+        """The seconds of the layers that ``build`` makes, on the input of a site; sites of the same shape are timed once.
+
+        Args:
+            site: the site, which takes no time where it never runs.
+            kind: which layers these are, in words: those of the original network, or those of a plan.
+            build: makes the layers.
+        """
         if site.name not in self.inputs:
             return 0.0  # never runs in evaluation mode
         x = self.inputs[site.name]
-        module: Any = site.module
-        key = (kind, site.layers, tuple(x.shape), x.dtype, tuple(module.weight.shape), getattr(module, "stride", 1))
+        weight, stride = site.weighted.weight, getattr(site.module, "stride", 1)
+        key = (kind, site.layers, tuple(x.shape), x.dtype, tuple(weight.shape), stride)
         if key not in self.known:
             layers = copy_without_hooks(build()).eval()
             with torch.no_grad():
@@ -74,8 +85,14 @@ class LatencyCosts:
 
 
 @torch.no_grad()
-def inputs_of(model: nn.Module, names: Sequence[str], arguments: tuple[Any, ...]) -> dict[str, Tensor]:
-    """Noise of the shape that each layer gets; nothing for a layer that does not run."""
+def inputs_of(model: nn.Module, names: Sequence[str], arguments: tuple[object, ...]) -> dict[str, Tensor]:
+    """Noise of the shape of each layer's input, by the layer's name. A layer that does not run has none.
+
+    Args:
+        model: the network, in evaluation mode.
+        names: qualified names of the layers.
+        arguments: arguments of a forward pass of the network.
+    """
     noise: dict[str, Tensor] = {}
 
     def note(name: str) -> Callable[..., None]:
@@ -90,6 +107,6 @@ def inputs_of(model: nn.Module, names: Sequence[str], arguments: tuple[Any, ...]
 
 
 def layers_of(site: Site) -> nn.Sequential:
-    """The layers of a site that a Ghost module stands in for: the layer itself, and the norm and activation after it."""
+    """The layers of a site that a Ghost module stands in for: the convolution, and the norm and the activation after it."""
     layers = [site.module, site.norm if site.norm_name else None, site.act if site.act_name else None]
     return nn.Sequential(*(layer for layer in layers if layer is not None))

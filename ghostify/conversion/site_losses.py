@@ -71,7 +71,7 @@ class MeasuredLosses:
             raise ArgumentError(
                 f"sensitivity has no site {planned.site.name!r}: it was measured on another model ({self.model}) or skipped it"
             )
-        channels = planned.site.module.out_channels
+        channels = planned.site.conv.out_channels
         points = sorted({*curve, (channels, 0.0)})
         values = np.maximum.accumulate([loss for _, loss in reversed(points)])[::-1]
         return float(np.interp(planned.intrinsic, [m for m, _ in points], values))
@@ -95,4 +95,4 @@ class WeightProxy:
     def _curve(self, planned: PlannedSite) -> np.ndarray:
         """For each number of intrinsic channels, from none to all."""
         site = planned.site
-        return unexplained(site.module, site.norm, site.act, planned.cheap) ** 2
+        return unexplained(site.conv, site.norm, site.act, planned.cheap) ** 2

@@ -27,7 +27,7 @@ class Target:
     share: bool
 
     @classmethod
-    def parse(cls, target: Any) -> "Target":
+    def parse(cls, target: object) -> "Target":
         """From ``{"flops": 0.5}``, ``{"params": "5M"}``, ``{"latency": "12ms"}``.
 
         Raises:
@@ -51,7 +51,7 @@ class Target:
         return cls(metric, float(number), share=number < 1)
 
 
-def _number(value: Any, units: Mapping[str, float]) -> tuple[Any, bool]:
+def _number(value: object, units: Mapping[str, float]) -> tuple[Any, bool]:
     """The number in a text such as ``"12ms"``, NaN where there is none, and whether it has a unit; other values unchanged."""
     if not isinstance(value, str):
         return value, False

@@ -5,7 +5,6 @@ import logging
 import os
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
 
 from ..common.files import write_text
 from ..errors import ArgumentError
@@ -22,12 +21,12 @@ class TimingCache:
         about: what all times depend on, such as machine, runtime and versions; plain data.
     """
 
-    def __init__(self, about: Sequence[Any]):
+    def __init__(self, about: Sequence[object]):
         self.about = about
         folder = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
         self.path = folder / "ghostify" / "latency.json"
 
-    def remembered(self, key: Sequence[Any], measure: Callable[[], Sequence[float]]) -> Sequence[float]:
+    def remembered(self, key: Sequence[object], measure: Callable[[], Sequence[float]]) -> Sequence[float]:
         """Seconds from the file, or else from ``measure()``, which are written there.
 
         Args:

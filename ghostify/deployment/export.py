@@ -26,7 +26,7 @@ def export(
     path: str | os.PathLike[str],
     format: str | None = None,
     *,
-    example_input: Any = None,
+    example_input: object = None,
     fold: bool = True,
     dynamic_batch: bool = True,
     int8: Any = None,
@@ -98,7 +98,7 @@ def _chosen_format(path: Path, name: str | None, int8: bool) -> Format:
     return chosen
 
 
-def _example(model: nn.Module, example_input: Any) -> Tensor:
+def _example(model: nn.Module, example_input: object) -> Tensor:
     """Random numbers of the example's shape, two images of it, of the type of the network's weights."""
     first = next(model.parameters(), None)
     shape = (2, *one_input(model, example_input, "export").shape[1:])  # 1 would be taken for a constant

@@ -1,12 +1,11 @@
 """FoldedGhost: a Ghost module for inference, its norms folded into its convolutions."""
 
-from typing import Any
-
 import torch
 from torch import Tensor, nn
 
 from ..common.copying import copy_layer
 from ..common.pickling import named_by_package
+from ..layers.convolution import Convolution, WeightedLayer, as_convolution
 from ..layers.ghost_module import GhostModule, take_channels
 from ..layers.norm_affine import affine_of
 from ..layers.patterns import is_plain, narrow
@@ -18,11 +17,10 @@ def fold_ghost(ghost: GhostModule) -> "FoldedGhost":
     Args:
         ghost: it is not changed.
     """
-    conv: Any = ghost.cheap_operation[0]
     maps = GhostMaps(
         folded_chain(ghost.cheap_operation),
         act=ghost.intrinsic_act,
-        used=conv.in_channels,
+        used=as_convolution(ghost.cheap_operation[0]).in_channels,
         intrinsic_channels=ghost.intrinsic_channels,
         channel_dim=ghost.channel_dim,
         source=ghost.ghost_source,
@@ -64,8 +62,8 @@ class FoldedGhost(nn.Module):
         if torch.equal(wanted, self.original_channels):
             return True
         m = self.intrinsic_channels
-        convs: Any = (self.primary[0], self.ghosts.cheap[0])
-        flexible = convs[0].groups == 1 and all(map(is_plain, convs))
+        primary, cheap = self.primary[0], self.ghosts.cheap[0]
+        flexible = as_convolution(primary).groups == 1 and is_plain(primary) and is_plain(cheap)
         return flexible and torch.equal(wanted[:m].sort().values, self.original_channels[:m].sort().values)
 
     def set_order(self, wanted: Tensor) -> None:
@@ -73,8 +71,8 @@ class FoldedGhost(nn.Module):
         if self.can_make(wanted):
             self._compute_in(wanted)
         index = torch.argsort(self.original_channels)[wanted]
-        conv: Any = self.primary[0]
-        self.order = None if torch.equal(index, torch.arange(len(index))) else index.to(conv.weight.device)
+        device = as_convolution(self.primary[0]).weight.device
+        self.order = None if torch.equal(index, torch.arange(len(index))) else index.to(device)
 
     def _compute_in(self, wanted: Tensor) -> None:
         """Compute the maps in another order, the intrinsic ones first."""
@@ -135,7 +133,7 @@ class GhostMaps(nn.Module):
             sources: the map that each ghost is made from, both in the new order.
         """
         self.cheap = _permuted(self.cheap, order)
-        conv: Any = self.cheap[0]
+        conv = as_convolution(self.cheap[0])
         if conv.groups == 1:
             permute_inputs(conv, intrinsic)
         else:  # each ghost of a map of its own
@@ -162,13 +160,13 @@ def _permuted(chain: nn.Sequential, order: Tensor) -> nn.Sequential:
 def folded_chain(chain: nn.Sequential) -> nn.Sequential:
     """Convolution, norm and activation of a part of a Ghost module, the norm folded into the convolution."""
     conv, *rest = chain
-    if rest and (folded := fold_norm(conv, rest[0])) is not None:
+    if rest and (folded := fold_norm(as_convolution(conv), rest[0])) is not None:
         conv, act = folded
         rest = [*([act] if act is not None else []), *rest[1:]]
     return nn.Sequential(conv, *(layer for layer in rest if not isinstance(layer, nn.Identity)))
 
 
-def fold_norm(layer: Any, norm: Any) -> tuple[nn.Module, nn.Module | None] | None:
+def fold_norm(layer: WeightedLayer, norm: nn.Module) -> tuple[nn.Module, nn.Module | None] | None:
     """A layer that computes ``norm(layer(x))``, and the activation that the norm ends with, if any.
 
     None where the norm is no fixed scale and shift, or the layer more than its weight and bias.
@@ -192,6 +190,6 @@ def fold_norm(layer: Any, norm: Any) -> tuple[nn.Module, nn.Module | None] | Non
     return folded, act if isinstance(act, nn.Module) and not isinstance(act, nn.Identity) else None
 
 
-def permute_inputs(layer: Any, order: Tensor) -> None:
+def permute_inputs(layer: Convolution, order: Tensor) -> None:
     """Let a convolution take inputs whose channel i is the channel ``order[i]`` of before; the layer is changed."""
     layer.weight = nn.Parameter(layer.weight.detach().index_select(1, order.to(layer.weight.device)), requires_grad=False)

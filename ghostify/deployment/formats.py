@@ -6,11 +6,15 @@ import warnings
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor, nn
 from torch.utils._pytree import tree_flatten
+
+if TYPE_CHECKING:
+    import numpy as np
+    import openvino
 
 Run = Callable[[Tensor], list[Tensor]]
 """A network that is loaded into its runtime: from an input to the outputs."""
@@ -46,7 +50,7 @@ def absent_packages(packages: Iterable[str]) -> list[str]:
     return [package for package in packages if importlib.util.find_spec(package) is None]
 
 
-def tensors_of(output: Any) -> list[Tensor]:
+def tensors_of(output: object) -> list[Tensor]:
     """The tensors in what a model returned, in order."""
     return [leaf.detach() for leaf in tree_flatten(output)[0] if isinstance(leaf, Tensor)]
 
@@ -75,7 +79,7 @@ def _write_onnx_int8(model: nn.Module, path: Path, example: Tensor, dynamic: boo
         def __init__(self, name: str):
             self.batches = iter([{name: batch.cpu().numpy()} for batch in images])
 
-        def get_next(self) -> Any:
+        def get_next(self) -> "dict[str, np.ndarray] | None":
             return next(self.batches, None)
 
     whole, prepared = path.with_suffix(".whole"), path.with_suffix(".prepared")
@@ -115,7 +119,7 @@ def _read_torch(path: Path, threads: int) -> Run:
     return lambda x: tensors_of(module(x))
 
 
-def to_openvino(model: nn.Module, example: Tensor, dynamic: bool) -> Any:
+def to_openvino(model: nn.Module, example: Tensor, dynamic: bool) -> "openvino.Model":
     """A network as a model of OpenVINO, in memory."""
     import openvino
 
@@ -142,7 +146,7 @@ def _write_openvino_int8(model: nn.Module, path: Path, example: Tensor, dynamic:
     openvino.save_model(quantized, path, compress_to_fp16=False)
 
 
-def openvino_request(model: Any, threads: int) -> Run:
+def openvino_request(model: "openvino.Model | str", threads: int) -> Run:
     """A model of OpenVINO, or the path of one, on the CPU in float32."""
     import openvino
 
@@ -155,7 +159,7 @@ def _read_openvino(path: Path, threads: int) -> Run:
     return openvino_request(str(path), threads)
 
 
-def _dynamic_shapes(dynamic: bool) -> tuple[dict[int, Any]] | None:
+def _dynamic_shapes(dynamic: bool) -> tuple[dict[int, object]] | None:
     """Let ``torch.export`` find out which sizes of the one input may vary along the batch."""
     return ({0: torch.export.Dim.AUTO},) if dynamic else None
 

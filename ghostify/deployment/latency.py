@@ -2,7 +2,6 @@
 
 import statistics
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -20,7 +19,7 @@ from .timing import Load, in_turns, machine, thread_count
 
 def latency(
     models: Mapping[str, nn.Module] | Sequence[nn.Module] | nn.Module,
-    input_size: Any = None,
+    input_size: object = None,
     *,
     runtimes: Sequence[str] | None = None,
     batch_sizes: Sequence[int] = (1, 8),
@@ -69,7 +68,7 @@ def latency(
     return LatencyReport(tuple(timings), threads, machine())
 
 
-def _named(models: Any) -> dict[str, nn.Module]:
+def _named(models: object) -> dict[str, nn.Module]:
     if isinstance(models, nn.Module):
         models = [models]
     if not isinstance(models, Mapping):
@@ -86,7 +85,7 @@ def _named(models: Any) -> dict[str, nn.Module]:
     return dict(models)
 
 
-def _example(model: nn.Module, input_size: Any) -> Tensor:
+def _example(model: nn.Module, input_size: object) -> Tensor:
     arguments = example_input(model) if input_size is None else as_arguments(model, (1, *_sizes(input_size)))
     if arguments is None or len(arguments) != 1 or not isinstance(arguments[0], Tensor):
         raise ArgumentError(
@@ -95,7 +94,7 @@ def _example(model: nn.Module, input_size: Any) -> Tensor:
     return arguments[0]
 
 
-def _sizes(input_size: Any) -> tuple[int, ...]:
+def _sizes(input_size: object) -> tuple[int, ...]:
     if not isinstance(input_size, (tuple, list)) or not all(type(size) is int for size in input_size):
         raise ArgumentTypeError(f"input_size must be the shape of one input, such as (3, 224, 224), not {input_size!r}")
     return tuple(input_size)

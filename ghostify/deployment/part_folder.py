@@ -8,6 +8,7 @@ from torch import Tensor, fx, nn
 from ..graph.operations import called_module, is_identity_in_evaluation
 from ..graph.running import attribute_of
 from ..graph.tracing import Part
+from ..layers.convolution import as_convolution, as_weighted
 from ..layers.ghost_module import take_channels
 from ..layers.patterns import is_kind, narrow
 from .channel_orders import ChannelOrder, channel_orders
@@ -93,7 +94,7 @@ class _PartFolder:
                 reason = f"{before.target} has other users, too"
             elif {str(node.target), str(before.target)} & self.shared:
                 reason = "is called more than once, as is the convolution, or one of the two"
-            elif (folded := fold_norm(layer, norm)) is None:
+            elif (folded := fold_norm(as_weighted(layer), norm)) is None:
                 reason = f"{type(layer).__name__} or {type(norm).__name__} is not a fixed scale and shift"
             else:
                 self.modules[str(before.target)], act = folded
@@ -127,7 +128,7 @@ class _PartFolder:
             self.modules[target] = narrow(self.modules[target], order)
         for node in values.takers:
             module = self.modules[str(node.target)]
-            permute_inputs(module.primary[0] if isinstance(module, FoldedGhost) else module, order)
+            permute_inputs(as_convolution(module.primary[0] if isinstance(module, FoldedGhost) else module), order)
         restored: dict[fx.Node, fx.Node] = {}
         back = torch.argsort(order)
         for value, reader in values.needs:

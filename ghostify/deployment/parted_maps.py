@@ -1,7 +1,7 @@
 """Intrinsic maps and ghosts that stay apart: what follows runs on each, so that no second copy of the maps is made."""
 
 from collections.abc import Sequence
-from typing import Any, cast
+from typing import cast
 
 import torch
 from torch import Tensor, fx, nn
@@ -19,6 +19,7 @@ from ..graph.operations import (
     joined_values,
     starts_gate,
 )
+from ..layers.convolution import Convolution, as_convolution
 from ..layers.patterns import is_kind, is_plain, narrow
 from .folded_ghost import FoldedGhost
 
@@ -87,7 +88,7 @@ class _MapParter:
             return
         with self.graph.inserting_before(node):
             conv, *rest = ghost.primary
-            intrinsic = self._convolve(f"{node.target}.primary.0", conv, node.args[0])
+            intrinsic = self._convolve(f"{node.target}.primary.0", as_convolution(conv), node.args[0])
             for i, layer in enumerate(rest, start=1):
                 intrinsic = self._call(f"{node.target}.primary.{i}", layer, intrinsic)
             ghosts = self._call(f"{node.target}.ghosts", ghost.ghosts, intrinsic)
@@ -146,7 +147,7 @@ class _MapParter:
             name = f"{node.target if layer is not None else node.name}.joined"
             self._join(node, parts, PartedMaps(join.sizes, join.dim), name)
 
-    def _convolve(self, target: str, conv: Any, x: Argument) -> fx.Node:
+    def _convolve(self, target: str, conv: Convolution, x: Argument) -> fx.Node:
         """A convolution as the sum of one for each part of its input: runtimes add one into the output of the other."""
         join = self.join_of(x)
         if join is None or not self.split or conv.groups > 1 or not is_plain(conv) or self._is_gate(x):
@@ -200,5 +201,6 @@ def _part_of(layer: nn.Module, start: int, size: int) -> nn.Module:
     """The part of a layer, such as a norm or a depthwise convolution, that acts on some channels."""
     part = narrow(layer, torch.arange(start, start + size))
     if is_kind(layer, "conv"):
-        part.in_channels = part.groups = size
+        conv = as_convolution(part)
+        conv.in_channels = conv.groups = size
     return part

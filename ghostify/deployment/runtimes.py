@@ -6,7 +6,6 @@ import weakref
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -45,7 +44,7 @@ class Runtime:
         return x.to("cuda", memory_format=_layout(x)) if self.cuda else x
 
 
-def runtime_named(name: Any) -> Runtime:
+def runtime_named(name: str) -> Runtime:
     """The runtime of this name.
 
     Raises:
@@ -93,7 +92,7 @@ def _on_gpu(model: nn.Module, example: Tensor) -> nn.Module:
     return copied.to(memory_format=_layout(example))
 
 
-def _torch(model: Callable[[Tensor], Any]) -> Run:
+def _torch(model: Callable[[Tensor], object]) -> Run:
     def run(x: Tensor) -> list[Tensor]:
         with torch.no_grad():
             return tensors_of(model(x))

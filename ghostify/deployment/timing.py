@@ -6,7 +6,6 @@ import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -53,19 +52,19 @@ def in_turns(loads: Mapping[str, Load], x: Tensor, repeats: int, turn: float = T
 
 
 @torch.no_grad()
-def seconds_of(run: Callable[[], Any]) -> float:
+def seconds_of(run: Callable[[], object]) -> float:
     """Median time of one call, each repeat long enough to be timed."""
     _seconds_of_one(run, calls=1)
     calls = max(1, _calls_in(LEAST_SECONDS, run))
     return statistics.median(_seconds_of_one(run, calls=calls) for _ in range(REPEATS))
 
 
-def _calls_in(seconds: float, run: Callable[..., Any], *args: Tensor) -> int:
+def _calls_in(seconds: float, run: Callable[..., object], *args: Tensor) -> int:
     """How often a function can be called in so many seconds, by the time that one call takes."""
     return round(seconds / max(_seconds_of_one(run, *args, calls=1), 1e-7))
 
 
-def _seconds_of_one(run: Callable[..., Any], *args: Tensor, calls: int) -> float:
+def _seconds_of_one(run: Callable[..., object], *args: Tensor, calls: int) -> float:
     """Seconds of one call, as the mean of so many in a row; what a GPU still has to do is waited for."""
     start = time.perf_counter()
     for _ in range(calls):

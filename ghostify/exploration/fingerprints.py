@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 
-def fingerprint(data: Any) -> str:
+def fingerprint(data: object) -> str:
     """16 hexadecimal digits.
 
     Args:
@@ -18,7 +18,7 @@ def fingerprint(data: Any) -> str:
     digest = hashlib.sha256()
     if isinstance(data, nn.Module):
         digest.update(type(data).__name__.encode())
-        parts: list[Any] = list(data.state_dict().values())
+        parts: list[object] = list(data.state_dict().values())
     else:
         parts = list(data) if isinstance(data, (tuple, list)) else [data]
     for part in parts:

@@ -14,7 +14,7 @@ from torch import nn
 from ..calibration.calibrate import calibrate
 from ..common.copying import copy_shared
 from ..common.costs import count_params, measure
-from ..common.files import write_text
+from ..common.files import PlainData, write_text
 from ..conversion.convert import convert
 from ..conversion.sensitivity_table import Sensitivity
 from ..deployment.timing import seconds_of
@@ -39,7 +39,7 @@ class SensitivityKey:
     dw_size: int
 
     @classmethod
-    def of(cls, settings: Mapping[str, Any]) -> "SensitivityKey":
+    def of(cls, settings: PlainData) -> "SensitivityKey":
         """The key of a trial's settings."""
         return cls(settings["model"], settings.get("cheap") or "depthwise", settings.get("dw_size") or 3)
 
@@ -81,7 +81,7 @@ class SweepData:
         for _ in as_calls(self.images, model, MOST_IMAGES, 32):
             pass
 
-    def example(self, model: nn.Module) -> tuple[Any, ...]:
+    def example(self, model: nn.Module) -> tuple[object, ...]:
         """One image, as a forward pass takes it."""
         (batch,), _ = next(as_calls(self.images, model, 1, 1))
         return (batch,)
@@ -135,7 +135,7 @@ def _measure(data: SweepData, trial: Trial, messages: list[str]) -> TrialResult:
 
 
 def _make_student(
-    data: SweepData, trial: Trial, teacher: nn.Module, example: tuple[Any, ...], messages: list[str]
+    data: SweepData, trial: Trial, teacher: nn.Module, example: tuple[object, ...], messages: list[str]
 ) -> nn.Module:
     settings = trial.settings
     options = {key: settings[key] for key in CONVERT_KEYS if settings.get(key) is not None}

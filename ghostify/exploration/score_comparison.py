@@ -1,14 +1,14 @@
 """How far a network's class scores are from the original's, on the same batches."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from ..common.calls import Arguments
 from ..losses import main_output
+from ..tasks.task import Outputs
 
 Scores = list[Tensor | None]  # log-probabilities (rows, classes) of each batch; None where the model gives no class scores
 
@@ -27,7 +27,7 @@ class ScoreComparison:
 
     original: nn.Module
     calls: Sequence[Arguments]
-    outputs: Callable[[Any], Sequence[Tensor]]
+    outputs: Outputs
     labels: list[Tensor] | None
     original_scores: Scores | None = None
 
@@ -35,7 +35,7 @@ class ScoreComparison:
         """The share of the images that the original gets right; None without labels."""
         return self.compare(self._reference())[1]
 
-    def scores_of(self, output: Any) -> Tensor | None:
+    def scores_of(self, output: object) -> Tensor | None:
         """Log-probabilities (rows, classes) from what the model returned for a batch; None where it gives no class scores."""
         try:
             scores = self.outputs(output)[0]

@@ -1,7 +1,7 @@
 """sensitivity(): what each site costs at each ratio, measured one site at a time while all others are as they were."""
 
 import warnings
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -24,6 +24,7 @@ from ..errors import ArgumentError, ArgumentTypeError, UnsupportedModelError
 from ..graph.find_sites import find_sites
 from ..inputs.images import as_calls, peek
 from ..losses import main_output
+from ..tasks.task import Outputs
 from .score_comparison import ScoreComparison
 from .site_scan import Plans, SiteScan
 
@@ -35,10 +36,10 @@ def sensitivity(
     *,
     cheap: str = "auto",
     dw_size: int = 3,
-    labels: Any = None,
+    labels: object = None,
     max_images: int = 256,
     batch_size: int = 32,
-    outputs: Callable[[Any], Sequence[Tensor]] = main_output,
+    outputs: Outputs = main_output,
     out: str | Path | None = None,
     workers: int = 1,
     engine: str = "local",
@@ -114,7 +115,7 @@ def sensitivity(
     return table
 
 
-def _sorted_ratios(ratios: Any) -> tuple[float, ...]:
+def _sorted_ratios(ratios: Iterable[float]) -> tuple[float, ...]:
     """The ratios in increasing order, each once."""
     try:
         numbers = None if isinstance(ratios, (str, bytes)) else tuple(sorted({float(ratio) for ratio in ratios}))
@@ -143,7 +144,7 @@ def _make_plans(model: nn.Module, ratios: Sequence[float], cheap: str, dw_size: 
     return {site.name: plans[site.name] for site in sites if site.name in plans}
 
 
-def _labels_of(calls: Sequence[Arguments], labels: Any) -> list[Tensor] | None:
+def _labels_of(calls: Sequence[Arguments], labels: object) -> list[Tensor] | None:
     """The labels batch by batch.
 
     Raises:

@@ -18,14 +18,14 @@ from .run_trial import SensitivityKey, SweepData, run_trial
 from .sensitivity import sensitivity
 from .sweep_result import SweepResult
 from .trial import FORMAT, Trial, TrialResult
-from .trial_grid import make_trials
+from .trial_grid import Grid, make_trials
 
 MEASURED_IMAGES = 64  # images that targets are shared out by
 
 
 def sweep(
     model: nn.Module | str | Mapping[str, nn.Module | str],
-    grid: Mapping[str, Sequence[Any]] | Sequence[Mapping[str, Sequence[Any]]],
+    grid: Grid | Sequence[Grid],
     *,
     images: Any,
     val: Any,
@@ -98,7 +98,7 @@ def sweep(
     return SweepResult.load(folder)
 
 
-def _name_of(model: Any) -> str:
+def _name_of(model: object) -> str:
     if isinstance(model, str):
         return model
     if not isinstance(model, nn.Module):
@@ -106,7 +106,7 @@ def _name_of(model: Any) -> str:
     return type(model).__name__
 
 
-def _open_folder(out: Path, models: Mapping[str, Any], images: Any, val: Any) -> None:
+def _open_folder(out: Path, models: Mapping[str, object], images: object, val: object) -> None:
     """Begin the folder of a sweep, or go on with one of the same models and data.
 
     Raises:

@@ -194,7 +194,7 @@ def _order(result: TrialResult) -> list[tuple[str, bool, Any]]:
     ]
 
 
-def _limit(name: str, value: Any) -> float:
+def _limit(name: str, value: object) -> float:
     """A number, or ``"5M"`` and ``"10ms"`` of counts and times."""
     check_choice("limit", name, (*COSTS, "flops_share", "params_share"))
     if isinstance(value, str) and name in COSTS:
@@ -204,13 +204,13 @@ def _limit(name: str, value: Any) -> float:
     return float(value)
 
 
-def _number(value: Any) -> tuple[float, str]:
+def _number(value: object) -> tuple[float, str]:
     if isinstance(value, (int, float)):
         return (float(value), "")
     return (0.0, json.dumps(value, sort_keys=True))
 
 
-def _cell(value: Any) -> Any:
+def _cell(value: object) -> object:
     return json.dumps(value) if isinstance(value, (dict, list)) else value
 
 

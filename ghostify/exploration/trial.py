@@ -4,10 +4,10 @@ import hashlib
 import json
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
-from typing import Any
 
 from ..calibration.calibrate import METHODS
 from ..common.checks import check_choice, whole_number
+from ..common.files import PlainData
 from ..conversion.config import GhostConfig
 from ..conversion.target import Target
 from ..distillation.recipe import Recipe
@@ -29,7 +29,7 @@ class Trial:
             ``"none"``; ``recover``, a number of steps or settings of a :class:`ghostify.Recipe`; ``seed``.
     """
 
-    settings: dict[str, Any]
+    settings: PlainData
 
     @property
     def name(self) -> str:
@@ -71,7 +71,7 @@ class Trial:
         return Recipe.preset("short", steps=int(recover), seed=seed)
 
 
-def _word(key: str, value: Any) -> str:
+def _word(key: str, value: object) -> str:
     text = json.dumps(value, sort_keys=True) if isinstance(value, (dict, list)) else str(value)
     return f"{key}-" + "".join(c if c.isalnum() or c in ".-" else "" for c in text)
 
@@ -91,7 +91,7 @@ class TrialResult:
         error: the message of a trial that failed.
     """
 
-    settings: dict[str, Any]
+    settings: PlainData
     params: int | None = None
     flops: int | None = None
     params_share: float | None = None

@@ -4,14 +4,17 @@ import difflib
 import itertools
 import json
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Any
 
 from ..common.checks import check_choice
+from ..common.files import PlainData
 from ..errors import ArgumentError, ArgumentTypeError
 from .trial import KEYS, Trial
 
+Grid = Mapping[str, Sequence[object]]
+"""For each setting the values to try."""
 
-def make_trials(grid: Any, models: Sequence[str]) -> list[Trial]:
+
+def make_trials(grid: object, models: Sequence[str]) -> list[Trial]:
     """Every combination, each once, and the originals before them.
 
     Args:
@@ -39,7 +42,7 @@ def make_trials(grid: Any, models: Sequence[str]) -> list[Trial]:
     return list(trials.values())
 
 
-def _check_grid(grid: Mapping[Any, Any]) -> None:
+def _check_grid(grid: Mapping[object, object]) -> None:
     for key, values in grid.items():
         if key not in KEYS:
             close = difflib.get_close_matches(str(key), KEYS, n=1)
@@ -53,7 +56,7 @@ def _check_grid(grid: Mapping[Any, Any]) -> None:
         raise ArgumentError("grid is empty")
 
 
-def _plain(settings: dict[str, Any]) -> dict[str, Any]:
+def _plain(settings: PlainData) -> PlainData:
     """The settings as they come back from JSON, so that a trial has the same name at every call."""
     try:
         return dict(json.loads(json.dumps(settings, default=lambda value: value.item())))

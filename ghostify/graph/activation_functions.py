@@ -1,11 +1,10 @@
 """Activations that a network calls as functions or methods, and the modules that stand for them."""
 
 import inspect
-from collections.abc import Mapping
-from typing import Any
 
 from torch import fx, nn
 
+from ..common.files import PlainData
 from .operations import OPERATIONS, operation_of
 
 
@@ -25,13 +24,13 @@ def activation_of_function(node: fx.Node) -> nn.Module | None:
     return activation(**arguments)
 
 
-def describe_activation(act: nn.Module) -> dict[str, Any]:
+def describe_activation(act: nn.Module) -> PlainData:
     """A module that :func:`activation_of_function` gave, as plain data: the name of its class and its settings."""
     settings = {name: getattr(act, name) for name in getattr(act, "__constants__", ()) if hasattr(act, name)}
     return {"class": type(act).__name__, **settings}
 
 
-def activation_from(description: Mapping[str, Any]) -> nn.Module:
+def activation_from(description: PlainData) -> nn.Module:
     """The module that :func:`describe_activation` described.
 
     Raises:

@@ -3,11 +3,12 @@
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import replace
-from typing import Any, Literal
+from typing import Literal
 
 from torch import fx, nn
 from torch.nn.utils import parametrize
 
+from ..layers.convolution import Convolution, as_convolution
 from ..layers.patterns import is_kind, lookup
 from ..layers.reduced_linear import ReducedLinear
 from .activation_functions import activation_of_function
@@ -90,14 +91,14 @@ class _Search:
             return "shared weights: the same parameters stand in more than one place"
         if name in self.read:
             return "its weights are read from outside"
-        return DEPTHWISE if is_kind(module, "conv") and _is_depthwise(module) else None
+        return DEPTHWISE if is_kind(module, "conv") and _is_depthwise(as_convolution(module)) else None
 
     def _with_followers(self, site: Site, part: Part, node: fx.Node) -> Site:
         """Add the norm and the activation that follow, where they can be taken into the Ghost module."""
         follower = _only_user(node, part, self.modules)
         name, module = self._called(follower, part)
         if module is not None and is_kind(module, "norm") and self._owned(name, module):
-            channels = site.module.out_channels
+            channels = site.conv.out_channels
             if getattr(module, "num_features", channels) == channels:
                 site = replace(site, norm_name=name, norm=module)
                 if _includes_activation(module):
@@ -130,12 +131,12 @@ class _Search:
         first = min(convs, key=lambda site: order[site.name], default=None)
         if first is None:
             return sites
-        in_channels = first.module.in_channels
+        in_channels = first.conv.in_channels
         later = {site.name for site in sites if getattr(site.module, "in_channels", None) != in_channels}
         return [replace(site, roles=site.roles - {"first"}) if site.name in later else site for site in sites]
 
 
-def _is_depthwise(conv: Any) -> bool:
+def _is_depthwise(conv: Convolution) -> bool:
     return conv.groups > 1 and conv.groups in (conv.in_channels, conv.out_channels)
 
 

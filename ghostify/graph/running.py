@@ -1,8 +1,8 @@
 """Run the graph of a part of a network a few nodes at a time, over many batches, holding only the values still needed."""
 
 import inspect
-from collections.abc import Collection, Iterator, Sequence
-from typing import Any
+from collections.abc import Callable, Collection, Iterator, Sequence
+from typing import Any, cast
 
 import torch
 from torch import fx, nn
@@ -12,6 +12,9 @@ from ..common.spill import SpilledList
 from .in_place import without_aliases
 from .operations import changes_input
 from .tracing import Part
+
+Value = Any
+"""The value of a node: a tensor, or whatever else a network hands on."""
 
 
 class GraphRun:
@@ -30,7 +33,7 @@ class GraphRun:
         self.nodes = list(self.graph.nodes)
         self.position = {node: i for i, node in enumerate(self.nodes)}
         self.done: set[fx.Node] = set()
-        self.batches: SpilledList[dict[str, Any]] = SpilledList(memory=memory)
+        self.batches: SpilledList[dict[str, Value]] = SpilledList(memory=memory)
         placeholders = [node for node in self.nodes if node.op == "placeholder"]
         self.kept: set[fx.Node] = set()
         self.mark: set[fx.Node] | None = None
@@ -53,7 +56,7 @@ class GraphRun:
                 ahead += [n for n in node.all_input_nodes if n not in known]
         return sorted(needed, key=self.position.__getitem__)
 
-    def run(self, wanted: Sequence[fx.Node], keep: Collection[fx.Node] = ()) -> Iterator[list[Any]]:
+    def run(self, wanted: Sequence[fx.Node], keep: Collection[fx.Node] = ()) -> Iterator[list[Value]]:
         """For each batch in turn the values of ``wanted``, after running what they need.
 
         Args:
@@ -77,7 +80,7 @@ class GraphRun:
                 self.batches[index] = values
         self.done = after
 
-    def peek(self, index: int, wanted: fx.Node, given: fx.Node, value: Any) -> Any:
+    def peek(self, index: int, wanted: fx.Node, given: fx.Node, value: Value) -> Value:
         """The value of one node for one batch, were the value of the node ``given`` this one; nothing is kept of it."""
         values = {**self.batches[index], given.name: value}
         ahead = self.ancestors([wanted], [given])
@@ -111,7 +114,7 @@ class GraphRun:
             if later & values.keys():
                 self.batches[index] = {name: value for name, value in values.items() if name not in later}
 
-    def evaluate(self, node: fx.Node, values: dict[str, Any]) -> Any:
+    def evaluate(self, node: fx.Node, values: dict[str, Value]) -> Value:
         """The value of one node, given those of its inputs by name."""
         args, kwargs = arguments_of(node, values)
         module = self.root.get_submodule(str(node.target)) if node.op == "call_module" else None
@@ -120,7 +123,7 @@ class GraphRun:
         if module is not None:
             return module(*args, **kwargs)
         if node.op == "call_function":
-            function: Any = node.target
+            function = cast(Callable[..., Value], node.target)
             return function(*args, **kwargs)
         if node.op == "call_method":
             return getattr(args[0], str(node.target))(*args[1:], **kwargs)
@@ -133,7 +136,7 @@ class GraphRun:
         self.batches.close()
 
 
-def _bound(root: nn.Module, part: Part, arguments: Arguments) -> list[Any]:
+def _bound(root: nn.Module, part: Part, arguments: Arguments) -> list[Value]:
     """The argument for each placeholder of the graph, in the order of the forward's signature."""
     args, kwargs = arguments
     if part.entry != part.name or isinstance(root, fx.GraphModule):
@@ -143,19 +146,19 @@ def _bound(root: nn.Module, part: Part, arguments: Arguments) -> list[Any]:
     return list(bound.arguments.values())
 
 
-def arguments_of(node: fx.Node, values: dict[str, Any]) -> Any:
-    """PositionalArguments and keyword arguments of a node, given the values of others by name."""
+def arguments_of(node: fx.Node, values: dict[str, Value]) -> Arguments:
+    """Positional and keyword arguments of a node, given the values of others by name."""
 
-    def value_of(source: fx.Node) -> Any:
+    def value_of(source: fx.Node) -> Value:
         return values[source.name]
 
     return fx.node.map_arg((node.args, node.kwargs), value_of)
 
 
-def attribute_of(root: nn.Module, constants: nn.Module, target: str) -> Any:
+def attribute_of(root: nn.Module, constants: nn.Module, target: str) -> Value:
     """What a graph reads by ``target``: an attribute of the module that it traces, or of the constants beside that."""
     for owner in (root, constants):
-        value: Any = owner
+        value: Value = owner
         for name in target.split("."):
             value = getattr(value, name, None)
         if value is not None:

@@ -1,10 +1,11 @@
 """Site: one place in a model where a Ghost module can stand."""
 
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Literal, cast
 
 from torch import nn
 
+from ..layers.convolution import Convolution, WeightedLayer, as_convolution, as_weighted
 from ..layers.ghost_module import GhostModule
 from ..layers.patterns import is_kind
 from ..layers.reduced_linear import ReducedLinear
@@ -22,7 +23,7 @@ class Site:
     """
 
     name: str
-    module: Any  # of any registered class
+    module: nn.Module  # of any registered class
     kind: Literal["conv", "linear"] = "conv"
     norm_name: str | None = None
     norm: nn.Module | None = None
@@ -31,6 +32,21 @@ class Site:
     shared_act: str | None = None  # where ``act`` is a copy of a module: that module's name
     roles: frozenset[str] = frozenset()
     reason: str | None = None  # why the site can't be converted at all
+
+    @property
+    def conv(self) -> Convolution:
+        """The layer of a site of kind ``"conv"``."""
+        return as_convolution(self.module)
+
+    @property
+    def linear(self) -> nn.Linear:
+        """The layer of a site of kind ``"linear"``."""
+        return cast(nn.Linear, self.module)
+
+    @property
+    def weighted(self) -> WeightedLayer:
+        """The layer of a site of either kind."""
+        return as_weighted(self.module)
 
     @property
     def layers(self) -> str:

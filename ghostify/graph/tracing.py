@@ -5,7 +5,6 @@ import logging
 import sys
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from typing import Any
 
 from torch import fx, nn
 
@@ -16,10 +15,15 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class Part:
-    """A submodule that traces: its qualified name, its graph with targets relative to it, and whether it is the model.
+    """A submodule that torch.fx traces, and its graph.
 
-    ``entry`` is the qualified name of the module whose arguments are the graph's placeholders: the submodule itself, or the
-    layer alone where all around it is opaque. ``constants`` is what the graph reads besides the submodule's own attributes.
+    Attributes:
+        name: the qualified name of the submodule, which is empty for the model itself.
+        graph: the graph of the submodule, whose targets are relative to the submodule.
+        whole: whether the submodule is the model itself.
+        entry: the qualified name of the module whose arguments are the graph's placeholders: the submodule itself, or the layer
+            alone where all around the layer is opaque.
+        constants: the module that has the attributes which the graph reads besides those of the submodule.
     """
 
     name: str
@@ -29,6 +33,7 @@ class Part:
     constants: nn.Module
 
     def qualified(self, target: str) -> str:
+        """The qualified name of the module or attribute that is the target of a node."""
         return f"{self.name}.{target}" if self.name else target
 
     def holds(self, name: str) -> bool:
@@ -36,7 +41,7 @@ class Part:
         return not self.name or name == self.name or name.startswith(f"{self.name}.")
 
     def relative(self, name: str) -> str:
-        """The target of a module that lies in the part."""
+        """The target that the graph has for the module of this qualified name, which lies in the part."""
         return name[len(self.name) :].removeprefix(".")
 
 
@@ -46,13 +51,14 @@ Predicate = Callable[[nn.Module], bool]
 def trace(model: nn.Module, is_site: Predicate, is_leaf: Predicate) -> list[Part]:
     """Trace ``model``, or where that fails its largest submodules that do trace.
 
-    Only graphs are made: the model itself is neither run nor changed, since the tracer works on a skeleton that shares
-    its tensors. A submodule whose own code can't be traced becomes one opaque node, and its children are traced apart.
+    The model itself is neither run nor changed: the tracer works on a skeleton that shares the model's tensors. A submodule
+    whose own code can't be traced becomes one opaque node, and its children are traced by themselves.
 
     Args:
-        model: any module; the structure of evaluation mode is traced, what only training reaches comes as further parts.
-        is_site: tells the modules that are looked for (convolutions, Ghost modules).
-        is_leaf: tells the modules that must appear as single nodes beside those (norms, activations).
+        model: any module. The graphs show its structure in evaluation mode; modules that only training reaches come in
+            further parts.
+        is_site: whether a module is one of those that the graphs are traced for, such as convolutions and Ghost modules.
+        is_leaf: whether a module must be a single node in the graphs without being a site, as norms and activations must.
 
     Returns:
         Parts that together call every module for which ``is_site`` is true.
@@ -62,7 +68,15 @@ def trace(model: nn.Module, is_site: Predicate, is_leaf: Predicate) -> list[Part
 
 
 class _Tracer(fx.Tracer):
-    """Stops at leaves, at what timm says must not be traced, and at modules found to be opaque."""
+    """A tracer that makes single nodes of leaves, of opaque modules, and of what timm excludes from tracing.
+
+    Args:
+        is_leaf: whether a module must be a single node in the graph.
+        opaque: the modules whose own code can't be traced, as earlier attempts have shown.
+
+    Attributes:
+        failed: the innermost module whose code raised an error; None while no code has raised any.
+    """
 
     def __init__(self, is_leaf: Predicate, opaque: set[nn.Module]):
         registry = sys.modules.get("timm.models._features_fx")  # imported with any model of timm
@@ -74,10 +88,12 @@ class _Tracer(fx.Tracer):
         self.failed: nn.Module | None = None
 
     def is_leaf_module(self, m: nn.Module, module_qualified_name: str) -> bool:
-        known = self.is_leaf(m) or m in self.opaque or isinstance(m, self.leaf_types)
-        return known or super().is_leaf_module(m, module_qualified_name)
+        is_single_node = self.is_leaf(m) or m in self.opaque or isinstance(m, self.leaf_types)
+        return is_single_node or super().is_leaf_module(m, module_qualified_name)
 
-    def call_module(self, m: nn.Module, forward: Callable[..., Any], args: Any, kwargs: Any) -> Any:
+    def call_module(
+        self, m: nn.Module, forward: Callable[..., object], args: tuple[object, ...], kwargs: dict[str, object]
+    ) -> object:
         try:
             return super().call_module(m, forward, args, kwargs)
         except Exception:
@@ -86,6 +102,7 @@ class _Tracer(fx.Tracer):
 
 
 def _parts(name: str, root: nn.Module, is_site: Predicate, is_leaf: Predicate) -> Iterator[Part]:
+    """The parts of the module ``root`` of this qualified name: the module itself, and submodules that its graph leaves out."""
     if is_site(root):
         parent, _, child = name.rpartition(".")
         yield Part(parent, _single_call(child), whole=not name, entry=name, constants=root)
@@ -103,7 +120,10 @@ def _parts(name: str, root: nn.Module, is_site: Predicate, is_leaf: Predicate) -
 
 
 def _trace_graph(name: str, root: nn.Module, is_leaf: Predicate) -> fx.Graph | None:
-    """The graph of ``root``, with submodules that fail as opaque nodes; None where its own forward can't be traced."""
+    """The graph of ``root``, in which submodules that can't be traced are opaque nodes.
+
+    None where the forward method of ``root`` itself can't be traced.
+    """
     if isinstance(root, fx.GraphModule):
         return root.graph
     opaque: set[nn.Module] = set()
@@ -118,14 +138,23 @@ def _trace_graph(name: str, root: nn.Module, is_leaf: Predicate) -> fx.Graph | N
             opaque.add(tracer.failed)
 
 
-def _defaults(root: nn.Module) -> dict[str, Any]:
-    """Arguments of forward that have a default keep it: a Proxy in place of None takes the wrong branch."""
+def _defaults(root: nn.Module) -> dict[str, object]:
+    """The defaults of the forward method's arguments that have one: a Proxy in place of None would take the wrong branch."""
     parameters = inspect.signature(root.forward).parameters.values()
     return {p.name: p.default for p in parameters if p.default is not p.empty}
 
 
 def _unreached(root: nn.Module, called: set[str], is_site: Predicate, prefix: str = "") -> Iterator[tuple[str, nn.Module]]:
-    """Submodules with sites that the graph of ``root`` never calls: opaque nodes, and heads that only training uses."""
+    """The names and modules of submodules whose sites the graph of ``root`` never calls.
+
+    These are opaque submodules, and heads that run in training mode alone.
+
+    Args:
+        root: the module that is traced, or a submodule of it in the recursion.
+        called: the targets that the graph calls.
+        is_site: whether a module is a site.
+        prefix: the name of ``root`` in the graph, with a dot behind it; empty for the module that is traced.
+    """
     for child, module in root.named_children():
         name = prefix + child
         inner = [name, *(f"{name}.{path}" for path, m in module.named_modules() if path and is_site(m))]
@@ -138,10 +167,12 @@ def _unreached(root: nn.Module, called: set[str], is_site: Predicate, prefix: st
 
 
 def _has_site(module: nn.Module, is_site: Predicate) -> bool:
+    """Whether the module is a site or has one among its submodules."""
     return any(is_site(m) for m in module.modules())
 
 
 def _single_call(target: str) -> fx.Graph:
+    """A graph that calls one module, on its one input."""
     graph = fx.Graph()
     graph.output(graph.call_module(target, (graph.placeholder("input"),)))
     return graph

@@ -1,16 +1,19 @@
 """The convolution of a Ghost module's cheap operation."""
 
-from typing import Any, Literal
+from typing import Literal
 
 import torch
 from torch import Tensor, nn
 
+from .convolution import Convolution
 from .ghost_channels import depthwise_groups
 
 Cheap = Literal["depthwise", "pointwise"]
 
+CheapConv = nn.Conv1d | nn.Conv2d | nn.Conv3d
 
-def cheap_conv(primary: Any, m: int, ghosts: int, dw_size: int, cheap: Cheap, bias: bool, sources: Tensor) -> Any:
+
+def cheap_conv(primary: Convolution, m: int, ghosts: int, dw_size: int, cheap: Cheap, bias: bool, sources: Tensor) -> CheapConv:
     """The cheap operation's convolution, in the dimensions, on the device and of the type of the primary one.
 
     Its depthwise kernel passes each map on unchanged and its pointwise one is zero, so that nothing is drawn at random.
@@ -25,7 +28,8 @@ def cheap_conv(primary: Any, m: int, ghosts: int, dw_size: int, cheap: Cheap, bi
         sources: (ghosts,) the intrinsic map that each ghost map is made from; ignored for ``"pointwise"``.
     """
     weight = primary.weight
-    conv_class: Any = {3: nn.Conv1d, 4: nn.Conv2d, 5: nn.Conv3d}[weight.dim()]
+    classes: dict[int, type[CheapConv]] = {3: nn.Conv1d, 4: nn.Conv2d, 5: nn.Conv3d}
+    conv_class = classes[weight.dim()]
     used = depthwise_groups(sources, m) if cheap == "depthwise" else m
     with torch.device("meta"):
         if cheap == "pointwise":
@@ -38,5 +42,6 @@ def cheap_conv(primary: Any, m: int, ghosts: int, dw_size: int, cheap: Cheap, bi
             for parameter in conv.parameters():
                 parameter.zero_()
             if cheap == "depthwise":
-                conv.weight[(slice(None), 0, *(dw_size // 2,) * (weight.dim() - 2))] = 1
+                middle: tuple[slice | int, ...] = (slice(None), 0, *(dw_size // 2,) * (weight.dim() - 2))
+                conv.weight[middle] = 1
     return conv

@@ -10,6 +10,7 @@ from ..common.copying import copy_without_hooks
 from ..common.pickling import named_by_package
 from ..errors import ArgumentError
 from .cheap_conv import Cheap, cheap_conv
+from .convolution import Convolution, as_convolution
 from .ghost_channels import channels_as_given, channels_by_source, is_slice, slice_groups
 from .patterns import narrow
 from .ratios import check_dw_size, intrinsic_channels, paper_sources
@@ -109,7 +110,7 @@ class GhostModule(nn.Module):
     @classmethod
     def from_conv(
         cls,
-        conv: Any,
+        conv: Convolution,
         intrinsic: Tensor,
         sources: Tensor,
         *,
@@ -165,13 +166,12 @@ class GhostModule(nn.Module):
 
     @property
     def intrinsic_channels(self) -> int:
-        conv: Any = self.primary_conv[0]
-        return conv.out_channels
+        return as_convolution(self.primary_conv[0]).out_channels
 
     @property
     def cheap(self) -> Cheap:
         """The kind of cheap operation."""
-        conv: Any = self.cheap_operation[0]
+        conv = as_convolution(self.cheap_operation[0])
         return "pointwise" if conv.groups == 1 and conv.in_channels == self.intrinsic_channels > 1 else "depthwise"
 
     def original_channels(self) -> tuple[Tensor, Tensor]:
@@ -182,7 +182,7 @@ class GhostModule(nn.Module):
 
     def source_positions(self) -> Tensor:
         """(n - m,) for each ghost map, in the order they are made, the intrinsic map a depthwise kernel makes it from."""
-        conv: Any = self.cheap_operation[0]
+        conv = as_convolution(self.cheap_operation[0])
         if self.ghost_source is not None:
             return self.ghost_source.cpu()
         return torch.arange(conv.out_channels) // (conv.out_channels // conv.groups)
@@ -199,8 +199,7 @@ class GhostModule(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         intrinsic = self.primary_conv(x)
         sources = intrinsic if self.intrinsic_act is None else self.intrinsic_act(intrinsic)
-        conv: Any = self.cheap_operation[0]
-        used = conv.in_channels
+        used = as_convolution(self.cheap_operation[0]).in_channels
         if self.ghost_source is not None:
             sources = take_channels(sources, self.ghost_source, self.channel_dim)
         elif used < self.intrinsic_channels:
@@ -208,7 +207,7 @@ class GhostModule(nn.Module):
         out = torch.cat([intrinsic, self.cheap_operation(sources)], dim=self.channel_dim)
         return out if self.channel_order is None else take_channels(out, self.channel_order, self.channel_dim)
 
-    def __setstate__(self, state: dict[str, Any]) -> None:
+    def __setstate__(self, state: dict[str, object]) -> None:
         """Take a state of version 0.1.0, too, where ``channel_dim`` had an underscore before its name."""
         renamed = {"_channel_dim": "channel_dim"}
         super().__setstate__({renamed.get(name, name): value for name, value in state.items()})
@@ -216,15 +215,15 @@ class GhostModule(nn.Module):
     def extra_repr(self) -> str:
         return f"{self.in_channels}, {self.out_channels}, intrinsic={self.intrinsic_channels}, cheap={self.cheap}"
 
-    def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *args: Any) -> None:
+    def _load_from_state_dict(self, state_dict: dict[str, Tensor], prefix: str, *args: object) -> None:
         """An index that is absent from the state dict is absent from the module afterwards, and the other way round."""
         if f"{prefix}primary_conv.0.weight" in state_dict:
-            primary: Any = self.primary_conv[0]
+            device = as_convolution(self.primary_conv[0]).weight.device
             for name in INDICES:
                 loaded = state_dict.get(prefix + name)
-                self.register_buffer(name, None if loaded is None else torch.empty_like(loaded, device=primary.weight.device))
+                self.register_buffer(name, None if loaded is None else torch.empty_like(loaded, device=device))
             if self.cheap == "depthwise":
-                conv: Any = self.cheap_operation[0]
+                conv = as_convolution(self.cheap_operation[0])
                 groups = slice_groups(conv.out_channels, self.intrinsic_channels)
                 conv.in_channels = conv.groups = groups if self.ghost_source is None else conv.out_channels
         super()._load_from_state_dict(state_dict, prefix, *args)
@@ -232,7 +231,7 @@ class GhostModule(nn.Module):
 
 def _act_apart(act: nn.Module, intrinsic: Tensor) -> nn.Module:
     """A copy of an activation that stands between the intrinsic maps and the cheap operation alone."""
-    copied = copy_without_hooks(narrow(act, intrinsic))  # hooks of the original are called for the whole output alone
+    copied: Any = copy_without_hooks(narrow(act, intrinsic))  # hooks of the original are called for the whole output alone
     if hasattr(copied, "inplace"):
         copied.inplace = False  # the intrinsic maps themselves leave without it
     return copied

@@ -1,10 +1,18 @@
 """A norm as scale and shift of each channel: read off a norm, and set."""
 
 from dataclasses import dataclass
-from typing import Any
+from typing import Protocol, cast
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
+
+
+class RunningNorm(Protocol):
+    """A norm by a mean and a variance that it holds; it may have a weight and a bias, too."""
+
+    running_mean: Tensor
+    running_var: Tensor
+    eps: float
 
 
 @dataclass(frozen=True)
@@ -20,7 +28,7 @@ class Affine:
         return maps * self.scale.view(shape) + self.shift.view(shape)
 
 
-def affine_of(norm: Any, channels: int, like: Tensor) -> Affine | None:
+def affine_of(norm: nn.Module | None, channels: int, like: Tensor) -> Affine | None:
     """A norm in evaluation mode as scale and shift of each channel; None where these depend on the image.
 
     Args:
@@ -34,19 +42,22 @@ def affine_of(norm: Any, channels: int, like: Tensor) -> Affine | None:
     if mean is None or var is None or mean.shape != (channels,):
         return None
     scale = (var.double() + getattr(norm, "eps", 0.0)).rsqrt()
-    if getattr(norm, "weight", None) is not None:
-        scale = scale * norm.weight.double()
+    weight, bias = getattr(norm, "weight", None), getattr(norm, "bias", None)
+    if weight is not None:
+        scale = scale * weight.double()
     shift = -mean.double() * scale
-    if getattr(norm, "bias", None) is not None:
-        shift = shift + norm.bias.double()
+    if bias is not None:
+        shift = shift + bias.double()
     return Affine(scale.to(like), shift.to(like))
 
 
-def set_norm(norm: Any, gain: Tensor, centre: Tensor, mean: Tensor, variance: Tensor) -> None:
+def set_norm(norm: nn.Module, gain: Tensor, centre: Tensor, mean: Tensor, variance: Tensor) -> None:
     """Make the norm ``gain * (value - mean) + centre`` for values of this mean and variance."""
-    norm.running_mean.copy_(mean)
-    norm.running_var.copy_(variance)
-    if getattr(norm, "weight", None) is not None:
-        norm.weight.copy_(gain * (norm.running_var.double() + norm.eps).sqrt())
-    if getattr(norm, "bias", None) is not None:
-        norm.bias.copy_(centre)
+    running = cast(RunningNorm, norm)
+    running.running_mean.copy_(mean)
+    running.running_var.copy_(variance)
+    weight, bias = getattr(norm, "weight", None), getattr(norm, "bias", None)
+    if weight is not None:
+        weight.copy_(gain * (running.running_var.double() + running.eps).sqrt())
+    if bias is not None:
+        bias.copy_(centre)

@@ -2,12 +2,14 @@
 
 import copy
 from collections.abc import Callable
-from typing import Any, Literal, NamedTuple
+from typing import Literal, NamedTuple, TypeVar, cast
 
 import torch
 from torch import Tensor, nn
 
 from ..errors import ArgumentError, ArgumentTypeError
+
+M = TypeVar("M", bound=nn.Module)
 
 Kind = Literal["conv", "norm", "activation"]
 
@@ -53,7 +55,7 @@ def register_pattern(
     _TABLE[module_type] = Pattern(kind, narrow or narrow_channels)
 
 
-def narrow(layer: nn.Module, channels: Tensor) -> Any:
+def narrow(layer: M, channels: Tensor) -> M:
     """A layer that gives only these output channels, in this order.
 
     Raises:
@@ -62,7 +64,7 @@ def narrow(layer: nn.Module, channels: Tensor) -> Any:
     pattern = lookup(layer)
     if pattern is None:
         raise ArgumentError(f"{type(layer).__name__} is in no pattern; ghostify.register_pattern adds it")
-    return pattern.narrow(layer, channels)
+    return cast(M, pattern.narrow(layer, channels))
 
 
 def narrow_channels(module: nn.Module, channels: Tensor) -> nn.Module:
@@ -72,7 +74,7 @@ def narrow_channels(module: nn.Module, channels: Tensor) -> nn.Module:
         ArgumentError: a parameter that is neither per channel nor a single number.
     """
     total = _channel_count(module)
-    memo: dict[int, Any] = {}
+    memo: dict[int, object] = {}
     for name, tensor in [*module.named_parameters(), *module.named_buffers()]:
         if tensor.numel() == 1:  # one number for all channels
             continue

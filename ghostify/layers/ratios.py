@@ -1,7 +1,6 @@
 """How many intrinsic channels and what rank a ratio gives; checks of ratios and kernel sizes."""
 
 import math
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -21,7 +20,7 @@ def paper_sources(ghosts: int, ratio: float) -> Tensor:
     return torch.arange(ghosts) // max(1, math.ceil(ratio) - 1)
 
 
-def check_ratio(ratio: Any, name: str = "ratio") -> float:
+def check_ratio(ratio: object, name: str = "ratio") -> float:
     """``ratio`` as a float.
 
     Raises:
@@ -35,7 +34,7 @@ def check_ratio(ratio: Any, name: str = "ratio") -> float:
     return float(ratio)
 
 
-def check_dw_size(dw_size: Any) -> int:
+def check_dw_size(dw_size: object) -> int:
     """``dw_size``, the kernel size of a depthwise operation.
 
     Raises:

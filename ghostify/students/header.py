@@ -3,11 +3,11 @@
 import json
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from safetensors import SafetensorError, safe_open
 from torch import nn
 
+from ..common.files import PlainData
 from ..errors import ArgumentError
 from .architecture import Architecture, find_architecture
 from .recipe import ConversionRecipe
@@ -25,7 +25,7 @@ class Header:
         shapes: shapes of the tensors by their names.
     """
 
-    description: dict[str, Any]
+    description: PlainData
     checksum: int
     shapes: dict[str, tuple[int, ...]]
 
@@ -63,7 +63,7 @@ class Header:
         return Architecture(name, settings)
 
 
-def describe(student: nn.Module, recipe: ConversionRecipe) -> dict[str, Any]:
+def describe(student: nn.Module, recipe: ConversionRecipe) -> PlainData:
     """The description of a student, as :class:`Header` has it."""
     architecture = find_architecture(student, recipe)
     return {
@@ -73,7 +73,7 @@ def describe(student: nn.Module, recipe: ConversionRecipe) -> dict[str, Any]:
     }
 
 
-def header_text(description: dict[str, Any], checksum: int) -> str:
+def header_text(description: PlainData, checksum: int) -> str:
     """The JSON that stands in the file under :data:`KEY`."""
     return json.dumps({**description, "checksum": checksum})
 

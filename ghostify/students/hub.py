@@ -1,5 +1,6 @@
 """Students on the Hugging Face hub."""
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -41,7 +42,13 @@ class HubStudent(
 
     @classmethod
     def _from_pretrained(
-        cls, *, model_id: str, map_location: str = "cpu", strict: bool = True, factory: Any = None, **options: Any
+        cls,
+        *,
+        model_id: str,
+        map_location: str = "cpu",
+        strict: bool = True,
+        factory: Callable[[], nn.Module] | nn.Module | None = None,
+        **options: Any,
     ) -> "HubStudent":
         """``factory`` is that of :func:`ghostify.load`; ``options`` are those of ``hf_hub_download``."""
         folder = Path(model_id)

@@ -2,11 +2,11 @@
 
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
-from typing import Any
 
 import torch
 from torch import fx, nn
 
+from ..common.files import PlainData
 from ..common.pickling import named_by_package
 from ..errors import ArgumentError
 from ..graph.activation_functions import describe_activation
@@ -52,7 +52,7 @@ class SiteRecord:
     norm: str | None = None
     act: str | None = None
     shared_act: str | None = None
-    function: dict[str, Any] | None = None
+    function: PlainData | None = None
     ratio: float | None = None
     intrinsic: int = 0
     cheap: str = ""
@@ -89,17 +89,17 @@ class ConversionRecipe:
         format: version of this record's fields.
     """
 
-    config: dict[str, Any]
+    config: PlainData
     sites: tuple[SiteRecord, ...]
     versions: dict[str, str]
     format: int = FORMAT
 
-    def to_dict(self) -> dict[str, Any]:
+    def to_dict(self) -> PlainData:
         """Plain data, as for JSON."""
         return asdict(self)
 
     @classmethod
-    def from_dict(cls, data: Any) -> "ConversionRecipe":
+    def from_dict(cls, data: PlainData) -> "ConversionRecipe":
         """The recipe of which :meth:`to_dict` gave the data.
 
         Raises:
@@ -121,7 +121,7 @@ class ConversionRecipe:
             raise ArgumentError(f"the recipe is damaged: {error}") from error
 
 
-def make_recipe(plan: Sequence[PlannedSite], settings: dict[str, Any], before: ConversionRecipe | None) -> ConversionRecipe:
+def make_recipe(plan: Sequence[PlannedSite], settings: PlainData, before: ConversionRecipe | None) -> ConversionRecipe:
     """The recipe of a plan; sites that an earlier conversion converted keep their record.
 
     Args:

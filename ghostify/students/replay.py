@@ -1,6 +1,6 @@
 """Convert a model as a recipe says: nothing is traced, planned or computed."""
 
-from typing import Any, TypeVar
+from typing import TypeVar
 
 import torch
 from torch import nn
@@ -8,6 +8,7 @@ from torch import nn
 from ..errors import ArgumentError, UnsupportedModelError
 from ..graph.activation_functions import activation_from
 from ..graph.sites import Site
+from ..layers.cheap_conv import Cheap
 from ..layers.patterns import Kind, is_kind
 from ..surgery.planned import PlannedSite
 from ..surgery.swap import make_swaps, swap
@@ -56,7 +57,7 @@ def _planned(model: nn.Module, record: SiteRecord) -> PlannedSite:
         shared if act is None else _layer(model, act, "activation"),
         record.shared_act,
     )
-    cheap: Any = record.cheap or "depthwise"
+    cheap: Cheap = "pointwise" if record.cheap == "pointwise" else "depthwise"
     return PlannedSite(site, record.ratio, record.intrinsic, cheap, record.dw_size or 3)
 
 
@@ -66,7 +67,7 @@ def _check_layer(model: nn.Module, record: SiteRecord) -> None:
     Raises:
         ArgumentError: the model has another layer there, or none.
     """
-    module: Any = _layer(model, record.name, "conv" if record.kind == "conv" else None)
+    module = _layer(model, record.name, "conv" if record.kind == "conv" else None)
     if record.kind != ("conv" if is_kind(module, "conv") else "linear" if isinstance(module, nn.Linear) else ""):
         raise ArgumentError(
             f"the student was made of another network: {record.name!r} is a {type(module).__name__} in this one"

@@ -3,7 +3,6 @@
 import json
 import os
 from collections.abc import Callable
-from typing import Any
 
 from safetensors import SafetensorError
 from torch import nn
@@ -105,7 +104,7 @@ def _recipe(student: nn.Module) -> ConversionRecipe:
     return recipe
 
 
-def _original(factory: Any) -> nn.Module:
+def _original(factory: object) -> nn.Module:
     """The original network: the factory itself, or what it builds."""
     if isinstance(factory, nn.Module):
         return factory

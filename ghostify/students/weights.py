@@ -2,7 +2,6 @@
 
 import os
 from pathlib import Path
-from typing import Any
 
 import torch
 from safetensors.torch import load_file
@@ -47,7 +46,7 @@ def read_state(path: Path) -> dict[str, Tensor]:
     try:
         if path.suffix == ".safetensors":
             return read_safetensors(path)
-        state: Any = torch.load(path, map_location="cpu", weights_only=True)
+        state = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # either library raises several kinds, all of which mean this
         raise ArgumentError(f"weights file {str(path)!r} can't be read: {str(error).splitlines()[0][:200]}") from error
     for key in ("state_dict", "model"):

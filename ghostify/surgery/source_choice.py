@@ -1,4 +1,4 @@
-"""Which channels stay intrinsic, and which intrinsic channel each ghost is made from."""
+"""The choice of the channels that stay intrinsic, and of the intrinsic channel that each ghost is made from."""
 
 import numpy as np
 import torch
@@ -6,27 +6,28 @@ from torch import Tensor
 
 
 def choose_sources(cost: Tensor, m: int, groups: int = 1) -> tuple[Tensor, Tensor]:
-    """Choose which channels stay intrinsic and the source of every other one, at little total cost.
+    """Choose which channels stay intrinsic, and the source of every other channel, at little total cost.
 
-    Greedy: the cheapest (source, ghost) pair first, as long as the source has room; each intrinsic map carries at most
-    ceil((n - m) / m) ghosts, so that the depthwise kernel keeps a regular grouping.
+    The choice is greedy: the cheapest pair of a source and a ghost comes first, as long as the source has room for one more
+    ghost. Each intrinsic map carries at most ceil((n - m) / m) ghosts, so that the depthwise kernel keeps a regular grouping.
 
     Args:
-        cost: (n, n), ``cost[j, i]`` of making channel j from channel i; its diagonal is overwritten with infinity.
-        m: number of intrinsic channels; with groups, m / groups of each.
+        cost: (n, n); ``cost[j, i]`` is the cost of making channel j from channel i. The diagonal is overwritten with infinity.
+        m: the number of intrinsic channels; with groups, m / groups of the channels of each group stay intrinsic.
+        groups: the number of groups of the convolution.
 
     Returns:
-        intrinsic, (m,) channel indices in increasing order; sources, (n - m,) positions in ``intrinsic``, one for each
-        other channel in increasing order.
+        The indices (m,) of the intrinsic channels, in increasing order; and the sources (n - m,), one for each other channel in
+        increasing order. A source is a position among the intrinsic channels.
     """
     n, size = len(cost), len(cost) // groups
-    cost = cost.cpu().fill_diagonal_(torch.inf)  # pairs are named one after the other: nothing for a GPU
-    to_make = [(n - m) // groups] * groups  # ghosts of each group of channels, and intrinsic channels, still to be named
-    to_keep = [m // groups] * groups
+    cost = cost.cpu().fill_diagonal_(torch.inf)  # pairs are chosen one after the other, which is no work for a GPU
+    to_make = [(n - m) // groups] * groups  # how many ghosts of each group are still to be chosen
+    to_keep = [m // groups] * groups  # how many intrinsic channels of each group are still to be chosen
     room = np.full(n, -(-(n - m) // m))
     source, kept = np.full(n, -1), np.zeros(n, dtype=bool)
     takers = np.arange(n)
-    barred = np.zeros(n, dtype=bool)  # can't be the source of one more ghost
+    barred = np.zeros(n, dtype=bool)  # channels that can't be the source of one more ghost
     while len(takers):
         rows = cost
         if len(takers) < n:  # nothing is barred in the first round
@@ -54,6 +55,15 @@ def choose_sources(cost: Tensor, m: int, groups: int = 1) -> tuple[Tensor, Tenso
 
 
 def by_position(n: int, m: int, groups: int) -> tuple[Tensor, Tensor]:
-    """The first channels of each group stay; ghosts take their sources in turn, as in the paper."""
+    """Keep the first channels of each group intrinsic, and give the ghosts their sources in turn, as the paper does.
+
+    Args:
+        n: the number of output channels.
+        m: the number of intrinsic channels.
+        groups: the number of groups of the convolution.
+
+    Returns:
+        The intrinsic channels (m,) and the sources (n - m,), as :func:`choose_sources` gives them.
+    """
     per_group = torch.arange(n).view(groups, -1)[:, : m // groups]
     return per_group.flatten(), torch.arange(n - m) // -(-(n - m) // m)

@@ -10,6 +10,7 @@ from typing import Any
 
 import torch
 
+from ..layers.convolution import as_convolution
 from ..layers.ghost_module import GhostModule
 from .planned import PlannedSite
 from .source_choice import by_position, choose_sources
@@ -25,7 +26,7 @@ def make_ghost(planned: PlannedSite, init: str = "warm", seed: int = 0) -> Ghost
         seed: the seed of ``"random"``; the caller's random state is left as it was.
     """
     site = planned.site
-    conv, m = site.module, planned.intrinsic
+    conv, m = site.conv, planned.intrinsic
     warm = init == "warm" and not conv.weight.is_meta
     channels = describe_channels(conv, site.norm, site.act) if warm else None
     if channels is not None:
@@ -55,8 +56,7 @@ def _fit(ghost: GhostModule, channels: Channels, groups: int) -> None:
     kept, others = ghost.original_channels()
     slope, std = channels.slope, channels.std
     carried = slope * std  # the part of a map after its activation that is linear in the map before
-    parts: list[Any] = list(ghost.cheap_operation)
-    conv, *followers = parts
+    conv = as_convolution(ghost.cheap_operation[0])
     noise = (channels.out_var - carried**2).clamp_min(0)
     if ghost.cheap == "pointwise":
         correlation = channel_correlation(channels, groups)
@@ -75,7 +75,8 @@ def _fit(ghost: GhostModule, channels: Channels, groups: int) -> None:
         mean = kernel * channels.out_mean[source]
         variance = kernel**2 * channels.out_var[source]
         taps = conv.weight * kernel.view(-1, *[1] * (conv.weight.dim() - 1))  # so far it has a one in its centre
-    norm = followers[0] if followers and hasattr(followers[0], "running_var") else None
+    norm: Any = ghost.cheap_operation[1] if len(ghost.cheap_operation) > 1 else None
+    norm = norm if hasattr(norm, "running_var") else None
     if norm is None:
         if conv.bias is not None:
             conv.bias.copy_(channels.mean[others] - mean)
@@ -99,7 +100,7 @@ def _reset(ghost: GhostModule, seed: int) -> None:
     with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
         torch.manual_seed(seed)
         for layer in ghost.modules():
-            reset: Any = getattr(layer, "reset_parameters", None)
+            reset = getattr(layer, "reset_parameters", None)
             if reset is not None:
                 reset()
     ghost.channel_order = None

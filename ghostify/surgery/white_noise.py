@@ -2,13 +2,13 @@
 
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
 from ..common.copying import copy_without_hooks
+from ..layers.convolution import Convolution
 
 TINY = 1e-12
 
@@ -35,7 +35,7 @@ class Channels:
         return (self.slope**2 * self.std**2 / self.out_var.clamp_min(TINY)).clamp(max=1)
 
 
-def describe_channels(conv: Any, norm: Any, act: nn.Module | None) -> Channels:
+def describe_channels(conv: Convolution, norm: nn.Module | None, act: nn.Module | None) -> Channels:
     """What a convolution, the norm after it and the activation after that tell of the output channels.
 
     Args:
@@ -97,7 +97,7 @@ def ghost_costs(channels: Channels, groups: int) -> Tensor:
 
 
 @torch.no_grad()
-def unexplained(conv: Any, norm: Any, act: nn.Module | None, cheap: str) -> np.ndarray:
+def unexplained(conv: Convolution, norm: nn.Module | None, act: nn.Module | None, cheap: str) -> np.ndarray:
     """Which part of the variance of a layer's maps is left when 0 to n channels stay and make the others, at best.
 
     That is by the model of :class:`Channels`; without a channel nothing is explained.
