@@ -4,6 +4,7 @@ import torch
 from torch import fx, nn
 from torch.utils._pytree import tree_leaves
 
+from ..common.calls import PositionalArguments
 from ..common.checks import check_choice, check_model
 from ..common.copying import copy_swapped
 from ..common.costs import Costs, count_params, measure
@@ -76,7 +77,7 @@ def _recipe(student: nn.Module) -> ConversionRecipe:
     return recipe
 
 
-def _arguments(student: nn.Module, example: object) -> tuple[object, ...] | None:
+def _arguments(student: nn.Module, example: object) -> PositionalArguments | None:
     return example_input(student) if example is None else as_arguments(student, example)
 
 

@@ -5,6 +5,7 @@ from typing import Protocol
 
 from torch import nn
 
+from ..common.calls import PositionalArguments
 from ..common.costs import count_params, measure
 from ..graph.sites import Site
 from ..surgery.planned import PlannedSite
@@ -28,7 +29,7 @@ class FlopCosts:
 
     total: float
 
-    def __init__(self, model: nn.Module, sites: Sequence[Site], arguments: tuple[object, ...]):
+    def __init__(self, model: nn.Module, sites: Sequence[Site], arguments: PositionalArguments):
         costs = measure(model, arguments, [site.name for site in sites])
         self.total, self.positions = costs.flops, costs.positions
 
@@ -44,7 +45,7 @@ class ParamCosts:
 
     total: float
 
-    def __init__(self, model: nn.Module, sites: Sequence[Site], arguments: tuple[object, ...]):
+    def __init__(self, model: nn.Module, sites: Sequence[Site], arguments: PositionalArguments):
         self.total = count_params(model)
 
     def dense(self, site: Site) -> float:
@@ -54,7 +55,7 @@ class ParamCosts:
         return _ghost_weights(planned)
 
 
-def measure_costs(metric: str, model: nn.Module, sites: Sequence[Site], arguments: tuple[object, ...]) -> SiteCosts:
+def measure_costs(metric: str, model: nn.Module, sites: Sequence[Site], arguments: PositionalArguments) -> SiteCosts:
     """The costs of a model by ``"flops"``, ``"params"`` or ``"latency"``.
 
     Args:
@@ -66,7 +67,7 @@ def measure_costs(metric: str, model: nn.Module, sites: Sequence[Site], argument
     return _COSTS[metric](model, sites, arguments)
 
 
-_COSTS: dict[str, Callable[[nn.Module, Sequence[Site], tuple[object, ...]], SiteCosts]] = {
+_COSTS: dict[str, Callable[[nn.Module, Sequence[Site], PositionalArguments], SiteCosts]] = {
     "flops": FlopCosts,
     "params": ParamCosts,
     "latency": LatencyCosts,

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils._pytree import tree_map_only
 
-from ..common.calls import forward_hooks
+from ..common.calls import PositionalArguments, forward_hooks
 from ..common.copying import copy_without_hooks
 from ..deployment.timing import seconds_of
 from ..graph.sites import Site
@@ -33,7 +33,7 @@ class LatencyCosts:
         known: the seconds of layers that were timed, by everything that they depend on.
     """
 
-    def __init__(self, model: nn.Module, sites: Sequence[Site], arguments: tuple[object, ...]):
+    def __init__(self, model: nn.Module, sites: Sequence[Site], arguments: PositionalArguments):
         quiet = copy_without_hooks(model).eval()
         device = next(quiet.parameters()).device
         arguments = tree_map_only(Tensor, lambda t: t.to(device), arguments)
@@ -85,7 +85,7 @@ class LatencyCosts:
 
 
 @torch.no_grad()
-def inputs_of(model: nn.Module, names: Sequence[str], arguments: tuple[object, ...]) -> dict[str, Tensor]:
+def inputs_of(model: nn.Module, names: Sequence[str], arguments: PositionalArguments) -> dict[str, Tensor]:
     """Noise of the shape of each layer's input, by the layer's name. A layer that does not run has none.
 
     Args:

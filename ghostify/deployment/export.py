@@ -6,7 +6,6 @@ import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -15,7 +14,7 @@ from ..common.calls import run_checked
 from ..common.checks import check_choice, check_model, path_of, whole_number
 from ..errors import ArgumentError, ArgumentTypeError, GhostifyError
 from ..inputs.examples import one_input
-from ..inputs.images import as_calls
+from ..inputs.images import ImageData, as_calls
 from .fold import for_inference
 from .formats import FORMATS, Format, Run, absent_packages
 from .output_check import check_outputs
@@ -29,7 +28,7 @@ def export(
     example_input: object = None,
     fold: bool = True,
     dynamic_batch: bool = True,
-    int8: Any = None,
+    int8: ImageData | None = None,
     max_images: int = 256,
 ) -> Path:
     """Write a network for a runtime, read it back there, and compare.

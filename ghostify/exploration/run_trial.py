@@ -7,11 +7,11 @@ import traceback
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
 
 from torch import nn
 
 from ..calibration.calibrate import calibrate
+from ..common.calls import PositionalArguments
 from ..common.copying import copy_shared
 from ..common.costs import count_params, measure
 from ..common.files import PlainData, write_text
@@ -19,7 +19,8 @@ from ..conversion.convert import convert
 from ..conversion.sensitivity_table import Sensitivity
 from ..deployment.timing import seconds_of
 from ..distillation.distill import distill
-from ..inputs.images import as_calls
+from ..inputs.images import ImageData, as_calls
+from ..inputs.sources import LabelledData
 from ..inputs.zoo import create_model
 from ..students.recipe import recipe_of
 from ..tasks.evaluate import evaluate
@@ -58,9 +59,9 @@ class SweepData:
     """
 
     models: Mapping[str, nn.Module | str]
-    images: Any
-    val: Any
-    train: Any
+    images: ImageData
+    val: LabelledData
+    train: LabelledData
     out: Path
     sensitivities: Mapping[SensitivityKey, Path] = field(default_factory=dict)
 
@@ -81,7 +82,7 @@ class SweepData:
         for _ in as_calls(self.images, model, MOST_IMAGES, 32):
             pass
 
-    def example(self, model: nn.Module) -> tuple[object, ...]:
+    def example(self, model: nn.Module) -> PositionalArguments:
         """One image, as a forward pass takes it."""
         (batch,), _ = next(as_calls(self.images, model, 1, 1))
         return (batch,)
@@ -135,7 +136,7 @@ def _measure(data: SweepData, trial: Trial, messages: list[str]) -> TrialResult:
 
 
 def _make_student(
-    data: SweepData, trial: Trial, teacher: nn.Module, example: tuple[object, ...], messages: list[str]
+    data: SweepData, trial: Trial, teacher: nn.Module, example: PositionalArguments, messages: list[str]
 ) -> nn.Module:
     settings = trial.settings
     options = {key: settings[key] for key in CONVERT_KEYS if settings.get(key) is not None}

@@ -4,7 +4,6 @@ import warnings
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -22,7 +21,7 @@ from ..conversion.plan import make_plan, nothing_to_convert
 from ..conversion.sensitivity_table import Header, Sensitivity, SiteSensitivity, check_header
 from ..errors import ArgumentError, ArgumentTypeError, UnsupportedModelError
 from ..graph.find_sites import find_sites
-from ..inputs.images import as_calls, peek
+from ..inputs.images import ImageData, as_calls, peek
 from ..losses import main_output
 from ..tasks.task import Outputs
 from .score_comparison import ScoreComparison
@@ -31,7 +30,7 @@ from .site_scan import Plans, SiteScan
 
 def sensitivity(
     model: nn.Module,
-    images: Any,
+    images: ImageData,
     ratios: Sequence[float] = (1.5, 2, 3, 4),
     *,
     cheap: str = "auto",

@@ -5,7 +5,6 @@ import shutil
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 from torch import nn
 
@@ -13,6 +12,8 @@ from ..common.files import write_text
 from ..common.parallel import Engine, run_parallel
 from ..common.progress import site_bar
 from ..errors import ArgumentError, ArgumentTypeError
+from ..inputs.images import ImageData
+from ..inputs.sources import LabelledData
 from .fingerprints import fingerprint
 from .run_trial import SensitivityKey, SweepData, run_trial
 from .sensitivity import sensitivity
@@ -27,10 +28,10 @@ def sweep(
     model: nn.Module | str | Mapping[str, nn.Module | str],
     grid: Grid | Sequence[Grid],
     *,
-    images: Any,
-    val: Any,
+    images: ImageData,
+    val: LabelledData,
     out: str | Path,
-    train: Any = None,
+    train: LabelledData | None = None,
     engine: str = "local",
     workers: int = 1,
     resources: Mapping[str, float] | None = None,
