@@ -13,9 +13,9 @@ if TYPE_CHECKING:
     from .calibration.calibrate import calibrate
     from .calibration.norms import reestimate_norms
     from .calibration.report import CalibrationReport
-    from .conversion.conversion_report import Report
     from .conversion.convert import convert
-    from .conversion.report import report
+    from .conversion.make_report import report
+    from .conversion.report import Report
     from .conversion.sensitivity_table import Sensitivity
     from .deployment.export import export
     from .deployment.fold import fold
@@ -23,15 +23,15 @@ if TYPE_CHECKING:
     from .deployment.latency import latency
     from .deployment.latency_report import LatencyReport
     from .distillation.distill import distill
-    from .distillation.recipe import Recipe
     from .distillation.report import RecoveryReport
+    from .distillation.training_recipe import Recipe
     from .errors import ArgumentError, ArgumentTypeError, DivergedError, GhostifyError, UnsupportedModelError
     from .exploration.sensitivity import sensitivity
     from .exploration.sweep import sweep
     from .exploration.sweep_result import SweepResult
     from .inputs.zoo import create_model, list_models
     from .layers.ghost_module import GhostModule
-    from .layers.patterns import register_pattern
+    from .layers.layer_classes import register_pattern
     from .layers.reduced_linear import ReducedLinear
     from .students.hub import HubStudent
     from .students.storage import load, save
@@ -82,9 +82,9 @@ _FILES = {  # with the names of these files: the public ones, and those that pic
     "calibration.calibrate": ("calibrate",),
     "calibration.norms": ("reestimate_norms",),
     "calibration.report": ("CalibrationReport",),
-    "conversion.conversion_report": ("Report",),
+    "conversion.report": ("Report",),
     "conversion.convert": ("convert",),
-    "conversion.report": ("report",),
+    "conversion.make_report": ("report",),
     "conversion.sensitivity_table": ("Sensitivity",),
     "deployment.export": ("export",),
     "deployment.fold": ("fold",),
@@ -94,7 +94,7 @@ _FILES = {  # with the names of these files: the public ones, and those that pic
     "deployment.latency_report": ("LatencyReport",),
     "deployment.parted_maps": ("PartedMaps",),
     "distillation.distill": ("distill",),
-    "distillation.recipe": ("Recipe",),
+    "distillation.training_recipe": ("Recipe",),
     "distillation.report": ("RecoveryReport",),
     "errors": ("ArgumentError", "ArgumentTypeError", "DivergedError", "GhostifyError", "UnsupportedModelError"),
     "exploration.sensitivity": ("sensitivity",),
@@ -102,10 +102,10 @@ _FILES = {  # with the names of these files: the public ones, and those that pic
     "exploration.sweep_result": ("SweepResult",),
     "inputs.zoo": ("create_model", "list_models"),
     "layers.ghost_module": ("GhostModule", "take_channels"),
-    "layers.patterns": ("register_pattern",),
+    "layers.layer_classes": ("register_pattern",),
     "layers.reduced_linear": ("ReducedLinear",),
     "students.hub": ("HubStudent",),
-    "students.recipe": ("ConversionRecipe", "SiteRecord"),
+    "students.conversion_recipe": ("ConversionRecipe", "SiteRecord"),
     "students.storage": ("load", "save"),
     "tasks.accuracy": ("Evaluation",),
     "tasks.detection_precision": ("DetectionEvaluation",),

@@ -8,11 +8,11 @@ import torch
 from torch import Tensor, nn
 
 from .calibration.calibrate import calibrate
-from .conversion.conversion_report import Report
 from .conversion.convert import convert
-from .conversion.report import report
+from .conversion.make_report import report
+from .conversion.report import Report
 from .distillation.distill import distill
-from .distillation.recipe import Recipe
+from .distillation.training_recipe import Recipe
 
 
 @dataclass(frozen=True)

@@ -8,7 +8,7 @@ from torch.utils._pytree import tree_leaves
 from ..common.calls import Arguments, captured
 from ..graph.sites import is_listed
 from ..graph.tracing import Part, trace
-from ..layers.patterns import lookup
+from ..layers.layer_classes import lookup
 from .fit_state import FitState, lies_in
 from .part_fit import PartFit
 from .part_pair import PairedCalls, PartPair

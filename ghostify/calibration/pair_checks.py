@@ -12,7 +12,7 @@ from ..graph.find_sites import find_sites
 from ..graph.sites import DEPTHWISE, Site
 from ..layers.ghost_module import GhostModule
 from ..layers.reduced_linear import ReducedLinear
-from ..students.recipe import ConversionRecipe, SiteRecord, recipe_of
+from ..students.conversion_recipe import ConversionRecipe, SiteRecord, recipe_of
 
 
 @dataclass(frozen=True)

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from ..common.copying import copy_swapped
 from ..common.tensors import versioned
 from ..layers.ghost_module import GhostModule
-from ..students.recipe import ConversionRecipe, attach_recipe
+from ..students.conversion_recipe import ConversionRecipe, attach_recipe
 from ..surgery.swap import put
 from .report import SiteResult
 

@@ -13,7 +13,7 @@ from .options import Json, StudentFile
 from .output import print_report, save_figure
 
 if TYPE_CHECKING:
-    from ..conversion.report import Report
+    from ..conversion.make_report import Report
 
 
 @with_option_groups
@@ -35,7 +35,7 @@ def report(
 
         ghostify report --factory mypackage.nets:build --input 1x3x64x64 --json
     """
-    from ..conversion.report import report as make_report
+    from ..conversion.make_report import report as make_report
 
     device = "cpu" if counter == "fvcore" else "meta"
     student = make_student(make_network(network, device=device), conversion, inplace=True)
@@ -71,7 +71,7 @@ def convert(
 
         ghostify convert --factory mypackage.nets:build --weights net.safetensors --out student.safetensors
     """
-    from ..conversion.report import report as make_report
+    from ..conversion.make_report import report as make_report
     from ..students.storage import save
 
     student = make_student(trained_network(network, out), conversion, inplace=True)

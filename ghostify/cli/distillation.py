@@ -17,7 +17,7 @@ from .output import print_report
 if TYPE_CHECKING:
     from torch import nn
 
-    from ..distillation.recipe import Recipe
+    from ..distillation.training_recipe import Recipe
 
 CALIBRATION_IMAGES = 256  # of --train, for a student that the command makes itself
 
@@ -83,7 +83,7 @@ def recover(
 
 def _read_recipe(options: RecipeOptions) -> "Recipe":
     """The preset or the file of that name, with the budget that the options give in place of its own."""
-    from ..distillation.recipe import PRESETS, Recipe
+    from ..distillation.training_recipe import PRESETS, Recipe
 
     name = options.recipe
     if name not in PRESETS and not Path(name).is_file():

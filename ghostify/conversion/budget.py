@@ -14,9 +14,9 @@ from ..graph.sites import Site
 from ..inputs.examples import arguments_for
 from ..surgery.planned import PlannedSite
 from .allocate import Option, allocate
-from .config import GhostConfig
 from .plan import make_plan, nothing_to_convert
 from .sensitivity_table import Sensitivity
+from .settings import GhostConfig
 from .site_costs import SiteCosts, measure_costs
 from .site_losses import MeasuredLosses, SiteLosses, WeightProxy
 from .target import Budget, Target, amount

@@ -13,15 +13,15 @@ from ..graph.find_sites import find_sites
 from ..inputs.zoo import create_model
 from ..layers.ghost_module import GhostModule
 from ..layers.reduced_linear import ReducedLinear
-from ..students.recipe import attach_recipe, make_recipe, recipe_of
+from ..students.conversion_recipe import attach_recipe, make_recipe, recipe_of
 from ..surgery.planned import PlannedSite
 from ..surgery.swap import make_swaps, swap
 from .budget import plan_budget
-from .config import SKIPS, GhostConfig
 from .goal import ConversionGoal
 from .only_if_faster import only_faster
 from .plan import make_plan, nothing_to_convert
 from .sensitivity_table import Sensitivity
+from .settings import SKIPS, GhostConfig
 from .target import Budget
 
 M = TypeVar("M", bound=nn.Module)

@@ -20,7 +20,7 @@ from ..layers.reduced_linear import ReducedLinear
 from ..surgery.planned import PlannedSite
 from ..surgery.swap import make_swaps, swap
 from ..surgery.warm_start import make_ghost
-from .config import GhostConfig
+from .settings import GhostConfig
 from .site_latency import layers_of
 from .timing_cache import TimingCache
 

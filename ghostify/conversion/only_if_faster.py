@@ -12,8 +12,8 @@ from ..deployment.runtimes import runtime_named
 from ..errors import ArgumentError
 from ..inputs.examples import one_input
 from ..surgery.planned import PlannedSite
-from .config import GhostConfig
 from .ghost_timer import GhostTimer, Seconds
+from .settings import GhostConfig
 from .site_latency import inputs_of
 
 MOST = 0.97  # of the original's time that a Ghost module may take: a smaller gain is noise, and not worth the accuracy

@@ -11,7 +11,7 @@ from ..layers.cheap_conv import Cheap
 from ..layers.ratios import intrinsic_channels
 from ..layers.reduced_linear import reduced_rank
 from ..surgery.planned import PlannedSite
-from .config import SKIPS, GhostConfig
+from .settings import SKIPS, GhostConfig
 
 
 def make_plan(sites: Sequence[Site], config: GhostConfig) -> list[PlannedSite]:

@@ -1,155 +1,184 @@
-"""report(): count params, FLOPs and activation memory of a student and of the original it was converted from."""
+"""What a conversion saved, per site and in total, and what was skipped and why."""
 
-import torch
-from torch import fx, nn
-from torch.utils._pytree import tree_leaves
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, fields
+from typing import TYPE_CHECKING
 
-from ..common.calls import PositionalArguments
-from ..common.checks import check_choice, check_model
-from ..common.copying import copy_swapped
-from ..common.costs import Costs, count_params, measure
-from ..common.counters import COUNTERS
-from ..errors import ArgumentError, ArgumentTypeError
-from ..inputs.examples import as_arguments, example_input
-from ..layers.convolution import as_weighted
-from ..layers.ghost_module import GhostModule
-from ..layers.patterns import lookup
-from ..layers.reduced_linear import ReducedLinear
-from ..students.recipe import ConversionRecipe, SiteRecord, recipe_of
-from .conversion_report import Report, Row, Total
-from .target import Budget
+from ..common.report import ReportBase, TextTable
+from ..errors import ArgumentError
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+
+UNIT = "FLOPs are multiply-adds of convolutions, linear layers and matrix products, for one input."
 
 
-def report(student: nn.Module, example_input: object = None, counter: str = "torch") -> Report:
-    """Say what :func:`ghostify.convert` saved on a model.
+@dataclass(frozen=True)
+class Row:
+    """One site. FLOPs are None where no input is known; ``reason`` says why a site was skipped."""
 
-    FLOPs are multiply-adds of convolutions, linear layers and matrix products, attention included, whoever counts.
+    name: str
+    kind: str
+    layers: str
+    in_channels: int
+    out_channels: int
+    kernel_size: tuple[int, ...]
+    ratio: float | None
+    cheap: str
+    intrinsic: int
+    params_before: int
+    params_after: int
+    flops_before: int | None
+    flops_after: int | None
+    reason: str | None
 
-    Args:
-        student: a converted model; it is not changed.
-        example_input: a tensor, a shape such as ``(1, 3, 224, 224)``, or a tuple of forward arguments. Not needed for
-            models of timm and torchvision; without it, a model of your own is reported without FLOPs.
-        counter: who counts FLOPs. ``"torch"``: ``torch.utils.flop_counter``, halved, as it counts a multiply and an add as two;
-            networks on the meta device have theirs counted, too. ``"fvcore"``: the handlers of fvcore, an independent count
-            on a trace of the model, which must have values. Memory is measured in the same way with both.
+    @property
+    def shape(self) -> str:
+        """``in → out, kernel`` in one word, such as ``64→128 3x3``."""
+        kernel = "x".join(map(str, self.kernel_size))
+        return f"{self.in_channels}→{self.out_channels} {kernel}".rstrip()
 
-    Raises:
-        ArgumentError: the model was not converted, or does not accept the input; another counter; or fvcore is asked for and
-            the model is on the meta device or can't be traced.
+
+@dataclass(frozen=True)
+class Total:
+    """Totals of a model. ``activation_bytes`` is the most that intermediate tensors take up at one time in inference."""
+
+    params: int
+    flops: int | None
+    activation_bytes: int | None
+
+
+@dataclass(frozen=True)
+class Report(ReportBase):
+    """What a conversion saved, as :func:`ghostify.report` says.
+
+    Attributes:
+        model: class name of the student.
+        input: shapes of the input that FLOPs are counted for; None where none is known.
+        rows: the sites in execution order.
+        before, after: totals of the original and of the student.
+        reached: share of the FLOPs of dense convolutions, the first aside, that were converted, 0 to 1.
+        budget: what a ``target`` came to, and what it could have been.
     """
-    check_choice("counter", counter, tuple(COUNTERS))
-    recipe = _recipe(student)
-    arguments = _arguments(student, example_input)
-    costs = None if arguments is None else COUNTERS[counter](student, arguments, [record.name for record in recipe.sites])
-    rows = _rows(student, recipe, costs)
-    params = count_params(student)
-    params_before = params + sum(row.params_before - row.params_after for row in rows)
-    name = type(student).__name__
-    planned = recipe.config.get("budget")
-    budget = None if planned is None else str(Budget(**planned))
-    if costs is None or arguments is None:
-        return Report(name, None, rows, Total(params_before, None, None), Total(params, None, None), None, budget)
-    saved = sum((row.flops_before or 0) - (row.flops_after or 0) for row in rows)
-    dense = measure(_dense_twin(student, recipe), arguments)
-    return Report(
-        model=name,
-        input=tuple(tuple(t.shape) for t in tree_leaves(arguments) if isinstance(t, torch.Tensor)),
-        rows=rows,
-        before=Total(params_before, costs.flops + saved, dense.activation_bytes),
-        after=Total(params, costs.flops, costs.activation_bytes),
-        reached=_reached(recipe, rows),
-        budget=budget,
-    )
 
+    index = "name"
+    width = 140
 
-def _recipe(student: nn.Module) -> ConversionRecipe:
-    """The record of the conversion.
+    model: str
+    input: tuple[tuple[int, ...], ...] | None
+    rows: tuple[Row, ...]
+    before: Total
+    after: Total
+    reached: float | None
+    budget: str | None = None
 
-    Raises:
-        ArgumentError, ArgumentTypeError: the student is no module, or was not converted.
-    """
-    if not isinstance(student, nn.Module):
-        raise ArgumentTypeError(f"student must be a module that ghostify.convert returned, not {type(student).__name__}")
-    check_model(student)
-    recipe = recipe_of(student)
-    if recipe is None:
-        raise ArgumentError(f"student ({type(student).__name__}) was not made by ghostify.convert: convert it first")
-    return recipe
+    @property
+    def converted(self) -> list[Row]:
+        """The rows of the sites that were converted."""
+        return [row for row in self.rows if row.reason is None]
 
+    @property
+    def skipped(self) -> dict[str, list[str]]:
+        """Names of the sites that stayed dense, by reason."""
+        reasons: dict[str, list[str]] = {}
+        for row in self.rows:
+            if row.reason is not None:
+                reasons.setdefault(row.reason, []).append(row.name)
+        return reasons
 
-def _arguments(student: nn.Module, example: object) -> PositionalArguments | None:
-    return example_input(student) if example is None else as_arguments(student, example)
+    @classmethod
+    def from_json(cls, text: str) -> "Report":
+        """The report that :meth:`to_json` wrote.
 
+        Raises:
+            ArgumentError: the text is no report.
+        """
+        try:
+            data = json.loads(text)
+            rows = tuple(Row(**{**row, "kernel_size": tuple(row["kernel_size"])}) for row in data.pop("rows"))
+            shapes = data.pop("input")
+            shapes = None if shapes is None else tuple(map(tuple, shapes))
+            before, after = Total(**data.pop("before")), Total(**data.pop("after"))
+            return cls(rows=rows, input=shapes, before=before, after=after, **data)
+        except (ValueError, TypeError, KeyError, AttributeError) as error:
+            raise ArgumentError(f"text is not a report that to_json wrote: {error}") from error
 
-def _dense_twin(student: nn.Module, recipe: ConversionRecipe) -> nn.Module:
-    """The original's structure, rebuilt from the student's own layers, with values of no meaning."""
-    swaps: dict[nn.Module, nn.Module] = {}
-    for record in recipe.sites:
-        module = student.get_submodule(record.name)
-        if not record.converted:
-            continue
-        if isinstance(module, GhostModule):
-            channels = torch.zeros(module.out_channels, dtype=torch.long, device="cpu")
-            layers = [_widen(layer, channels) for layer in module.primary_conv]
-            if isinstance(student, fx.GraphModule):  # its graph calls the convolution's name alone
-                swaps[module] = nn.Sequential(*layers)
-                continue
-            names = [record.name, *(name for name in (record.norm, record.act) if name is not None)]
-            swaps.update((student.get_submodule(name), layer) for name, layer in zip(names, layers, strict=True))
-        elif isinstance(module, ReducedLinear):
-            size, bias = (module.in_features, module.out_features), module.expand.bias is not None
-            weight = module.expand.weight
-            swaps[module] = nn.Linear(*size, bias, device=weight.device, dtype=weight.dtype)
-    return copy_swapped(student, swaps)
+    def plot(self, metric: str = "flops", ax: "Axes | None" = None) -> "Axes":
+        """Bars for each site in execution order: the original behind, the student before it; dense sites have one colour.
 
+        Args:
+            metric: ``"flops"`` or ``"params"``.
+            ax: axes to draw into; a new figure otherwise.
 
-def _widen(layer: nn.Module, channels: torch.Tensor) -> nn.Module:
-    pattern = lookup(layer)
-    return layer if pattern is None else pattern.narrow(layer, channels)
+        Raises:
+            ArgumentError: another metric, or FLOPs of a report that has none.
+        """
+        from ..common.figures import paired_bars
 
-
-def _rows(student: nn.Module, recipe: ConversionRecipe, costs: Costs | None) -> tuple[Row, ...]:
-    rows = []
-    for record in recipe.sites:
-        layer = student.get_submodule(record.name)
-        positions = None if costs is None else costs.positions.get(record.name, 0)
-        now = _per_position(record, layer)
-        once = record.dense_per_position if record.converted else now
-        rows.append(
-            Row(
-                name=record.name,
-                kind=record.kind,
-                layers=record.layers,
-                in_channels=record.in_channels,
-                out_channels=record.out_channels,
-                kernel_size=record.kernel_size,
-                ratio=record.ratio,
-                cheap=record.cheap,
-                intrinsic=record.intrinsic,
-                params_before=record.dense_params,
-                params_after=count_params(layer) if record.converted else record.dense_params,
-                flops_before=None if positions is None else positions * once,
-                flops_after=None if positions is None else positions * now,
-                reason=record.reason,
-            )
+        if metric not in ("flops", "params"):
+            raise ArgumentError(f"metric must be 'flops' or 'params', not {metric!r}")
+        before = [getattr(row, f"{metric}_before") for row in self.rows]
+        if None in before:
+            raise ArgumentError("this report has no FLOPs: give ghostify.report an example_input, or plot metric='params'")
+        return paired_bars(
+            before,
+            [getattr(row, f"{metric}_after") if row.reason is None else 0 for row in self.rows],
+            ("original", "student"),
+            title=f"{self.model}: {len(self.converted)} of {len(self.rows)} sites converted",
+            ylabel="FLOPs (multiply-adds)" if metric == "flops" else "params",
+            ax=ax,
         )
-    return tuple(rows)
+
+    def _records(self) -> Sequence[Mapping[str, object]]:
+        return [asdict(row) for row in self.rows]
+
+    def _columns(self) -> Sequence[str]:
+        return [field.name for field in fields(Row)]
+
+    def _table(self) -> TextTable:
+        return TextTable(_TITLES, [_cells(row) for row in self.rows], right=(3, 4, 5), fold=True)
+
+    def summary(self) -> str:
+        """The totals, a line each."""
+        before, after = self.before, self.after
+        lines = [
+            f"{self.model}: {len(self.converted)} of {len(self.rows)} sites converted",
+            f"params      {_change(before.params, after.params)}  ({before.params / max(1, after.params):.2f}x fewer)",
+        ]
+        if self.budget is not None:
+            lines.append(f"budget      {self.budget}")
+        if before.flops is None or after.flops is None:
+            return "\n".join([*lines, "FLOPs       not counted: give report an example_input"])
+        lines.append(f"FLOPs       {_change(before.flops, after.flops)}  ({before.flops / max(1, after.flops):.2f}x fewer)")
+        lines.append(f"activations {_change(before.activation_bytes, after.activation_bytes)}B at most at one time")
+        if self.reached is not None:
+            lines.append(f"reached     {self.reached:.1%} of the FLOPs of dense convolutions, the first aside")
+        shapes = " and ".join("x".join(map(str, shape)) for shape in self.input or ())
+        return "\n".join([*lines, f"{UNIT} Input: {shapes}."])
 
 
-def _per_position(record: SiteRecord, layer: nn.Module) -> int:
-    """Multiply-adds of what stands at a site now, for each output position: one for each weight."""
-    if isinstance(layer, GhostModule):
-        return sum(as_weighted(chain[0]).weight.numel() for chain in (layer.primary_conv, layer.cheap_operation))
-    if isinstance(layer, ReducedLinear):
-        return layer.reduce.weight.numel() + layer.expand.weight.numel()
-    return record.dense_per_position
+_TITLES = ("site", "layers", "shape", "ratio", "params", "FLOPs", "cheap operation, or why dense")
 
 
-def _reached(recipe: ConversionRecipe, rows: tuple[Row, ...]) -> float | None:
-    dense = [
-        (record.converted, row.flops_before or 0)
-        for record, row in zip(recipe.sites, rows, strict=True)
-        if record.kind == "conv" and not record.first and not record.depthwise
-    ]
-    total = sum(flops for _, flops in dense)
-    return sum(flops for converted, flops in dense if converted) / total if total else None
+def _cells(row: Row) -> tuple[str, ...]:
+    ratio = f"{row.ratio:g}" if row.ratio else "dense"
+    params = _change(row.params_before, row.params_after)
+    flops = _change(row.flops_before, row.flops_after)
+    return row.name, row.layers, row.shape, ratio, params, flops, row.reason or row.cheap
+
+
+def _change(before: int | None, after: int | None) -> str:
+    if before is None or after is None:
+        return "-"
+    return _short(before) if before == after else f"{_short(before)} → {_short(after)}"
+
+
+def _short(number: int) -> str:
+    """1234567 as 1.23M."""
+    value = float(number)
+    for suffix in ("", "k", "M", "G", "T"):
+        if value < 999.5 or suffix == "T":
+            return f"{value:.0f}" if not suffix else f"{value:.3g}{suffix}"
+        value /= 1000
+    return str(number)

@@ -10,8 +10,8 @@ from ..common.tensors import checksum_of_weights
 from ..errors import ArgumentError
 from ..surgery.planned import PlannedSite
 from ..surgery.white_noise import unexplained
-from .config import GhostConfig
 from .sensitivity_table import Sensitivity
+from .settings import GhostConfig
 
 MOST = 4.0  # the highest ratio where no measurement says how a site bears more
 

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from torch import fx, nn
 
 from ..graph.operations import is_carrier, is_channelwise, is_concatenation, is_pair, is_pool, is_size
-from ..layers.patterns import is_plain
+from ..layers.layer_classes import is_plain
 from .folded_ghost import FoldedGhost
 
 

@@ -11,7 +11,7 @@ from ..errors import ArgumentTypeError
 from ..graph.sites import is_listed
 from ..graph.tracing import Part, trace
 from ..layers.ghost_module import GhostModule
-from ..layers.patterns import is_kind, lookup
+from ..layers.layer_classes import is_kind, lookup
 from ..surgery.swap import put
 from .fold_report import FoldedPart, FoldReport
 from .folded_ghost import FoldedGhost, fold_ghost

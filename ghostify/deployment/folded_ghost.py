@@ -7,8 +7,8 @@ from ..common.copying import copy_layer
 from ..common.pickling import named_by_package
 from ..layers.convolution import Convolution, WeightedLayer, as_convolution
 from ..layers.ghost_module import GhostModule, take_channels
+from ..layers.layer_classes import is_plain, narrow
 from ..layers.norm_affine import affine_of
-from ..layers.patterns import is_plain, narrow
 
 
 def fold_ghost(ghost: GhostModule) -> "FoldedGhost":

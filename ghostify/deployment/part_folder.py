@@ -10,7 +10,7 @@ from ..graph.running import attribute_of
 from ..graph.tracing import Part
 from ..layers.convolution import as_convolution, as_weighted
 from ..layers.ghost_module import take_channels
-from ..layers.patterns import is_kind, narrow
+from ..layers.layer_classes import is_kind, narrow
 from .channel_orders import ChannelOrder, channel_orders
 from .fold_report import FoldedPart
 from .folded_ghost import FoldedGhost, fold_norm, permute_inputs

@@ -20,7 +20,7 @@ from ..graph.operations import (
     starts_gate,
 )
 from ..layers.convolution import Convolution, as_convolution
-from ..layers.patterns import is_kind, is_plain, narrow
+from ..layers.layer_classes import is_kind, is_plain, narrow
 from .folded_ghost import FoldedGhost
 
 

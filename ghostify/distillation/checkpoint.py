@@ -12,8 +12,8 @@ from ..common.tensors import checksum_of_state, versioned
 from ..errors import ArgumentError
 from .checkpoint_file import read_checkpoint, write_checkpoint
 from .progress import Progress
-from .recipe import Recipe
 from .stepper import Stepper
+from .training_recipe import Recipe
 
 Weights = dict[str, Tensor]
 

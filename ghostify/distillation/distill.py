@@ -18,10 +18,10 @@ from ..inputs.sources import LabelledData, make_source
 from ..losses import main_output
 from ..tasks.kinds import task_for
 from ..tasks.task import Outputs, Task
-from .recipe import PRESETS, Recipe
 from .report import RecoveryReport
 from .run_folder import RunFolder
 from .trainer import OnStep, Trainer
+from .training_recipe import PRESETS, Recipe
 
 VAL_BATCH_SIZE = 256  # images at a time in a validation, where val is not already in batches
 

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from ..common.random_state import RandomStream, seed_of
 from ..inputs.sharing import shared_out
 from ..inputs.sources import Source
-from .recipe import Recipe
+from .training_recipe import Recipe
 
 EPOCH_STEPS = 50  # with a budget of steps or minutes, an epoch passes over few images several times, until it has so many
 

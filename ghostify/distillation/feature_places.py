@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from ..common.calls import forward_hooks
-from ..students.recipe import recipe_of
+from ..students.conversion_recipe import recipe_of
 
 
 def find_places(student: nn.Module, teacher: nn.Module, run: Callable[[nn.Module], object]) -> list[str]:

@@ -8,7 +8,7 @@ from ..errors import ArgumentError
 from ..losses import feature_matching
 from ..tasks.task import Inputs, Targets, Task
 from .feature_places import Recorder, find_places
-from .recipe import Recipe
+from .training_recipe import Recipe
 
 WEIGHTED = {"logits", "relation", "labels"}  # what a task may name; features are matched here
 

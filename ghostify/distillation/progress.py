@@ -8,8 +8,8 @@ import torch
 from ..common.files import PlainData
 from ..common.processes import sum_over_processes
 from .batch_losses import BatchLosses
-from .recipe import Recipe
 from .report import EpochResult
+from .training_recipe import Recipe
 
 
 @dataclass

@@ -8,8 +8,8 @@ from torch import nn
 from ..common.files import write_text
 from ..errors import ArgumentError
 from ..students.storage import save
-from .recipe import Recipe
 from .report import EpochResult, RecoveryReport, history_csv
+from .training_recipe import Recipe
 
 if TYPE_CHECKING:
     from torch.utils.tensorboard import SummaryWriter

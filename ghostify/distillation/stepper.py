@@ -14,8 +14,8 @@ from ..tasks.scores import Scores
 from ..tasks.task import Inputs, Targets, Task
 from .objective import Objective
 from .precision import autocast, warn_if_emulated
-from .recipe import Recipe
 from .synced_norms import SyncedNorms
+from .training_recipe import Recipe
 
 if TYPE_CHECKING:
     from accelerate import Accelerator

@@ -17,10 +17,10 @@ from .batch_losses import PendingLosses
 from .checkpoint import Checkpoint, RunIdentity, Weights, checksum_of_teacher
 from .epoch_batches import EpochBatches
 from .progress import Budget, Progress
-from .recipe import Recipe
 from .report import EpochResult, RecoveryReport
 from .run_folder import RunFolder
 from .stepper import Stepper
+from .training_recipe import Recipe
 
 LOOK_EVERY = 10  # batches between looks at the losses, each of which waits for the device
 

@@ -22,7 +22,7 @@ from ..distillation.distill import distill
 from ..inputs.images import ImageData, as_calls
 from ..inputs.sources import LabelledData
 from ..inputs.zoo import create_model
-from ..students.recipe import recipe_of
+from ..students.conversion_recipe import recipe_of
 from ..tasks.evaluate import evaluate
 from .trial import CONVERT_KEYS, Trial, TrialResult
 

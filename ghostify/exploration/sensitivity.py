@@ -16,9 +16,9 @@ from ..common.parallel import Engine, run_parallel
 from ..common.progress import site_bar
 from ..common.random_state import without_caller_modes
 from ..common.tensors import checksum_of_values, checksum_of_weights
-from ..conversion.config import GhostConfig
 from ..conversion.plan import make_plan, nothing_to_convert
 from ..conversion.sensitivity_table import Header, Sensitivity, SiteSensitivity, check_header
+from ..conversion.settings import GhostConfig
 from ..errors import ArgumentError, ArgumentTypeError, UnsupportedModelError
 from ..graph.find_sites import find_sites
 from ..inputs.images import ImageData, as_calls, peek

@@ -17,7 +17,7 @@ from ..conversion.sensitivity_table import SiteSensitivity
 from ..graph.running import GraphRun
 from ..graph.sites import Site, is_listed
 from ..graph.tracing import Part, trace
-from ..layers.patterns import lookup
+from ..layers.layer_classes import lookup
 from ..surgery.planned import PlannedSite
 from ..surgery.warm_start import make_ghost
 from .score_comparison import ScoreComparison, Scores

@@ -8,9 +8,9 @@ from dataclasses import asdict, dataclass
 from ..calibration.calibrate import METHODS
 from ..common.checks import check_choice, whole_number
 from ..common.files import PlainData
-from ..conversion.config import GhostConfig
+from ..conversion.settings import GhostConfig
 from ..conversion.target import Target
-from ..distillation.recipe import Recipe
+from ..distillation.training_recipe import Recipe
 from ..errors import ArgumentError
 
 FORMAT = 1

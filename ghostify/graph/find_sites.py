@@ -9,9 +9,9 @@ from torch import fx, nn
 from torch.nn.utils import parametrize
 
 from ..layers.convolution import Convolution, as_convolution
-from ..layers.patterns import is_kind, lookup
+from ..layers.layer_classes import is_kind, lookup
 from ..layers.reduced_linear import ReducedLinear
-from .activation_functions import activation_of_function
+from .functions_as_modules import activation_of_function
 from .roles import roles_of
 from .sites import DEPTHWISE, Site, is_listed
 from .tracing import Part, trace

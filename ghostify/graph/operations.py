@@ -2,7 +2,7 @@
 
 An operation is the class of a module (its subclasses follow it), a function, or the name of a method of tensors. To teach
 ghostify one more, add it to :data:`OPERATIONS`. Convolutions, norms and activation modules do not stand there: users register
-classes of their own, in :mod:`ghostify.layers.patterns`, and the questions below know both.
+classes of their own, in :mod:`ghostify.layers.layer_classes`, and the questions below know both.
 
 Every question takes a node of a graph and the module that the node calls, or None where it calls no module.
 """
@@ -18,7 +18,7 @@ from torch.nn.modules.dropout import _DropoutNd
 from torch.nn.modules.pooling import _AdaptiveAvgPoolNd, _AdaptiveMaxPoolNd, _AvgPoolNd, _MaxPoolNd
 
 from ..layers.ghost_module import GhostModule
-from ..layers.patterns import is_kind, is_plain, lookup
+from ..layers.layer_classes import is_kind, is_plain, lookup
 
 
 @dataclass(frozen=True)

@@ -3,7 +3,7 @@
 from torch import fx, nn
 
 from ..layers.ghost_module import GhostModule
-from ..layers.patterns import is_kind, lookup
+from ..layers.layer_classes import is_kind, lookup
 from .operations import is_global_pool, keeps_pooled, operation_of
 from .sites import is_listed
 from .tracing import Part

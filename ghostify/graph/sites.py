@@ -7,7 +7,7 @@ from torch import nn
 
 from ..layers.convolution import Convolution, WeightedLayer, as_convolution, as_weighted
 from ..layers.ghost_module import GhostModule
-from ..layers.patterns import is_kind
+from ..layers.layer_classes import is_kind
 from ..layers.reduced_linear import ReducedLinear
 
 DEPTHWISE = "depthwise convolution"

@@ -5,8 +5,8 @@ from dataclasses import dataclass
 
 from torch import fx, nn
 
-from ..layers.patterns import is_kind
-from .activation_functions import activation_of_function
+from ..layers.layer_classes import is_kind
+from .functions_as_modules import activation_of_function
 from .operations import called_module, is_sum, leads_to_sum
 
 

@@ -12,7 +12,7 @@ from ..errors import ArgumentError
 from .cheap_conv import Cheap, cheap_conv
 from .convolution import Convolution, as_convolution
 from .ghost_channels import channels_as_given, channels_by_source, is_slice, slice_groups
-from .patterns import narrow
+from .layer_classes import narrow
 from .ratios import check_dw_size, intrinsic_channels, paper_sources
 
 INDICES = ("channel_order", "ghost_source")  # buffers that a Ghost module has where they change anything

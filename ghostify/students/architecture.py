@@ -10,7 +10,7 @@ from torch import nn
 from ..errors import ArgumentError, GhostifyError
 from ..inputs.zoo import create_model
 from ..layers.ghost_module import INDICES
-from .recipe import ConversionRecipe
+from .conversion_recipe import ConversionRecipe
 from .replay import replay
 
 log = logging.getLogger(__name__)

@@ -10,7 +10,7 @@ from torch import nn
 from ..common.files import PlainData
 from ..errors import ArgumentError
 from .architecture import Architecture, find_architecture
-from .recipe import ConversionRecipe
+from .conversion_recipe import ConversionRecipe
 
 KEY = "ghostify"  # of the JSON in the header
 

@@ -6,13 +6,13 @@ import torch
 from torch import nn
 
 from ..errors import ArgumentError, UnsupportedModelError
-from ..graph.activation_functions import activation_from
+from ..graph.functions_as_modules import activation_from
 from ..graph.sites import Site
 from ..layers.cheap_conv import Cheap
-from ..layers.patterns import Kind, is_kind
+from ..layers.layer_classes import Kind, is_kind
 from ..surgery.planned import PlannedSite
 from ..surgery.swap import make_swaps, swap
-from .recipe import ConversionRecipe, SiteRecord, attach_recipe
+from .conversion_recipe import ConversionRecipe, SiteRecord, attach_recipe
 
 M = TypeVar("M", bound=nn.Module)
 

@@ -12,9 +12,9 @@ from ..common.copying import copy_to_meta
 from ..common.files import write_text
 from ..common.tensors import checksum_of_state, write_tensors
 from ..errors import ArgumentError, ArgumentTypeError
+from .conversion_recipe import ConversionRecipe, recipe_of
 from .filling import check_indices, check_shapes, fill
 from .header import KEY, describe, header_text, read_header
-from .recipe import ConversionRecipe, recipe_of
 from .replay import replay
 from .weights import read_safetensors
 

@@ -11,7 +11,7 @@ from helpers.networks import Residual
 import ghostify
 from ghostify.calibration.site_fit import SiteFit
 from ghostify.calibration.transplant import replace_module
-from ghostify.students.recipe import recipe_of
+from ghostify.students.conversion_recipe import recipe_of
 
 
 def test_in_place_and_the_teacher_as_it_was():

@@ -13,7 +13,7 @@ from torch import nn
 import ghostify
 from ghostify.calibration.calibrate import calibrate_with
 from ghostify.calibration.settings import Settings
-from ghostify.students.recipe import recipe_of
+from ghostify.students.conversion_recipe import recipe_of
 
 
 @pytest.mark.parametrize("cheap", ["depthwise", "pointwise", "auto"])

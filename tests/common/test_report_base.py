@@ -14,7 +14,7 @@ from rich.console import Console
 from ghostify import ArgumentError
 from ghostify.calibration.report import CalibrationReport, SiteResult
 from ghostify.common.report import ReportBase
-from ghostify.conversion.conversion_report import Report, Row, Total
+from ghostify.conversion.report import Report, Row, Total
 from ghostify.conversion.sensitivity_table import Header, Sensitivity, SiteSensitivity
 from ghostify.deployment.fold_report import FoldedPart, FoldReport
 from ghostify.deployment.latency_report import LatencyReport, Timing

@@ -15,7 +15,7 @@ from ghostify.common.costs import count_params, measure
 from ghostify.common.tensors import checksum_of_weights
 from ghostify.conversion import site_latency
 from ghostify.conversion.sensitivity_table import Header, Sensitivity, SiteSensitivity
-from ghostify.students.recipe import recipe_of
+from ghostify.students.conversion_recipe import recipe_of
 
 INPUT = torch.zeros(1, 3, 64, 64)
 

@@ -11,7 +11,7 @@ from torch import nn
 import ghostify
 from ghostify.conversion import only_if_faster as faster
 from ghostify.conversion.ghost_timer import GhostTimer, Seconds
-from ghostify.students.recipe import recipe_of
+from ghostify.students.conversion_recipe import recipe_of
 
 SLOW = [pytest.param(name, marks=pytest.mark.slow) for name in ("compile", "onnxruntime", "openvino")]
 

@@ -249,8 +249,8 @@ def test_failure_half_way_leaves_the_model_untouched(monkeypatch):
 
 
 def test_swaps_are_made_before_anything_is_changed():
-    from ghostify.conversion.config import GhostConfig
     from ghostify.conversion.plan import make_plan
+    from ghostify.conversion.settings import GhostConfig
     from ghostify.graph.find_sites import find_sites
 
     model = randomize(Residual())

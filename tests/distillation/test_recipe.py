@@ -4,7 +4,7 @@ import pytest
 
 import ghostify
 from ghostify import Recipe
-from ghostify.distillation.recipe import PRESETS
+from ghostify.distillation.training_recipe import PRESETS
 
 
 def test_yaml_gives_back_every_setting(tmp_path):

@@ -8,7 +8,7 @@ import torch
 from torch import fx, nn
 
 import ghostify
-from ghostify.graph.activation_functions import activation_from, activation_of_function, describe_activation
+from ghostify.graph.functions_as_modules import activation_from, activation_of_function, describe_activation
 from ghostify.graph.operations import OPERATIONS, is_channelwise, is_global_pool, is_mean_over_places, is_pair
 
 DIMS = {"1d": 1, "3d": 3}

@@ -16,7 +16,7 @@ from safetensors.torch import load_file
 from torch import nn
 
 import ghostify
-from ghostify.students.recipe import recipe_of
+from ghostify.students.conversion_recipe import recipe_of
 
 OLD = Path(__file__).resolve().parents[1] / "data" / "version_0_1_0"
 

@@ -8,7 +8,7 @@ import ghostify
 
 
 def test_register_pattern():
-    from ghostify.layers.patterns import _TABLE
+    from ghostify.layers.layer_classes import _TABLE
 
     class ScaledConv(nn.Module):
         """Not a subclass of Conv2d: a convolution whose output has a gain for each channel."""

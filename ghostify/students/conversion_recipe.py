@@ -9,7 +9,7 @@ from torch import fx, nn
 from ..common.files import PlainData
 from ..common.pickling import named_by_package
 from ..errors import ArgumentError
-from ..graph.activation_functions import describe_activation
+from ..graph.functions_as_modules import describe_activation
 from ..surgery.planned import PlannedSite
 from ..version import __version__
 
