@@ -1,0 +1,109 @@
+import pytest
+import timm
+import torch
+import torchvision
+from helpers.networks import randomize
+from helpers.spans import narrowed, some, spans_of, with_zeros
+from torch import nn
+
+from ghostify import ArgumentError
+from ghostify.surgery.narrowing import NarrowedSpan
+
+
+class Gated(nn.Module):
+    """Expansion, depthwise convolution, a gate, a concatenation, groups, PReLU, and a flattened map at the end."""
+
+    def __init__(self):
+        super().__init__()
+        self.expand, self.norm, self.act = nn.Conv2d(3, 12, 1, bias=False), nn.BatchNorm2d(12), nn.PReLU(12)
+        self.depthwise = nn.Conv2d(12, 12, 3, padding=1, groups=12)
+        self.squeeze, self.excite = nn.Conv2d(12, 5, 1), nn.Conv2d(5, 12, 1)
+        self.project = nn.Conv2d(12, 8, 1)
+        self.grouped = nn.Conv2d(8, 16, 3, padding=1, groups=2)
+        self.side = nn.Conv2d(16, 6, 3, padding=1)
+        self.joint_norm, self.mix = nn.BatchNorm2d(22), nn.Conv2d(22, 4, 1)
+        self.head, self.last = nn.Linear(4 * 9, 10), nn.Linear(10, 5)
+
+    def forward(self, x):
+        x = self.depthwise(self.act(self.norm(self.expand(x))))
+        x = x * self.excite(self.squeeze(x.mean((2, 3), keepdim=True)).relu()).sigmoid()
+        x = self.grouped(self.project(x).relu())
+        x = torch.cat([x, self.side(x)], 1)
+        x = nn.functional.max_pool2d(self.mix(self.joint_norm(x).relu()), 2)
+        return self.last(self.head(torch.flatten(x, 1)).relu())
+
+
+class Line(nn.Module):
+    """Maps of one and of three dimensions."""
+
+    def __init__(self, dims: int):
+        super().__init__()
+        conv, norm = [(nn.Conv1d, nn.BatchNorm1d), (nn.Conv2d, nn.BatchNorm2d), (nn.Conv3d, nn.BatchNorm3d)][dims - 1]
+        self.a, self.norm, self.b, self.c = conv(2, 8, 3), norm(8), conv(8, 6, 3), conv(6, 4, 1)
+
+    def forward(self, x):
+        return self.c(self.b(self.norm(self.a(x)).relu()).tanh())
+
+
+def outputs(model, x):
+    with torch.no_grad():
+        return model.double().eval()(x.double())
+
+
+NETWORKS = {
+    "gated": (Gated, (3, 6, 6)), "1d": (lambda: Line(1), (2, 12)), "3d": (lambda: Line(3), (2, 7, 7, 7)),
+    "resnet18": (lambda: torchvision.models.resnet18(num_classes=10), (3, 32, 32)),
+    "mobilenet_v3": (lambda: torchvision.models.mobilenet_v3_small(num_classes=10), (3, 32, 32)),
+    "regnety": (lambda: timm.create_model("regnety_002", num_classes=10), (3, 32, 32)),
+    "squeezenet": (lambda: torchvision.models.squeezenet1_1(num_classes=10), (3, 64, 64)),
+    "mlp of a vit": (lambda: timm.create_model("vit_tiny_patch16_224", img_size=32, num_classes=10), (3, 32, 32)),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", NETWORKS)
+def test_a_narrowed_network_computes_what_the_original_does_without_those_channels(name):
+    build, shape = NETWORKS[name]
+    torch.manual_seed(0)
+    model = randomize(build()).eval()
+    chosen = [some(span) for span in spans_of(model) if not span.reason]
+    assert chosen
+    x = torch.randn(2, *shape)
+    student, zeros = narrowed(model, chosen), with_zeros(model, chosen)
+    assert sum(p.numel() for p in student.parameters()) < sum(p.numel() for p in model.parameters())
+    wanted = outputs(zeros, x)
+    assert float((outputs(student, x) - wanted).abs().max()) <= 1e-12 * float(wanted.abs().max())
+    if name != "mlp of a vit":  # whose residual stream hides small changes
+        assert float((outputs(model, x) - wanted).norm()) > 1e-3 * float(wanted.norm())
+
+
+@pytest.mark.parametrize("name", ["gated", "regnety", "mobilenet_v3"])
+def test_with_all_channels_kept_nothing_changes_in_a_bit(name):
+    build, shape = NETWORKS[name]
+    torch.manual_seed(0)
+    model = randomize(build()).eval()
+    chosen = [some(span, 1.0) for span in spans_of(model) if not span.reason]
+    x = torch.randn(2, *shape)
+    with torch.no_grad():
+        assert torch.equal(narrowed(model, chosen)(x), model(x))
+
+
+def test_layers_keep_class_layout_and_flags():
+    model = Gated().to(memory_format=torch.channels_last)
+    model.grouped.weight.requires_grad_(False)
+    student = narrowed(model, [some(span) for span in spans_of(model) if not span.reason])
+    assert [type(module) for module in student.modules()] == [type(module) for module in model.modules()]
+    assert student.side.weight.is_contiguous(memory_format=torch.channels_last)
+    assert not student.grouped.weight.requires_grad
+    assert student.mix.weight.requires_grad
+    assert student.depthwise.groups == student.depthwise.in_channels == 6
+
+
+def test_what_can_not_be_kept_is_refused():
+    spans = spans_of(Gated())
+    grouped = next(span for span in spans if span.groups == 2 and not span.reason)
+    with pytest.raises(ArgumentError, match="equally many channels of its 2 groups"):
+        NarrowedSpan(grouped, torch.tensor([0, 1, grouped.channels - 1]))
+    with pytest.raises(ArgumentError, match="must keep some of its"):
+        NarrowedSpan(grouped, torch.tensor([], dtype=torch.long))
+    with pytest.raises(ArgumentError, match="an output"):
+        some(next(span for span in spans if "output" in span.reason))
