@@ -131,4 +131,4 @@ if not TYPE_CHECKING:  # which would take any name at all for one of the package
 
 
 def __dir__() -> list[str]:
-    return sorted({*globals(), *__all__, *_MODULES})
+    return sorted({*__all__, *_MODULES, *(name for name in globals() if name.startswith("__"))})

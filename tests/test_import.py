@@ -1,5 +1,8 @@
 """What ``import ghostify`` brings, and what it leaves until it is asked for."""
 
+import importlib
+import importlib.util
+import pickle
 import subprocess
 import sys
 
@@ -41,9 +44,28 @@ print(*(name for name in ghostify.__all__ if not callable(getattr(ghostify, name
 
 def test_names_in_pickles_are_attributes_of_the_package():
     for names in NAMES.values():
-        for name in names.values():
-            thing = getattr(ghostify, name)
-            assert (thing.__module__, thing.__qualname__) == ("ghostify", name)
+        for place in names.values():
+            file, _, name = place.partition(":")
+            thing = getattr(importlib.import_module(f"ghostify.{file}"), name)
+            assert thing.__qualname__ == name
+            if file.startswith(("layers", "students", "deployment.fold", "deployment.parted")):  # what students hold
+                assert thing.__module__ == "ghostify"
+                assert getattr(ghostify, name) is thing
+
+
+@pytest.mark.parametrize(
+    ("module", "name"), [("report", "Report"), ("trial", "Result"), ("training_recipe", "Recipe"), ("evaluation", "Evaluation")]
+)
+def test_pickles_of_the_first_version_find_reports_and_settings(module, name):
+    loaded = pickle.loads(f"cghostify.{module}\n{name}\n.".encode())
+    assert loaded.__module__.startswith("ghostify.")
+    assert loaded.__name__ in (name, f"Trial{name}")
+    assert importlib.util.find_spec(f"ghostify.{module}") is not None
+
+
+def test_what_is_offered_is_public():
+    names = [name for name in dir(ghostify) if not name.startswith("__")]
+    assert set(names) == {*ghostify.__all__, "demo", "errors", "losses", "plots"} - {"__version__"}
 
 
 def test_an_unknown_name_is_told():

@@ -4,6 +4,7 @@ Both counters count each multiply-add of convolutions, linear layers and matrix 
 either.
 """
 
+import warnings
 from collections.abc import Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING
@@ -31,11 +32,13 @@ def measure_by_fvcore(model: nn.Module, arguments: PositionalArguments, layers: 
         layers: qualified names of layers whose positions are wanted: the multiply-adds of a layer over its weights.
 
     Raises:
-        ArgumentError: the model is on the meta device, does not accept these arguments, or can't be traced.
+        ArgumentError: the model or the input is on the meta device, does not accept these arguments, or can't be traced.
     """
     name = type(model).__name__
     if on_meta(model):
         raise ArgumentError(f"counter='fvcore' needs values to trace, and {name} is on the meta device: use counter='torch'")
+    if any(isinstance(leaf, Tensor) and leaf.is_meta for leaf in tree_leaves(arguments)):
+        raise ArgumentError("counter='fvcore' needs values to trace, and the input is on the meta device: use counter='torch'")
     costs = measure(model, arguments)
     analysis = _analysis(model, arguments)
     try:
@@ -68,7 +71,9 @@ class _Flat(nn.Module):
 
 def _analysis(model: nn.Module, arguments: PositionalArguments) -> "FlopCountAnalysis":
     """An analysis of a copy of the modules, since fvcore leaves its hooks on modules that it can't trace."""
-    from fvcore.nn import FlopCountAnalysis
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", FutureWarning)  # of torch.jit.script, which fvcore calls as it is imported
+        from fvcore.nn import FlopCountAnalysis
 
     device = next((p.device for p in model.parameters()), torch.device("cpu"))
     tensors = tuple(leaf.to(device) for leaf in tree_leaves(arguments) if isinstance(leaf, Tensor))

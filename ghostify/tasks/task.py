@@ -17,6 +17,9 @@ Targets = Any  # what belongs to the images, as the task's losses() reads it; No
 Outputs = Callable[[Any], Sequence[Tensor]]  # from what a network returns to scores (N, classes, ...)
 
 
+Weights = Any  # :class:`LossWeights`; a user's task may name :class:`ghostify.Recipe`, which is one
+
+
 class Judgement(Protocol):
     """What an evaluation returns."""
 
@@ -84,7 +87,7 @@ class Task:
         teacher: nn.Module,
         images: Inputs,
         targets: Targets,
-        recipe: LossWeights,
+        recipe: Weights,
     ) -> dict[str, Tensor]:
         """Scalars by the name of their weight in the recipe: ``logits``, ``relation``, ``labels``.
 

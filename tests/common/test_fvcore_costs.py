@@ -156,3 +156,24 @@ def test_what_fvcore_cannot_count_is_one_sentence():
 def test_fvcore_is_imported_when_it_is_asked_for():
     code = "import sys, ghostify, ghostify.conversion.make_report; assert 'fvcore' not in sys.modules"
     subprocess.run([sys.executable, "-c", code], check=True)
+
+
+def small_student():
+    layers = [nn.Conv2d(3, 16, 3), nn.ReLU(), nn.Conv2d(16, 16, 3), nn.ReLU(), nn.Conv2d(16, 2, 1)]
+    return ghostify.convert(nn.Sequential(*layers))
+
+
+def test_an_input_without_values_is_told():
+    with pytest.raises(ArgumentError, match="the input is on the meta device"):
+        ghostify.report(small_student(), torch.rand(1, 3, 8, 8, device="meta"), counter="fvcore")
+
+
+def test_the_import_of_fvcore_warns_of_nothing():
+    code = """
+import warnings, torch, ghostify
+from ghostify.common.fvcore_costs import measure_by_fvcore
+warnings.simplefilter("error", FutureWarning)
+print(measure_by_fvcore(torch.nn.Conv2d(3, 8, 1), (torch.zeros(1, 3, 4, 4),)).flops)
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert (done.stdout.strip(), done.returncode) == (str(3 * 8 * 16), 0), done.stderr
