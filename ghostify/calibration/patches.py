@@ -2,11 +2,11 @@
 
 import copy
 import math
-from typing import cast
 
 import torch
 from torch import Tensor, nn
-from torch.nn.modules.conv import _ConvNd
+
+from ..layers.convolution import Convolution, as_convolution
 
 
 class Taps:
@@ -22,7 +22,7 @@ class Taps:
         size: numbers in one channel of its kernel.
     """
 
-    def __init__(self, conv: _ConvNd):
+    def __init__(self, conv: Convolution):
         self.conv = conv
         self.size = math.prod(conv.kernel_size)
         self._indices: dict[tuple[int, ...], Tensor] = {}
@@ -77,9 +77,9 @@ class Taps:
         return flat[:, index].movedim(3, 2)
 
 
-def conv_in(part: nn.Sequential) -> _ConvNd:
+def conv_in(part: nn.Sequential) -> Convolution:
     """The convolution that one of the two parts of a Ghost module begins with, of any registered class."""
-    return cast(_ConvNd, part[0])
+    return as_convolution(part[0])
 
 
 def at_positions(maps: Tensor, positions: Tensor | None) -> Tensor:

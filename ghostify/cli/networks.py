@@ -119,7 +119,7 @@ def _call_factory(factory: str, device: str) -> "nn.Module":
                 network = build()
         except (NotImplementedError, RuntimeError):  # its constructor computes with values
             network = build().to(device)
-    except Exception as error:
+    except Exception as error:  # the user's own code
         raise ArgumentError(f"--factory {factory!r} can't be called without arguments: {error}") from error
     if not isinstance(network, nn.Module):
         raise ArgumentError(f"--factory {factory!r} returned {type(network).__name__}, not a torch.nn.Module")

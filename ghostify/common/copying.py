@@ -88,7 +88,7 @@ def _clear_hooks(module: nn.Module) -> None:
 def _deepcopy(model: M, memo: dict[int, object]) -> M:
     try:
         return copy.deepcopy(model, memo)
-    except Exception as error:
+    except Exception as error:  # modules may copy themselves, with code of any kind
         raise UnsupportedModelError(
             f"the model {type(model).__name__} can't be deep-copied ({error}); convert a model that copy.deepcopy accepts"
         ) from error

@@ -70,7 +70,7 @@ def measure(model: nn.Module, arguments: PositionalArguments, layers: Sequence[s
     try:
         with evaluation_mode(model), unfused_attention():
             return _measure(model, tree_map_only(Tensor, lambda t: t.to(device), arguments), layers)
-    except Exception as error:
+    except Exception as error:  # the network's own code, on values this time
         raise _refused(model, arguments, error) from error
 
 

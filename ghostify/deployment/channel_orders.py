@@ -12,8 +12,8 @@ from typing import cast
 import torch
 from torch import Tensor, fx, nn
 
-from ..graph.operations import joined_values
-from .channel_streams import ChannelStream, channel_streams, name_of
+from ..graph.operations import joined_values, name_of
+from .channel_streams import ChannelStream, channel_streams
 from .folded_ghost import FoldedGhost
 
 

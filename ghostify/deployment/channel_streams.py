@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 
 from torch import fx, nn
 
-from ..graph.operations import is_carrier, is_channelwise, is_concatenation, is_pair, is_pool, is_size
+from ..graph.operations import is_carrier, is_channelwise, is_concatenation, is_pair, is_pool, is_size, name_of
 from ..layers.layer_classes import is_plain
 from .folded_ghost import FoldedGhost
 
@@ -128,8 +128,3 @@ class _StreamReader:
         for source in node.all_input_nodes:
             self.stream_of[source].needs.append((source, node))
         self.stream_of[node].fixed = f"{name_of(node)} has channels of its own"
-
-
-def name_of(node: fx.Node) -> str:
-    """What a node calls, in words."""
-    return str(node.target) if node.op == "call_module" else str(getattr(node.target, "__name__", node.target))

@@ -32,8 +32,10 @@ class Operation:
         starts_gate: with an ``output_size`` of 1 it begins a squeeze-and-excitation gate, whose parts can be had for nothing.
         keeps_pooled: of 1x1 maps it makes 1x1 maps.
         pads: it pads dimensions, from the last one on.
+        resizes: it gives maps of another size.
         combines: it combines two values channel by channel.
         adds: it combines two values by adding them.
+        multiplies: it combines two values by multiplying them.
         joins: it concatenates values.
         tells_size: it gives a size and no values.
         idle: in evaluation mode it gives its input as it is.
@@ -49,8 +51,10 @@ class Operation:
     starts_gate: bool = False
     keeps_pooled: bool = False
     pads: bool = False
+    resizes: bool = False
     combines: bool = False
     adds: bool = False
+    multiplies: bool = False
     joins: bool = False
     tells_size: bool = False
     idle: bool = False
@@ -79,20 +83,21 @@ _POOL = Operation(channelwise=True, pools=True)
 _DROPOUT = Operation(channelwise=True, idle=True, before_sum=True)
 _PAIR = Operation(combines=True)
 _SUM = Operation(combines=True, adds=True)
+_PRODUCT = Operation(combines=True, multiplies=True)
 
 OPERATIONS: dict[Key, Operation] = {
     # modules
     **_each(_POOL, _MaxPoolNd, _AvgPoolNd, _AdaptiveAvgPoolNd, _AdaptiveMaxPoolNd),
     **_each(replace(_POOL, sized=True), nn.AdaptiveAvgPool1d, nn.AdaptiveAvgPool3d, nn.AdaptiveMaxPool2d),
     **_each(replace(_POOL, sized=True, starts_gate=True), nn.AdaptiveAvgPool2d),
-    **_each(_KEEPS, nn.Upsample),
+    **_each(replace(_KEEPS, resizes=True), nn.Upsample, F.interpolate),
     **_each(_DROPOUT, _DropoutNd),
     **_each(replace(_DROPOUT, keeps_pooled=True), nn.Identity, nn.Dropout),
     # functions and methods that take each channel by itself
     **_each(_POOL, F.max_pool1d, F.max_pool2d, F.max_pool3d, F.avg_pool1d, F.avg_pool2d, F.avg_pool3d),
     **_each(replace(_POOL, sized=True), F.adaptive_avg_pool2d, F.adaptive_max_pool2d),
     **_each(Operation(sized=True), F.adaptive_avg_pool1d, F.adaptive_avg_pool3d),
-    **_each(_KEEPS, F.interpolate, torch.clone, torch.clamp, torch.exp),
+    **_each(_KEEPS, torch.clone, torch.clamp, torch.exp),
     **_each(_KEEPS, "contiguous", "clone", "clamp", "clamp_", "float", "half"),
     **_each(Operation(pads=True), F.pad),
     **_each(replace(_DROPOUT, training_at=2), F.dropout),
@@ -116,9 +121,11 @@ OPERATIONS: dict[Key, Operation] = {
     # two values
     **_each(_SUM, operator.add, torch.add, "add", "add_"),
     **_each(replace(_SUM, changes_input=True), operator.iadd),
-    **_each(_PAIR, operator.sub, operator.mul, operator.truediv, torch.sub, torch.mul, torch.div),
-    **_each(_PAIR, torch.maximum, torch.minimum, "sub", "sub_", "mul", "mul_", "div", "div_"),
-    **_each(replace(_PAIR, changes_input=True), operator.isub, operator.imul),
+    **_each(_PRODUCT, operator.mul, torch.mul, "mul", "mul_"),
+    **_each(replace(_PRODUCT, changes_input=True), operator.imul),
+    **_each(_PAIR, operator.sub, operator.truediv, torch.sub, torch.div, torch.maximum, torch.minimum),
+    **_each(_PAIR, "sub", "sub_", "div", "div_"),
+    **_each(replace(_PAIR, changes_input=True), operator.isub),
     **_each(Operation(changes_input=True), operator.itruediv),
     # values joined, and sizes
     **_each(Operation(joins=True), torch.cat, torch.concat),
@@ -182,6 +189,12 @@ def is_pool(node: fx.Node, module: nn.Module | None) -> bool:
     return (operation.channelwise and operation.pools) or (module is None and is_mean_over_places(node))
 
 
+def knows_places(node: fx.Node, module: nn.Module | None) -> bool:
+    """Whether the node tells the dimensions of places from that of the channels, as pools do and activations do not."""
+    operation = operation_of(node, module)
+    return operation.pads or operation.resizes or is_pool(node, module)
+
+
 def is_mean_over_places(node: fx.Node) -> bool:
     """Whether the node is a mean over places, one or more of their dimensions, that keeps the number of dimensions."""
     dims = _averaged_dims(node)
@@ -217,6 +230,11 @@ def keeps_pooled(node: fx.Node, module: nn.Module | None) -> bool:
 def is_pair(node: fx.Node) -> bool:
     """Whether the node combines two values channel by channel, as sums and products do."""
     return node.op in ("call_function", "call_method") and operation_of(node, None).combines
+
+
+def is_product(node: fx.Node) -> bool:
+    """Whether the node multiplies two values, channel by channel."""
+    return is_pair(node) and operation_of(node, None).multiplies
 
 
 def is_sum(node: fx.Node) -> bool:
@@ -274,10 +292,27 @@ def changes_input(node: fx.Node, module: nn.Module | None) -> bool:
     return by_name or operation_of(node, None).changes_input or node.kwargs.get("inplace") is True
 
 
-def _averaged_dims(node: fx.Node) -> set[object] | None:
-    """The dimensions over which a node takes the mean, if it takes one and keeps the number of dimensions."""
-    if node.op == "call_module" or node.target not in (torch.mean, "mean"):
+def mean_dims(node: fx.Node) -> set[object] | None:
+    """The dimensions over which a node takes the mean; None where it takes none, or names no dimensions."""
+    if node.op not in ("call_function", "call_method") or node.target not in (torch.mean, "mean"):
         return None
     dims = node.args[1] if len(node.args) > 1 else node.kwargs.get("dim")
-    keep = node.args[2] if len(node.args) > 2 else node.kwargs.get("keepdim")
-    return {*dims} if keep is True and isinstance(dims, (tuple, list)) else None
+    if isinstance(dims, int):
+        return {dims}
+    return {*dims} if isinstance(dims, (tuple, list)) else None
+
+
+def mean_keeps_dims(node: fx.Node) -> object:
+    """Whether a mean leaves dimensions of one: the argument as the network gives it."""
+    return node.args[2] if len(node.args) > 2 else node.kwargs.get("keepdim", False)
+
+
+def _averaged_dims(node: fx.Node) -> set[object] | None:
+    """The dimensions over which a node takes the mean, where they are listed and leave dimensions of one."""
+    listed = node.args[1] if len(node.args) > 1 else node.kwargs.get("dim")
+    return mean_dims(node) if isinstance(listed, (tuple, list)) and mean_keeps_dims(node) is True else None
+
+
+def name_of(node: fx.Node) -> str:
+    """What a node calls, in words."""
+    return str(node.target) if node.op == "call_module" else str(getattr(node.target, "__name__", node.target))

@@ -5,13 +5,11 @@ A span is a set of channels that can be made fewer together: the layers that mak
 channel share their spans; a concatenation keeps the spans of what it joins, one after the other.
 """
 
-import operator
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from math import lcm
 from typing import Literal
 
-import torch
 from torch import fx, nn
 
 from ..layers.convolution import Convolution
@@ -23,15 +21,18 @@ from .operations import (
     is_concatenation,
     is_pair,
     is_pool,
+    is_product,
     is_size,
     joined_values,
+    knows_places,
+    mean_dims,
+    mean_keeps_dims,
+    name_of,
     operation_of,
 )
 
 # where the channels of a value stand: second of (N, C, ...), last of (N, ..., C), or of (N, C), where both are one
 Axis = Literal["second", "last", "only"]
-
-_PRODUCTS = {operator.mul, operator.imul, torch.mul, "mul", "mul_"}
 
 
 @dataclass(frozen=True)
@@ -176,7 +177,7 @@ class _SpanReader:
         elif is_pair(node):
             value = self._combine(node)
         else:
-            value = self._reshaped(node) or self._kept(node, None) or self._bar(node, f"{_name(node)} reads its maps")
+            value = self._reshaped(node) or self._kept(node, None) or self._bar(node, f"{name_of(node)} reads its maps")
         self.values[node] = value
 
     def _read_call(self, node: fx.Node, module: nn.Module) -> _Value | None:
@@ -259,8 +260,7 @@ class _SpanReader:
         source = self._source(node)
         if source is None or not is_channelwise(node, module):
             return None
-        operation = operation_of(node, module)
-        if operation.activation or operation.idle or is_kind(module, "activation") or node.target in _WITHOUT_PLACES:
+        if not knows_places(node, module):
             return source
         return source if source.axis == "second" and self._only_places(node, module, source.places) else None
 
@@ -269,7 +269,7 @@ class _SpanReader:
         if operation_of(node, module).pads:
             widths = node.args[1]
             return places is not None and isinstance(widths, (list, tuple)) and len(widths) <= 2 * places
-        if module is None and is_pool(node, None) and (dims := _mean_dims(node)) is not None:
+        if module is None and is_pool(node, None) and (dims := mean_dims(node)) is not None:
             return places is not None and _are_places(dims, places)
         return True
 
@@ -288,8 +288,8 @@ class _SpanReader:
             return self._flattened(node, 1, -1)
         if source.places is None:
             return None
-        dims = _mean_dims(node)
-        if dims is not None and not _keeps_dims(node) and source.axis == "second":
+        dims = mean_dims(node)
+        if dims is not None and mean_keeps_dims(node) is False and source.axis == "second":
             return _Value(source.tracks, "only") if _are_places(dims, source.places, every=True) else None
         if name == "permute":
             listed = len(arguments) == 1 and isinstance(arguments[0], (list, tuple))
@@ -311,13 +311,13 @@ class _SpanReader:
             return source
         if start == 1 and end == -1 and source.axis == "second":
             return _Value(source.tracks, "only", flat=True)
-        return self._bar(node, f"{_name(node)} mixes its channels with places")
+        return self._bar(node, f"{name_of(node)} mixes its channels with places")
 
     def _join(self, node: fx.Node) -> _Value | None:
         values = [self.values.get(source) for source in joined_values(node)]
         known = [value for value in values if value is not None]
         if len(known) < len(values) or any(value.axis == "last" or value.flat for value in known):
-            return self._bar(node, f"{_name(node)} joins it to values that are not understood")
+            return self._bar(node, f"{name_of(node)} joins it to values that are not understood")
         return _Value(tuple(track for value in known for track in value.tracks), known[0].axis)
 
     def _combine(self, node: fx.Node) -> _Value | None:
@@ -326,33 +326,15 @@ class _SpanReader:
             return values[0]
         first, second = values[0], values[1]
         if first is None or second is None or len(values) > 2:
-            return self._bar(node, f"{_name(node)} combines its maps with values that are not understood")
+            return self._bar(node, f"{name_of(node)} combines its maps with values that are not understood")
         sizes = [[track.channels for track in value.tracks] for value in (first, second)]
         if sizes[0] != sizes[1] or first.axis != second.axis or first.flat or second.flat:
-            return self._bar(node, f"{_name(node)} combines its maps with other channels")
+            return self._bar(node, f"{name_of(node)} combines its maps with other channels")
         for one, other in zip(first.tracks, second.tracks, strict=True):
             apart = one.root() is not other.root()
             one.unite(other)
-            one.root().summed |= apart and node.target not in _PRODUCTS
+            one.root().summed |= apart and not is_product(node)
         return first
-
-
-_WITHOUT_PLACES = {"contiguous", "clone", "clamp", "clamp_", "float", "half", torch.clone, torch.clamp, torch.exp}
-
-
-def _mean_dims(node: fx.Node) -> set[object] | None:
-    """The dimensions over which a node takes the mean; None where it takes none, or names no dimensions."""
-    if node.op not in ("call_function", "call_method") or node.target not in (torch.mean, "mean"):
-        return None
-    dims = node.args[1] if len(node.args) > 1 else node.kwargs.get("dim")
-    if isinstance(dims, int):
-        return {dims}
-    return set(dims) if isinstance(dims, (list, tuple)) else None
-
-
-def _keeps_dims(node: fx.Node) -> bool:
-    keep = node.args[2] if len(node.args) > 2 else node.kwargs.get("keepdim", False)
-    return keep is not False
 
 
 def _are_places(dims: set[object], places: int, every: bool = False) -> bool:
@@ -360,7 +342,3 @@ def _are_places(dims: set[object], places: int, every: bool = False) -> bool:
     counted = {dim + places + 2 if isinstance(dim, int) and dim < 0 else dim for dim in dims}
     all_places = set(range(2, places + 2))
     return counted == all_places if every else counted <= all_places
-
-
-def _name(node: fx.Node) -> str:
-    return str(node.target) if node.op == "call_module" else str(getattr(node.target, "__name__", node.target))

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from ..errors import ArgumentError, ArgumentTypeError
 
 M = TypeVar("M", bound=nn.Module)
+T = TypeVar("T", bound=Tensor)
 
 Kind = Literal["conv", "norm", "activation"]
 
@@ -79,7 +80,7 @@ def narrow_channels(module: nn.Module, channels: Tensor) -> nn.Module:
         if tensor.numel() == 1:  # one number for all channels
             continue
         if tensor.shape[0] == total:
-            memo[id(tensor)] = _take(tensor, channels)
+            memo[id(tensor)] = take(tensor, channels)
         else:
             raise ArgumentError(f"its {name} of shape {tuple(tensor.shape)} is not per output channel")
     narrowed = copy.deepcopy(module, memo)
@@ -97,13 +98,14 @@ def _channel_count(module: nn.Module) -> int | None:
     )
 
 
-def _take(tensor: Tensor, channels: Tensor) -> Tensor:
-    """Rows of ``tensor`` as a tensor of the same kind: parameter or buffer, memory format, requires_grad."""
-    rows = tensor.detach().index_select(0, channels.to(tensor.device))
+def take(tensor: T, index: Tensor, dim: int = 0) -> T:
+    """Rows of ``tensor``, or slices of another dimension, as a tensor of the same kind: parameter or buffer, memory format,
+    requires_grad."""
+    rows = tensor.detach().index_select(dim, index.to(tensor.device))
     for layout, dims in ((torch.channels_last, 4), (torch.channels_last_3d, 5)):
         if tensor.dim() == dims and not tensor.is_contiguous() and tensor.is_contiguous(memory_format=layout):
             rows = rows.contiguous(memory_format=layout)
-    return nn.Parameter(rows, tensor.requires_grad) if isinstance(tensor, nn.Parameter) else rows
+    return cast(T, nn.Parameter(rows, tensor.requires_grad) if isinstance(tensor, nn.Parameter) else rows)
 
 
 _COUNTS = ("out_channels", "num_features", "num_parameters")

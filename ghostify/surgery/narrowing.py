@@ -10,7 +10,7 @@ from ..common.copying import copy_layer
 from ..errors import ArgumentError
 from ..graph.spans import Span
 from ..layers.convolution import Convolution
-from ..layers.layer_classes import narrow
+from ..layers.layer_classes import narrow, take
 
 
 @dataclass(frozen=True)
@@ -37,9 +37,7 @@ class NarrowedSpan:
 
     def gone(self) -> Tensor:
         """(n - m,) channels that do not stay."""
-        mask = torch.ones(self.span.channels, dtype=torch.bool)
-        mask[self.kept] = False
-        return mask.nonzero().flatten()
+        return _others(self.span.channels, self.kept)
 
 
 def narrowed_layers(modules: Mapping[str, nn.Module], narrowed: Sequence[NarrowedSpan]) -> dict[str, nn.Module]:
@@ -77,9 +75,9 @@ def _narrow_outputs(layer: nn.Module, kept: Tensor) -> nn.Module:
     if not isinstance(layer, nn.Linear):
         return narrow(layer, kept)
     made = copy_layer(layer)
-    made.weight = _taken(layer.weight, 0, kept)
+    made.weight = take(layer.weight, kept)
     if layer.bias is not None:
-        made.bias = _taken(layer.bias, 0, kept)
+        made.bias = take(layer.bias, kept)
     made.out_features = len(kept)
     return made
 
@@ -88,17 +86,17 @@ def _narrow_inputs(layer: nn.Module, gone: Tensor) -> nn.Module:
     """A layer without some input features; of a grouped convolution equally many of each group go."""
     if isinstance(layer, nn.Linear):
         linear, kept = copy_layer(layer), _others(layer.in_features, gone)
-        linear.weight, linear.in_features = _taken(layer.weight, 1, kept), len(kept)
+        linear.weight, linear.in_features = take(layer.weight, kept, dim=1), len(kept)
         return linear
     assert isinstance(layer, Convolution)
     made, kept = copy_layer(layer), _others(layer.in_channels, gone)
     if layer.groups == 1:
-        made.weight = _taken(layer.weight, 1, kept)
+        made.weight = take(layer.weight, kept, dim=1)
     else:
         size = layer.in_channels // layer.groups
         within = (kept % size).view(layer.groups, -1)
         filters = zip(layer.weight.detach().chunk(layer.groups), within, strict=True)
-        made.weight = nn.Parameter(torch.cat([_taken(rows, 1, index) for rows, index in filters]), layer.weight.requires_grad)
+        made.weight = nn.Parameter(torch.cat([take(rows, index, dim=1) for rows, index in filters]), layer.weight.requires_grad)
     made.in_channels = len(kept)
     return made
 
@@ -112,16 +110,8 @@ def _narrow_carrier(layer: nn.Module, gone: Tensor) -> nn.Module:
     return depthwise
 
 
-def _others(count: int, gone: Tensor) -> Tensor:
+def _others(count: int, some: Tensor) -> Tensor:
+    """The indices below ``count`` that are not among some, in increasing order."""
     mask = torch.ones(count, dtype=torch.bool)
-    mask[gone] = False
+    mask[some] = False
     return mask.nonzero().flatten()
-
-
-def _taken(tensor: Tensor, dim: int, index: Tensor) -> nn.Parameter:
-    """Some rows or columns of a weight in the memory layout of the weight."""
-    taken = tensor.detach().index_select(dim, index.to(tensor.device))
-    for layout, dims in ((torch.channels_last, 4), (torch.channels_last_3d, 5)):
-        if tensor.dim() == dims and not tensor.is_contiguous() and tensor.is_contiguous(memory_format=layout):
-            taken = taken.contiguous(memory_format=layout)
-    return nn.Parameter(taken, tensor.requires_grad)
