@@ -1,12 +1,10 @@
 """Find the sites of a model in its traced graphs."""
 
-from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from typing import Literal
 
 from torch import fx, nn
-from torch.nn.utils import parametrize
 
 from ..layers.convolution import Convolution, as_convolution
 from ..layers.layer_classes import is_kind, lookup
@@ -15,36 +13,42 @@ from .functions_as_modules import activation_of_function
 from .roles import roles_of
 from .sites import DEPTHWISE, Site, is_listed
 from .tracing import Part, trace
+from .usage import Usage, has_derived_weight, has_hooks, is_quantised
 
 
-def find_sites(model: nn.Module) -> list[Site]:
+def trace_layers(model: nn.Module) -> list[Part]:
+    """The parts of ``model`` that trace; every layer that may be a site is called by one of them."""
+    return trace(model, is_listed, lambda module: lookup(module) is not None)
+
+
+def find_sites(model: nn.Module, parts: Sequence[Part] | None = None) -> list[Site]:
     """Every convolution and fully connected layer of ``model``, in execution order, with what follows it.
 
     Sites that can't be converted carry the reason. Nothing is left out: a class that looks like a convolution and
     isn't known is listed as well.
+
+    Args:
+        model: any network.
+        parts: of the network by :func:`trace_layers`; None to trace it.
     """
-    parts = trace(model, is_listed, lambda module: lookup(module) is not None)
+    parts = trace_layers(model) if parts is None else parts
     search = _Search(model, parts)
     sites = {site.name: site for part in parts for site in search.sites(part)}
     return search.mark_first(list(sites.values()))
 
 
 class _Search:
-    """Reads sites off the graphs; counts what is used more than once anywhere in the model.
+    """Reads sites off the graphs.
 
     Args:
         model: the whole model.
         parts: its traced parts.
     """
 
-    def __init__(self, model: nn.Module, parts: list[Part]):
+    def __init__(self, model: nn.Module, parts: Sequence[Part]):
         self.parts = parts
-        self.modules = dict(model.named_modules(remove_duplicate=False))
-        nodes = [(part.qualified(str(node.target)), node.op) for part in parts for node in part.graph.nodes]
-        self.calls = Counter(name for name, op in nodes if op == "call_module")
-        self.read = {name.rpartition(".")[0] for name, op in nodes if op == "get_attr"}
-        self.owners = Counter(id(p) for m in self.modules.values() for p in m._parameters.values() if p is not None)
-        self.names = Counter(id(module) for module in self.modules.values())
+        self.usage = Usage(model, parts)
+        self.modules = self.usage.modules
 
     def sites(self, part: Part) -> Iterator[Site]:
         """The sites of one part, in the order in which they are called."""
@@ -70,34 +74,27 @@ class _Search:
 
     def _blocked(self, name: str, module: nn.Module) -> str | None:
         """Why no Ghost module can stand in for this layer, whatever the settings."""
-        parents = (self.modules[name.rsplit(".", up)[0]] for up in range(1, name.count(".") + 1))
-        if any(type(owner).__name__.startswith("GhostModule") for owner in (module, *parents)):
+        if self.usage.in_ghost_module(name):
             return "already part of a Ghost module"
         if isinstance(module, nn.modules.conv._ConvTransposeNd):
             return "transposed convolution"
-        origin = type(module).__module__
-        if ".quantized" in origin or ".qat" in origin or hasattr(module, "weight_fake_quant"):
+        if is_quantised(module):
             return "quantised"
-        hooks = [*module._forward_pre_hooks.values(), *module._forward_hooks.values()]
-        if parametrize.is_parametrized(module) or any("Norm" in type(hook).__name__ for hook in hooks):
+        if has_derived_weight(module):
             return "weight-normed or parametrised: its weight is made from others at run time"
         if type(module) is not nn.Linear and not is_kind(module, "conv"):
             return f"unknown class {type(module).__name__}: ghostify.register_pattern teaches it"
-        if hooks:
+        if has_hooks(module):
             return "has forward hooks of its own, which would be lost"
-        if self.calls[name] > 1:
-            return f"shared weights: called {self.calls[name]} times"
-        if any(self.owners[id(p)] > 1 for p in module.parameters()):
-            return "shared weights: the same parameters stand in more than one place"
-        if name in self.read:
-            return "its weights are read from outside"
+        if shared := self.usage.shared_weights(name):
+            return shared
         return DEPTHWISE if is_kind(module, "conv") and _is_depthwise(as_convolution(module)) else None
 
     def _with_followers(self, site: Site, part: Part, node: fx.Node) -> Site:
         """Add the norm and the activation that follow, where they can be taken into the Ghost module."""
         follower = _only_user(node, part, self.modules)
         name, module = self._called(follower, part)
-        if module is not None and is_kind(module, "norm") and self._owned(name, module):
+        if module is not None and is_kind(module, "norm") and self.usage.is_owned(name):
             channels = site.conv.out_channels
             if getattr(module, "num_features", channels) == channels:
                 site = replace(site, norm_name=name, norm=module)
@@ -106,7 +103,7 @@ class _Search:
                 follower = _only_user(follower, part, self.modules) if follower else None
                 name, module = self._called(follower, part)
         if module is not None and is_kind(module, "activation"):
-            owned = self._owned(name, module)
+            owned = self.usage.is_owned(name)
             return replace(site, act=module, act_name=name if owned else None, shared_act=None if owned else name)
         return replace(site, act=activation_of_function(follower)) if follower is not None else site
 
@@ -116,11 +113,6 @@ class _Search:
             return "", None
         name = part.qualified(str(node.target))
         return name, self.modules[name]
-
-    def _owned(self, name: str, module: nn.Module) -> bool:
-        """Whether the module is called from one place, has one name, no hooks, and no weights that are read from outside."""
-        hooked = bool(module._forward_hooks or module._forward_pre_hooks)
-        return self.calls[name] == 1 and self.names[id(module)] == 1 and not hooked and name not in self.read
 
     def mark_first(self, sites: list[Site]) -> list[Site]:
         """Where only parts trace, "sees no convolution before it" holds for many: keep those shaped like the very first."""

@@ -77,7 +77,8 @@ def find_spans(graph: fx.Graph, modules: Mapping[str, nn.Module], shared: set[st
     Args:
         graph: of a network, or of a part of one whose outputs others may use.
         modules: the modules that it calls, by their targets.
-        shared: targets that are called more than once, have more names, hooks or derived weights, or are read from outside.
+        shared: targets of layers that are called more than once, have more names or derived weights, or are read from outside;
+            and of modules of any kind that have hooks.
         streams: whether maps that several layers add up, the outputs of residual blocks, may be made fewer.
     """
     reader = _SpanReader(modules, shared)
@@ -183,7 +184,8 @@ class _SpanReader:
     def _read_call(self, node: fx.Node, module: nn.Module) -> _Value | None:
         target = str(node.target)
         source = self._source(node)
-        if any(True for _ in module.parameters()) and (target in self.shared or len(node.all_input_nodes) != 1):
+        several_inputs = any(True for _ in module.parameters()) and len(node.all_input_nodes) != 1
+        if target in self.shared or several_inputs:
             return self._bar(node, f"{target} is called more than once, is hooked, or takes several inputs")
         if isinstance(module, nn.Flatten):
             return self._flattened(node, module.start_dim, module.end_dim)

@@ -1,8 +1,9 @@
 import pytest
 import torch
 from helpers.networks import Residual
-from helpers.spans import spans_of
 from torch import nn
+
+from ghostify.graph.network_spans import find_network_spans
 
 
 class Network(nn.Module):
@@ -27,7 +28,7 @@ class Function(nn.Module):
 
 
 def first_span(network):
-    return next(span for span in spans_of(network) if "a" in span.makers)
+    return next(span for span in find_network_spans(network) if "a" in span.makers)
 
 
 @pytest.mark.parametrize(
@@ -78,14 +79,14 @@ def test_a_mean_over_the_channels_of_one_dimensional_maps_is_no_mean_over_places
 
 def test_sums_of_several_layers_are_free_only_as_streams():
     model = Residual()
-    inside = next(span for span in spans_of(model) if span.makers == ("conv1",))
+    inside = next(span for span in find_network_spans(model) if span.makers == ("conv1",))
     assert inside.reason == ""
     assert [use.target for use in inside.carriers] == ["bn1"]
     assert [use.target for use in inside.readers] == ["conv2"]
-    stem = next(span for span in spans_of(model) if "stem" in span.makers)
+    stem = next(span for span in find_network_spans(model) if "stem" in span.makers)
     assert set(stem.makers) == {"stem", "conv2"}
     assert "added to those of other layers" in stem.reason
-    free = next(span for span in spans_of(model, streams=True) if "stem" in span.makers)
+    free = next(span for span in find_network_spans(model, streams=True) if "stem" in span.makers)
     assert free.reason == ""
     assert {use.target for use in free.readers} == {"conv1", "head"}
 
@@ -121,7 +122,7 @@ def test_concatenations_and_flattened_maps_have_offsets_and_widths():
             x = self.norm(torch.cat([self.a(x), self.c(x)], 1))
             return self.b(x).mean(), self.last(self.head(x.flatten(1)).relu())
 
-    spans = {span.makers: span for span in spans_of(Net())}
+    spans = {span.makers: span for span in find_network_spans(Net())}
     assert [(use.target, use.offset, use.width) for use in spans[("c",)].readers] == [("b", 8, 1), ("head", 32, 4)]
     assert [(use.target, use.offset) for use in spans[("c",)].carriers] == [("norm", 8)]
     assert spans[("head",)].reason == ""

@@ -1,24 +1,12 @@
 """The spans of a network, some channels of each, and the network in which readers have zeros for the others."""
 
 import copy
-from collections import Counter
 
 import torch
 from torch import nn
 
-from ghostify.graph.sites import is_listed
-from ghostify.graph.spans import Span, find_spans
-from ghostify.graph.tracing import trace
-from ghostify.layers.layer_classes import lookup
+from ghostify.graph.spans import Span
 from ghostify.surgery.narrowing import NarrowedSpan, narrowed_layers
-
-
-def spans_of(model: nn.Module, streams: bool = False) -> list[Span]:
-    """Of a network that traces as a whole."""
-    (part,) = trace(model, is_listed, lambda module: lookup(module) is not None)
-    calls = Counter(str(node.target) for node in part.graph.nodes if node.op == "call_module")
-    modules = dict(model.named_modules(remove_duplicate=False))
-    return find_spans(part.graph, modules, {name for name, count in calls.items() if count > 1}, streams)
 
 
 def some(span: Span, share: float = 0.5, seed: int = 0) -> NarrowedSpan:

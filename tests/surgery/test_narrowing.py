@@ -3,10 +3,11 @@ import timm
 import torch
 import torchvision
 from helpers.networks import randomize
-from helpers.spans import narrowed, some, spans_of, with_zeros
+from helpers.spans import narrowed, some, with_zeros
 from torch import nn
 
 from ghostify import ArgumentError
+from ghostify.graph.network_spans import find_network_spans
 from ghostify.surgery.narrowing import NarrowedSpan
 
 
@@ -65,7 +66,7 @@ def test_a_narrowed_network_computes_what_the_original_does_without_those_channe
     build, shape = NETWORKS[name]
     torch.manual_seed(0)
     model = randomize(build()).eval()
-    chosen = [some(span) for span in spans_of(model) if not span.reason]
+    chosen = [some(span) for span in find_network_spans(model) if not span.reason]
     assert chosen
     x = torch.randn(2, *shape)
     student, zeros = narrowed(model, chosen), with_zeros(model, chosen)
@@ -81,7 +82,7 @@ def test_with_all_channels_kept_nothing_changes_in_a_bit(name):
     build, shape = NETWORKS[name]
     torch.manual_seed(0)
     model = randomize(build()).eval()
-    chosen = [some(span, 1.0) for span in spans_of(model) if not span.reason]
+    chosen = [some(span, 1.0) for span in find_network_spans(model) if not span.reason]
     x = torch.randn(2, *shape)
     with torch.no_grad():
         assert torch.equal(narrowed(model, chosen)(x), model(x))
@@ -90,7 +91,7 @@ def test_with_all_channels_kept_nothing_changes_in_a_bit(name):
 def test_layers_keep_class_layout_and_flags():
     model = Gated().to(memory_format=torch.channels_last)
     model.grouped.weight.requires_grad_(False)
-    student = narrowed(model, [some(span) for span in spans_of(model) if not span.reason])
+    student = narrowed(model, [some(span) for span in find_network_spans(model) if not span.reason])
     assert [type(module) for module in student.modules()] == [type(module) for module in model.modules()]
     assert student.side.weight.is_contiguous(memory_format=torch.channels_last)
     assert not student.grouped.weight.requires_grad
@@ -99,7 +100,7 @@ def test_layers_keep_class_layout_and_flags():
 
 
 def test_what_can_not_be_kept_is_refused():
-    spans = spans_of(Gated())
+    spans = find_network_spans(Gated())
     grouped = next(span for span in spans if span.groups == 2 and not span.reason)
     with pytest.raises(ArgumentError, match="equally many channels of its 2 groups"):
         NarrowedSpan(grouped, torch.tensor([0, 1, grouped.channels - 1]))

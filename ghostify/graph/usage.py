@@ -1,0 +1,64 @@
+"""How often the modules and parameters of a network are used: what is shared, hooked or read from outside stays as it is."""
+
+from collections import Counter
+from collections.abc import Sequence
+
+from torch import nn
+from torch.nn.utils import parametrize
+
+from .tracing import Part
+
+
+class Usage:
+    """Counts what is used more than once anywhere in a network.
+
+    Args:
+        model: the whole network.
+        parts: its traced parts.
+
+    Attributes:
+        modules: the modules by all of their qualified names.
+    """
+
+    def __init__(self, model: nn.Module, parts: Sequence[Part]):
+        self.modules = dict(model.named_modules(remove_duplicate=False))
+        nodes = [(part.qualified(str(node.target)), node.op) for part in parts for node in part.graph.nodes]
+        self._calls = Counter(name for name, op in nodes if op == "call_module")
+        self._read = {name.rpartition(".")[0] for name, op in nodes if op == "get_attr"}
+        self._owners = Counter(id(p) for m in self.modules.values() for p in m._parameters.values() if p is not None)
+        self._names = Counter(id(module) for module in self.modules.values())
+
+    def is_owned(self, name: str) -> bool:
+        """Whether the module is called from one place, has one name, no hooks, and no weights that are read from outside."""
+        module = self.modules[name]
+        return self._calls[name] == 1 and self._names[id(module)] == 1 and not has_hooks(module) and name not in self._read
+
+    def shared_weights(self, name: str) -> str | None:
+        """Why the weights of the module stand for more than its one call; None where they do not."""
+        if self._calls[name] > 1:
+            return f"shared weights: called {self._calls[name]} times"
+        if any(self._owners[id(p)] > 1 for p in self.modules[name].parameters()):
+            return "shared weights: the same parameters stand in more than one place"
+        return "its weights are read from outside" if name in self._read else None
+
+    def in_ghost_module(self, name: str) -> bool:
+        """Whether the module is a Ghost module, ours or a network's own, or lies in one."""
+        parents = (self.modules[name.rsplit(".", up)[0]] for up in range(1, name.count(".") + 1))
+        return any(type(owner).__name__.startswith("GhostModule") for owner in (self.modules[name], *parents))
+
+
+def has_hooks(module: nn.Module) -> bool:
+    """Whether forward hooks of any kind act on the module."""
+    return bool(module._forward_hooks or module._forward_pre_hooks)
+
+
+def is_quantised(module: nn.Module) -> bool:
+    """Whether the module is of torch's quantised kinds, or prepared to become one."""
+    origin = type(module).__module__
+    return ".quantized" in origin or ".qat" in origin or hasattr(module, "weight_fake_quant")
+
+
+def has_derived_weight(module: nn.Module) -> bool:
+    """Whether the module's weight is made from other parameters at run time."""
+    hooks = [*module._forward_pre_hooks.values(), *module._forward_hooks.values()]
+    return parametrize.is_parametrized(module) or any("Norm" in type(hook).__name__ for hook in hooks)

@@ -1,0 +1,74 @@
+"""What the span of a layer in a whole network depends on outside of its graph: sharing, hooks, derived weights, parts."""
+
+import pytest
+import torch
+from torch import nn
+from torch.nn.utils.parametrizations import weight_norm
+
+from ghostify.graph.network_spans import find_network_spans
+
+
+class Pair(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.a, self.act, self.b = nn.Conv2d(3, 8, 3), nn.ReLU(), nn.Conv2d(8, 4, 3)
+
+    def forward(self, x):
+        return self.b(self.act(self.a(x)))
+
+
+class Untraceable(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.pair = Pair()
+
+    def forward(self, x):
+        return self.pair(x) if x.sum() > 0 else self.pair(-x)
+
+
+def tie(network):
+    network.other = nn.Conv2d(3, 8, 3)
+    network.other.weight = network.a.weight
+
+
+def alias(network):
+    network.alias = network.a
+
+
+CHANGES = {
+    "tied weights": tie,
+    "another name": alias,
+    "hook on the maker": lambda network: network.a.register_forward_hook(lambda *_: None),
+    "hook on the reader": lambda network: network.b.register_forward_pre_hook(lambda *_: None),
+    "hook on what carries": lambda network: network.act.register_forward_hook(lambda *_: None),
+    "weight norm": lambda network: weight_norm(network.a),
+    "old weight norm": lambda network: torch.nn.utils.weight_norm(network.b),
+}
+
+
+def test_a_pair_of_convolutions_has_a_free_span_between_them():
+    (first, last) = find_network_spans(Pair())
+    assert (first.makers, first.reason) == (("a",), "")
+    assert last.reason == "its maps are an output"
+
+
+@pytest.mark.parametrize("change", CHANGES.values(), ids=CHANGES)
+@pytest.mark.filterwarnings("ignore::FutureWarning")
+def test_what_is_used_elsewhere_bars_the_spans_around_it(change):
+    network = Pair()
+    change(network)
+    assert all(span.reason for span in find_network_spans(network))
+
+
+def test_an_activation_that_is_called_twice_bars_nothing():
+    class Twice(Pair):
+        def forward(self, x):
+            return self.act(super().forward(x))
+
+    assert find_network_spans(Twice())[0].reason == ""
+
+
+def test_spans_of_a_part_have_qualified_names():
+    spans = find_network_spans(Untraceable())
+    assert [span.makers for span in spans] == [("pair.a",), ("pair.b",)]
+    assert [use.target for use in spans[0].readers] == ["pair.b"]
