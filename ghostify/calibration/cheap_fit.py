@@ -3,9 +3,9 @@
 import torch
 from torch import Tensor
 
+from ..absorption.patches import Taps, at_positions, conv_in
+from ..absorption.regression import Moments, install_filters
 from ..layers.ghost_module import GhostModule
-from .patches import Taps, at_positions, conv_in
-from .regression import Moments, install_filters
 from .settings import Settings
 from .site_data import NEIGHBOURS, Batch, SiteData
 from .site_regression import SiteRegression

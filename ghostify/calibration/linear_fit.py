@@ -3,9 +3,9 @@
 import torch
 from torch import nn
 
+from ..absorption.regression import WIDEST, Moments, leading_basis
 from ..graph.sites import Site
 from ..layers.reduced_linear import ReducedLinear
-from .regression import WIDEST, Moments, leading_basis
 from .report import SiteResult
 from .site_data import Batches
 

@@ -10,11 +10,11 @@ import torch
 from torch import Tensor, nn
 from torch.nn.modules.conv import _ConvNd
 
+from ..absorption.patches import Taps, at_positions, conv_in
+from ..absorption.regression import WIDEST, Moments, Solution, install_filters, leading_basis
 from ..layers.cheap_conv import Cheap
 from ..layers.ghost_module import GhostModule
 from ..layers.norm_affine import set_norm
-from .patches import Taps, at_positions, conv_in
-from .regression import WIDEST, Moments, Solution, install_filters, leading_basis
 from .settings import Settings
 from .site_data import Batch, SiteData
 from .site_regression import SiteRegression

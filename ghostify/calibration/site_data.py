@@ -7,9 +7,9 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
+from ..absorption.patches import at_positions
 from ..graph.sites import Site
 from ..layers.norm_affine import Affine, affine_of
-from .patches import at_positions
 
 WORK = 5e10  # multiply-adds that the normal equations of one site may take
 NEIGHBOURS = 65536 * 64 * 9  # numbers around the positions that channels are chosen by, or cheap kernels fitted at

@@ -5,7 +5,7 @@ import math
 import torch
 from torch import Tensor, nn
 
-from .patches import at_positions
+from ..absorption.patches import at_positions
 from .site_data import Batch, SiteData
 
 ERROR_IMAGES = 128  # images, about, that errors are measured on

@@ -6,12 +6,12 @@ import torch
 from torch import nn
 from torch.nn.modules.conv import _ConvNd
 
+from ..absorption.patches import Taps, conv_in
 from ..layers.cheap_conv import Cheap
 from ..layers.ghost_module import GhostModule
 from .alignment import Partition
 from .channel_choice import ChannelChoice, MapMoments, channels_of, choose_depthwise, choose_pointwise, unexplained_by
 from .cheap_fit import fit_cheap
-from .patches import Taps, conv_in
 from .primary_fit import PrimaryFit
 from .report import SiteResult
 from .settings import Settings

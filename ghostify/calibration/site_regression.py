@@ -6,7 +6,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from .regression import Moments, Ridge, Solution
+from ..absorption.regression import Moments, Ridge, Solution
 from .site_data import Batch, SiteData
 
 

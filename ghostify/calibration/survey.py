@@ -7,11 +7,11 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from ..absorption.patches import Taps, at_positions
+from ..absorption.regression import Moments
 from ..layers.cheap_conv import Cheap
 from .channel_choice import MapMoments
-from .patches import Taps, at_positions
 from .primary_fit import PrimaryFit
-from .regression import Moments
 from .site_data import NEIGHBOURS, WORK, SiteData
 
 

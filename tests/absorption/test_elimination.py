@@ -1,7 +1,7 @@
 import pytest
 import torch
 
-from ghostify.calibration.elimination import ReaderProblem, eliminate
+from ghostify.absorption.elimination import ReaderProblem, eliminate
 
 
 def problem(maps, taps, targets, seed=0, ridge=1e-3):

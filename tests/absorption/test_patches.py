@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import nn
 
-from ghostify.calibration.patches import Taps
+from ghostify.absorption.patches import Taps
 
 
 @pytest.mark.parametrize(

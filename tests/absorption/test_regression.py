@@ -4,7 +4,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from ghostify.calibration.regression import Moments
+from ghostify.absorption.regression import Moments
 
 
 @given(st.integers(1, 4), st.integers(1, 12), st.integers(1, 5), st.integers(0, 99))
