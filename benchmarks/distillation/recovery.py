@@ -32,7 +32,8 @@ from benchmarks.distillation.recovery_trials import ARMS, RATES, RESULTS, SECTIO
 from benchmarks.harness.arguments import add_threads, argument_parser, parse
 from benchmarks.harness.machine import DEVICE, versions_line
 from benchmarks.harness.networks import CIFAR, Networks, percent, predict
-from benchmarks.harness.pruning import Setting, best_setting, prune
+from benchmarks.harness.pruning import Setting, prune
+from benchmarks.harness.pruning_choice import best_setting
 from benchmarks.harness.results import Row, append_line, read_lines
 from ghostify.common.files import write_text
 from ghostify.distillation.precision import cpu_computes_in

@@ -6,15 +6,15 @@ torch-pruning is imported where it is used, since tables are made without it.
 import copy
 from collections.abc import Callable
 from dataclasses import dataclass
-from functools import cache
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-import ghostify
-from benchmarks.harness.networks import CIFAR, Networks, percent, predict
 from ghostify.common.costs import measure
+
+IMPORTANCES = ("l1", "l2", "taylor", "hessian", "bn_scale", "lamp", "fpgm", "activation")
+"""torch-pruning's, but for EigenDamage's, which follows no network with parameters outside of layers, and random choice."""
 
 
 @dataclass(frozen=True)
@@ -50,18 +50,22 @@ def prune(
         model: in evaluation mode; unchanged.
         example: one input, (1, C, H, W).
         share: of the original's multiply-adds.
-        importance: ``"l2"``, ``"taylor"`` (cross-entropy with ``labels``, which pruning is given and calibration is not) or
-            ``"random"``.
+        importance: one of IMPORTANCES, or ``"random"``. Taylor and Hessian take cross-entropy with ``labels``, which pruning
+            is given and calibration is not.
         setting: one of SETTINGS.
-        images, labels: for Taylor; without labels the model's own answers are taken.
+        images, labels: for Taylor, Hessian and activations; without labels the model's own answers are taken.
         seed: of random importance.
 
     Returns:
         None where no pruning ratio reaches the share.
     """
-    model = copy.deepcopy(model).eval()
-    if importance == "taylor":
-        accumulate_gradients(model, images, labels)
+    return shrink(informed(model, importance, images, labels), example, share, importance, setting, seed)
+
+
+def shrink(
+    model: nn.Module, example: Tensor, share: float, importance: str, setting: Setting, seed: int = 0
+) -> nn.Module | None:
+    """What `prune` does, of a network that `informed` has made ready."""
 
     def pruned_by(ratio: float) -> nn.Module:
         torch.manual_seed(seed)
@@ -90,55 +94,88 @@ def largest_within(
     return best
 
 
-def accumulate_gradients(model: nn.Module, images: Any, labels: Tensor | None) -> None:
-    """Gradients of the loss over all images, in evaluation mode."""
+def informed(model: nn.Module, importance: str, images: Tensor | None, labels: Tensor | None) -> nn.Module:
+    """A copy in evaluation mode that carries what an importance asks of images, where torch-pruning looks for it."""
+    model = copy.deepcopy(model).eval()
+    if importance in ("taylor", "hessian"):
+        assert images is not None
+        accumulate_gradients(model, images, labels, squares=importance == "hessian")
+    if importance == "activation":
+        assert images is not None
+        with score_of(importance).compute_importance(model), torch.no_grad():
+            model(images[:64])  # it keeps what the last batch says
+    return model
+
+
+def accumulate_gradients(model: nn.Module, images: Tensor, labels: Tensor | None, squares: bool = False) -> None:
+    """Gradients of the loss over all images, in evaluation mode; or the mean of each image's squared ones.
+
+    torch-pruning's own accumulation of squares keeps those of the last image alone, since it looks for the names of parameters
+    where it stores parameters.
+    """
+    step = 1 if squares else 32
+    sums: dict[nn.Parameter, Tensor] = {}
     model.zero_grad()
-    for start in range(0, len(images), 32):
-        batch = images[start : start + 32]
+    for batch, wanted in zip(images.split(step), (images if labels is None else labels).split(step), strict=True):
         logits = model(batch)
-        target = logits.argmax(1) if labels is None else labels[start : start + 32]
+        target = logits.argmax(1) if labels is None else wanted
         nn.functional.cross_entropy(logits, target, reduction="sum").backward()
+        if squares:
+            for parameter in model.parameters():
+                if parameter.grad is not None:
+                    sums[parameter] = sums.get(parameter, 0) + parameter.grad.square() / len(images)
+            model.zero_grad()
+    for parameter, total in sums.items():
+        parameter.grad = total
 
 
 def prune_once(model: nn.Module, example: Tensor, ratio: float, importance: str, setting: Setting) -> nn.Module:
     """A copy from which ``ratio`` of all channels is gone, the least important first."""
-    import torch_pruning as tp
-
-    pruned = copy.deepcopy(model)
-    for parameter, original in zip(pruned.parameters(), model.parameters(), strict=True):
-        parameter.grad = None if original.grad is None else original.grad.clone()
-    options = {} if setting.normalized else {"group_reduction": "sum", "normalizer": None}
-    score = {
-        "l2": lambda: tp.importance.GroupMagnitudeImportance(p=2, **options),
-        "taylor": lambda: tp.importance.GroupTaylorImportance(**options),
-        "random": lambda: tp.importance.RandomImportance(),
-    }[importance]()
+    pruned = copy_with_gradients(model)
     classifier = [m for m in pruned.modules() if isinstance(m, nn.Linear)][-1]
-    tp.pruner.BasePruner(
-        pruned,
-        example,
-        importance=score,
-        pruning_ratio=ratio,
-        global_pruning=setting.everywhere,
-        max_pruning_ratio=setting.most,
-        ignored_layers=[classifier],
-    ).step()
+    pruner(pruned, example, importance, setting, [classifier], pruning_ratio=ratio).step()
     return pruned
 
 
-@cache
-def best_setting(networks: Networks, network: str, importance: str, share: float) -> Setting:
-    """The rival's best on images and labels that nobody is measured on: for CIFAR-10 1,000 of the held-out training images, for
-    ImageNet, where there are no more, the very images that it is pruned with."""
-    teacher, example = networks.teacher(network), networks.example(network)
-    few, few_labels, _, _ = networks.split(network, 0, networks.few(network))
-    images, labels = networks.cifar("train", slice(45000, 46000)) if network in CIFAR else (few, few_labels)
-    scores = {}
-    for setting in SETTINGS:
-        pruned = prune(teacher, example, share, importance, setting, few, few_labels)
-        if pruned is not None:
-            ghostify.reestimate_norms(pruned, few)
-            scores[setting] = percent(predict(pruned, images) == labels)
-    best = max(scores, key=lambda setting: scores[setting])
-    print(f"{network} {importance}: {best}, {scores[best]} on images to choose by", flush=True)
-    return best
+def copy_with_gradients(model: nn.Module) -> nn.Module:
+    copied = copy.deepcopy(model)
+    for parameter, original in zip(copied.parameters(), model.parameters(), strict=True):
+        parameter.grad = None if original.grad is None else original.grad.clone()
+    return copied
+
+
+def pruner(
+    model: nn.Module, example: Tensor, importance: str, setting: Setting, ignored: list[nn.Module], **ratios: Any
+) -> Any:
+    """torch-pruning's own, whose ``step`` changes the model."""
+    import torch_pruning as tp
+
+    return tp.pruner.BasePruner(
+        model,
+        example,
+        importance=score_of(importance, setting.normalized),
+        global_pruning=setting.everywhere,
+        max_pruning_ratio=setting.most,
+        ignored_layers=ignored,
+        **ratios,
+    )
+
+
+def score_of(importance: str, normalized: bool = True) -> Any:
+    """An importance of torch-pruning; LAMP has its own way to divide."""
+    from torch_pruning import importance as scores
+
+    reduction = {} if normalized else {"group_reduction": "sum"}
+    options = {} if normalized else {**reduction, "normalizer": None}
+    makers: dict[str, Callable[[], Any]] = {
+        "l1": lambda: scores.GroupMagnitudeImportance(p=1, **options),
+        "l2": lambda: scores.GroupMagnitudeImportance(p=2, **options),
+        "taylor": lambda: scores.GroupTaylorImportance(**options),
+        "hessian": lambda: scores.GroupHessianImportance(**options),
+        "bn_scale": lambda: scores.BNScaleImportance(**options),
+        "lamp": lambda: scores.LAMPImportance(**reduction),
+        "fpgm": lambda: scores.FPGMImportance(**options),
+        "activation": lambda: scores.ActivationImportance(**options),
+        "random": lambda: scores.RandomImportance(),
+    }
+    return makers[importance]()
