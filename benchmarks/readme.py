@@ -9,9 +9,9 @@ import sys
 from pathlib import Path
 
 from benchmarks import package, zoo
-from benchmarks.calibration import accuracy_tables, cost
+from benchmarks.calibration import absorbed_tables, accuracy_tables, cost
 from benchmarks.conversion import budget, budget_costs, paper, speed, warm_start
-from benchmarks.deployment import forms, int8, latency_accuracy, latency_gpu, latency_tables
+from benchmarks.deployment import forms, int8, latency_accuracy, latency_gpu, latency_tables, widths
 from benchmarks.distillation import overhead, recovery_tables
 from benchmarks.harness.arguments import argument_parser, parse
 from benchmarks.harness.results import ROOT
@@ -19,8 +19,21 @@ from benchmarks.students import bad_files, round_trips
 from benchmarks.tasks import dense
 
 BENCHMARKS = (
-    *(zoo, paper, warm_start, speed, budget, budget_costs, accuracy_tables, cost, recovery_tables, overhead, dense),
-    *(latency_tables, forms, int8, latency_accuracy, latency_gpu, bad_files, round_trips),
+    *(
+        zoo,
+        paper,
+        warm_start,
+        speed,
+        budget,
+        budget_costs,
+        accuracy_tables,
+        absorbed_tables,
+        cost,
+        recovery_tables,
+        overhead,
+        dense,
+    ),
+    *(latency_tables, forms, int8, latency_accuracy, latency_gpu, widths, bad_files, round_trips),
     package,
 )
 PLACE = re.compile(r"(<!-- (\w+) -->\n).*?(<!-- end -->)", re.DOTALL)

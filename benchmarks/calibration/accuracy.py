@@ -5,113 +5,133 @@
 
 DIR (data) holds cifar10.npz and the four networks' weights, FILE builds the two CIFAR-10 networks, DIR (imagenet) holds 500
 pictures NNNN_*.jpg, NNNN their class. Each trial is one line of results/calibration.jsonl; a trial that stands there is not
-run again, so an interrupted run goes on where it stopped. ``--section`` runs one part, ``--threads`` sets torch's threads.
+run again, so an interrupted run goes on where it stopped. ``--section`` runs one part: ``absorbed``, absorbed
+ghosts at each network's goal of FLOPs; ``shares``, accuracy against FLOPs. ``--threads`` sets torch's threads.
 
 CIFAR-10: calibration images from the training set, seeds choose them; top-1 on all 10,000 test images. Ablations, which choose
 between settings, are measured on training images 45,000 to 49,999, which neither networks nor calibration have seen. ImageNet:
 250 pictures for calibration, the other 250 for the measurement, seeds split them.
 """
 
-from dataclasses import dataclass
+import re
+import statistics
+from argparse import Namespace
+from collections.abc import Iterable
+from pathlib import Path
 
+import torch
 from torch import Tensor, nn
 
 import ghostify
 from benchmarks.calibration.accuracy_trials import SECTIONS, Trial
+from benchmarks.calibration.candidates import Candidate, candidate
 from benchmarks.harness.arguments import add_threads, argument_parser, parse
-from benchmarks.harness.machine import seconds_of, versions_line
-from benchmarks.harness.networks import NETWORKS, Networks, percent, predict
-from benchmarks.harness.pruning import Setting, best_setting, prune
+from benchmarks.harness.machine import versions_line
+from benchmarks.harness.networks import CIFAR, NETWORKS, Networks, percent, predict
 from benchmarks.harness.results import Row, append_line, read_lines
-from ghostify.calibration.calibrate import calibrate_with
-from ghostify.calibration.settings import BlockSettings, ImageSettings, Settings
 
 RESULTS = "calibration.jsonl"
-
-
-@dataclass(frozen=True)
-class Candidate:
-    """A calibrated student, or a pruned network; the seconds that it took; how it was pruned."""
-
-    model: nn.Module
-    seconds: float
-    setting: Setting | None = None
-
-
-def candidate(networks: Networks, trial: Trial) -> Candidate:
-    few, few_labels, _, _ = networks.split(trial.network, trial.seed, trial.images)
-    cheap = "auto" if trial.method == "pruning" else trial.arm
-    init = trial.options.get("init", "warm")
-    student = ghostify.convert(networks.teacher(trial.network), trial.ratio, cheap=cheap, init=init)
-    if trial.method == "pruning":
-        return pruned(networks, trial, networks.flops_share(trial.network, student), few, few_labels)
-    _, seconds = seconds_of(lambda: calibrate(student, networks.teacher(trial.network), few, trial))
-    return Candidate(student, seconds)
-
-
-def pruned(networks: Networks, trial: Trial, share: float, few: Tensor, few_labels: Tensor) -> Candidate:
-    setting = best_setting(networks, trial.network, trial.arm, share)
-
-    def make() -> nn.Module:
-        teacher, example = networks.teacher(trial.network), networks.example(trial.network)
-        model = prune(teacher, example, share, trial.arm, setting, few, few_labels, trial.seed)
-        assert model is not None
-        ghostify.reestimate_norms(model, few)
-        return model
-
-    return Candidate(*seconds_of(make), setting)
-
-
-def calibrate(student: nn.Module, teacher: nn.Module, few: Tensor, trial: Trial) -> None:
-    options = {name: value for name, value in trial.options.items() if name != "init"}
-    plain, passes = options.pop("plain_norms", False), options.pop("passes", 1)
-    copies = options.pop("copies", None)
-    chosen = {name: options.pop(name) for name in ("steps", "lr", "rotate") if name in options}
-    blocks = BlockSettings(**chosen, seed=trial.seed) if trial.method == "block" else None
-    settings = Settings(seed=trial.seed, **options)
-    for _ in range(passes):
-        calibrate_with(student, teacher, few, settings, blocks, ImageSettings(copies=copies))
-    if plain:
-        ghostify.reestimate_norms(student, few)
+PAIRED = ("absorbed",)  # sections whose rows keep which images were right, for paired errors
 
 
 def measured(networks: Networks, trial: Trial, candidate: Candidate) -> Row:
     choose = trial.section == "ablation"
     split = networks.split(trial.network, trial.seed, trial.images, choose)
     answers, wanted = predict(candidate.model, split.images), networks.answers(trial.network, trial.seed, choose)
-    names = ("network", "arm", "method", "seed", "images", "ratio", "variant")
-    return {
-        **{name: getattr(trial, name) for name in names},
+    row: Row = {
+        **about(trial),
         "base": percent(wanted == split.labels),
         "top1": percent(answers == split.labels),
         "agreement": percent(answers == wanted),
         "flops_share": round(networks.flops_share(trial.network, candidate.model), 4),
         "seconds": round(candidate.seconds, 1),
-        "setting": str(candidate.setting or ""),
+        "setting": candidate.setting,
         "measured_on": "training images 45,000 to 49,999" if choose else "test",
         "about": versions_line(),
     }
+    if trial.section in PAIRED:
+        row |= {"right": as_hex(answers == split.labels), "base_right": as_hex(wanted == split.labels)}
+    return row
+
+
+def about(trial: Trial) -> Row:
+    names = ("network", "arm", "method", "seed", "images", "ratio", "share", "variant")
+    row = {name: getattr(trial, name) for name in names}
+    return {**row, "ratio": None} if trial.share is not None else {name: row[name] for name in names if name != "share"}
+
+
+def as_hex(hits: Tensor) -> str:
+    """One bit an image, the first image's the highest."""
+    return f"{int(''.join('1' if hit else '0' for hit in hits.tolist()), 2):0{-(-len(hits) // 4)}x}"
+
+
+def seconds_expected(trial: Trial, rows: list[Row]) -> float:
+    """What others of a trial's kind took, else a guess for two cores; measuring and choosing settings of pruning included."""
+    kind = (trial.network, trial.arm, trial.method)
+    known = [row["seconds"] for row in rows if (row["network"], row["arm"], row["method"]) == kind and "seconds" in row]
+    small = trial.network in CIFAR
+    guess = {"block": 400 if small else 2400, "pruning": 20 if small else 40}.get(trial.method, 90 if small else 240)
+    extra = {"pruning": 60 if small else 180, "apart": 20}.get(trial.method, 0) if trial.share is not None else 0
+    return (statistics.median(known) if known else guess) + extra + (25 if small else 10)
+
+
+def hours_left(trials: Iterable[Trial], rows: list[Row]) -> float:
+    return sum(seconds_expected(trial, rows) for trial in trials) / 3600
 
 
 def main() -> None:
     parser = argument_parser(__doc__, "data", "models", "imagenet")
     parser.add_argument("--full", action="store_true")
+    parser.add_argument("--quick", action="store_true", help="one seed of images")
+    parser.add_argument("--estimate", action="store_true", help="say how long it would take, and end there")
     parser.add_argument("--section", choices=SECTIONS)
     parser.add_argument("--network", choices=NETWORKS)
+    parser.add_argument("--method", choices=("least_squares", "block", "pruning", "apart"))
+    parser.add_argument(
+        "--keep", type=Path, help="existing folder where the networks are kept for deployment/latency_accuracy.py"
+    )
     add_threads(parser)
     args = parse(parser)
     networks = Networks(args.data, args.models, args.imagenet)
     sections = [args.section] if args.section else list(SECTIONS) if args.full else ["main"]
+    rows = read_lines(RESULTS)
+    done = {row["key"] for row in rows}
     trials = {trial.key: trial for section in sections for trial in SECTIONS[section]()}
-    trials = {key: trial for key, trial in trials.items() if args.network in (None, trial.network)}
-    done = {row["key"] for row in read_lines(RESULTS)}
-    for number, (key, trial) in enumerate(trials.items(), start=1):
-        if key in done:
-            continue
-        row = measured(networks, trial, candidate(networks, trial))
+    trials = {key: trial for key, trial in trials.items() if key not in done and wanted(trial, args)}
+    print(f"{len(trials)} trials, about {hours_left(trials.values(), rows):.1f} hours on two cores", flush=True)
+    for number, (key, trial) in enumerate({} if args.estimate else trials.items(), start=1):
+        _, row = kept(networks, trial, args.keep) if args.keep else tried(networks, trial)
         append_line(RESULTS, {"key": key, **row})
         name = " ".join(map(str, (trial.network, trial.arm, trial.method, trial.variant, f"seed {trial.seed}")))
-        print(f"{number}/{len(trials)} {name}: {row['top1']} (base {row['base']}), {row['seconds']} s", flush=True)
+        result = row.get("refused") or f"{row['top1']} (base {row['base']}) at {row['flops_share']:.1%}, {row['seconds']} s"
+        print(f"{number}/{len(trials)} {name}: {result}", flush=True)
+
+
+def wanted(trial: Trial, args: Namespace) -> bool:
+    """Whether the arguments ask for a trial."""
+    return args.network in (None, trial.network) and args.method in (None, trial.method) and not (args.quick and trial.seed)
+
+
+def kept(networks: Networks, trial: Trial, folder: Path) -> tuple[nn.Module | None, Row]:
+    """What `tried` gives, from a file where it was made before."""
+    networks.teacher(trial.network)  # makes the classes known that the file names
+    file = folder / f"{re.sub('[^a-z0-9.]+', '_', trial.key)}.pt"
+    if not file.exists():
+        part = file.with_suffix(".part")
+        torch.save(tried(networks, trial), part)
+        part.rename(file)
+    return torch.load(file, weights_only=False)  # a network that this script wrote
+
+
+def tried(networks: Networks, trial: Trial) -> tuple[nn.Module | None, Row]:
+    """The network of a trial and its row; where its share of FLOPs can't be reached, the words of the refusal."""
+    try:
+        result = candidate(networks, trial)
+    except ghostify.ArgumentError as error:
+        if trial.share is None or "out of reach" not in str(error):
+            raise
+        return None, {**about(trial), "refused": str(error)}
+    return result.model, measured(networks, trial, result)
 
 
 if __name__ == "__main__":

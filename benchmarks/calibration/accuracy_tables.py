@@ -1,5 +1,6 @@
 """Tables and curves of the accuracy straight after calibration."""
 
+from benchmarks.calibration.accuracy_trials import SHARES
 from benchmarks.harness.drawing import BLOCK, GHOST, INTRINSIC, LINE, PRUNED, PRUNED_LIGHT, plain, plt, save
 from benchmarks.harness.markdown import mean_and_range, percent, table
 from benchmarks.harness.networks import CIFAR, NETWORKS
@@ -12,11 +13,13 @@ ARMS = (
     *(("pruning", arm) for arm in ("taylor", "l2", "random")),
 )
 CURVES = {
-    ("block", "auto"): ("ghostify, block", {"color": BLOCK}),
-    ("least_squares", "auto"): ("ghostify, least_squares", {"color": INTRINSIC}),
-    ("least_squares", "depthwise"): ("ghostify, least_squares, depthwise", {"color": GHOST}),
-    ("pruning", "l2"): ("torch-pruning, L2", {"color": PRUNED, "ls": "--"}),
-    ("pruning", "taylor"): ("torch-pruning, Taylor", {"color": PRUNED_LIGHT, "ls": "--"}),
+    ("block", "absorbed"): ("absorbed, block steps", {"color": BLOCK}),
+    ("least_squares", "absorbed"): ("absorbed, closed form", {"color": INTRINSIC}),
+    ("block", "auto"): ("Ghost modules, block steps", {"color": GHOST}),
+    ("least_squares", "auto"): ("Ghost modules, closed form", {"color": GHOST, "ls": ":"}),
+    ("pruning", "best"): ("torch-pruning, its best importance", {"color": PRUNED, "ls": "--"}),
+    ("pruning", "l2"): ("torch-pruning, L2", {"color": PRUNED_LIGHT, "ls": "--"}),
+    ("pruning", "taylor"): ("torch-pruning, Taylor", {"color": PRUNED_LIGHT, "ls": ":"}),
 }
 
 
@@ -48,7 +51,7 @@ def ablation(rows: list[Row]) -> str:
     """ResNet-56, one seed, on held-out training images: what each choice is worth."""
     lines: dict[tuple[str, str], dict[str, str]] = {}
     for row in rows:
-        if row["network"] == "resnet56" and row["variant"] and row["seed"] == 0:
+        if row["network"] == "resnet56" and row["variant"] and row["seed"] == 0 and "share" not in row:
             name = row["variant"] if row["variant"] != "as it is" else "least_squares"
             lines.setdefault((row["method"], name), {})[row["arm"]] = f"{row['top1']:.2f}"
     arms = ("depthwise", "pointwise", "auto")
@@ -75,25 +78,34 @@ def by_images(rows: list[Row]) -> str:
 
 
 def draw() -> None:
-    """Accuracy straight after calibration against FLOPs and against the number of images, of seed 0."""
-    rows = [row for row in read_lines("calibration.jsonl") if row["seed"] == 0 and not row["variant"]]
-    fig, axes = plt.subplots(2, 2, figsize=(10.6, 7.4), layout="constrained", sharey="row")
-    for (left, right), network in zip(axes, CIFAR, strict=True):
-        of_network = [row for row in rows if row["network"] == network]
+    """Accuracy straight after calibration against FLOPs: mean over the seeds of images, and their range."""
+    rows = [row for row in read_lines("calibration.jsonl") if not row["variant"] and "top1" in row]
+    fig, axes = plt.subplots(2, 2, figsize=(10.6, 7.4), layout="constrained")
+    for ax, network in zip(axes.flat, NETWORKS, strict=True):
+        images = 256 if network in CIFAR else 250
+        of_network = [row for row in rows if (row["network"], row["images"]) == (network, images)]
         for (method, arm), (name, style) in CURVES.items():
-            of_arm = [row for row in of_network if (row["method"], row["arm"]) == (method, arm)]
-            shares = [(row["flops_share"] * 100, row["top1"]) for row in of_arm if row["images"] == 256]
-            images = [(row["images"], row["top1"]) for row in of_arm if row["ratio"] == 2 and row["images"] != 256]
-            for ax, points in ((left, shares), (right, images)):
-                if len(points) > 1:
-                    ax.plot(*zip(*sorted(points), strict=True), label=name, **LINE, **style)
-        base = of_network[0]["base"]
-        for ax in (left, right):
-            plain(ax, base)
-        left.annotate("original", (left.get_xlim()[0], base), xytext=(2, 3), textcoords="offset points", fontsize=9)
-        left.set(xlabel="FLOPs, % of the original", ylabel=f"{network}: top-1, %", title="256 images, ratios 4 to 1.5")
-        right.set(xlabel="calibration images", xscale="log", title="ratio 2")
-        right.set_xticks([50, 250, 1000], labels=["50", "250", "1,000"])
-        right.minorticks_off()
+            points = curve([row for row in of_network if (row["method"], row["arm"]) == (method, arm)])
+            if len(points) > 1:
+                x, mean, low, high = zip(*points, strict=True)
+                ax.plot(x, mean, label=name, **LINE, **style)
+                ax.fill_between(x, low, high, color=style["color"], alpha=0.15, lw=0)
+        base = sum(row["base"] for row in of_network) / len(of_network)
+        plain(ax, base)
+        ax.annotate("original", (ax.get_xlim()[0], base), xytext=(2, 3), textcoords="offset points", fontsize=9)
+        ax.set(xlabel="FLOPs, % of the original", ylabel=f"{network}: top-1, %")
     axes[0, 0].legend(frameon=False, fontsize=9)
     save(fig, "calibration_curves")
+
+
+def curve(rows: list[Row]) -> list[tuple[float, float, float, float]]:
+    """FLOPs in percent, mean, least and highest top-1 of the seeds; of shares of FLOPs if there are any, else of ratios."""
+    by_share = [row for row in rows if row.get("share") in SHARES]
+    groups: dict[float, list[Row]] = {}
+    for row in by_share or [row for row in rows if row.get("share") is None and row["seed"] == 0]:
+        groups.setdefault(row.get("share") or 1 / row["ratio"], []).append(row)
+    return [
+        (100 * sum(row["flops_share"] for row in group) / len(group), sum(top1) / len(top1), min(top1), max(top1))
+        for _, group in sorted(groups.items())
+        if (top1 := [row["top1"] for row in group])
+    ]

@@ -5,26 +5,31 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
-from benchmarks.harness.networks import CIFAR, IMAGENET
+from benchmarks.harness.networks import CIFAR, IMAGENET, NETWORKS
 
 
 @dataclass(frozen=True)
 class Trial:
-    """One student, or one pruned network. ``arm``: depthwise, pointwise, auto; or taylor, l2, random (pruning)."""
+    """One student, or one pruned network.
+
+    ``arm``: absorbed, depthwise, pointwise, auto; taylor, l2, random or best (pruning); one of APART (apart).
+    """
 
     section: str
     network: str
     arm: str
-    method: str = "least_squares"  # or block, or pruning
+    method: str = "least_squares"  # or block, pruning, apart
     seed: int = 0
     images: int = 256
     ratio: float = 2
+    share: float | None = None  # of the FLOPs, in place of the ratio
     variant: str = ""  # what an ablation changes
     options: dict[str, Any] = field(default_factory=dict)  # of Settings, BlockSettings and convert
 
     @property
     def key(self) -> str:
-        return json.dumps([self.network, self.arm, self.method, self.seed, self.images, self.ratio, self.variant])
+        size = self.ratio if self.share is None else {"flops": self.share}
+        return json.dumps([self.network, self.arm, self.method, self.seed, self.images, size, self.variant])
 
 
 def main_trials() -> Iterator[Trial]:
@@ -100,11 +105,68 @@ def curve_trials() -> Iterator[Trial]:
             for arm, method in (("depthwise", "least_squares"), ("auto", "least_squares"), ("auto", "block")):
                 yield Trial("images", network, arm, method, images=images)
             yield Trial("images", network, "taylor", "pruning", images=images)
-        for ratio in (1.5, 2, 3, 4):
-            for arm, method in (("depthwise", "least_squares"), ("auto", "least_squares"), ("auto", "block")):
-                yield Trial("ratios", network, arm, method, ratio=ratio)
-            for arm in ("taylor", "l2"):
-                yield Trial("ratios", network, arm, "pruning", ratio=ratio)
 
 
-SECTIONS = {"main": main_trials, "seeds": seed_trials, "ablation": ablation_trials, "curves": curve_trials}
+SEEDS = (0, 1, 2)
+GOALS = {"resnet56": 0.53, "vgg16_bn": 0.53, "resnet18": 0.56, "mobilenet_v2": 0.62}
+SHARES = (0.5, 0.7, 0.3, 0.4, 0.6, 0.8)
+ONE_RATIO = "one ratio for all"
+APART = (
+    "their widths, their choice",
+    "their widths, their choice, our refit",
+    "their widths, our choice, our refit",
+    "our widths, their choice",
+    "our widths, their choice, our refit",
+)
+"""torch-pruning kept to channels of free spans: whose widths, whose channels, norms re-estimated or readers refitted."""
+
+
+def absorbed_trials() -> Iterator[Trial]:
+    """Absorbed ghosts beside pruning at each network's goal: closed form, choice apart from refit, then block steps."""
+    for seed in SEEDS:
+        for network in NETWORKS:
+            yield at_share("absorbed", network, "absorbed", seed=seed)
+            yield at_share("absorbed", network, "best", "pruning", seed)
+    for seed in SEEDS:
+        for network in NETWORKS:
+            yield at_share("absorbed", network, "absorbed", seed=seed, variant=ONE_RATIO)
+            yield from (at_share("absorbed", network, arm, "apart", seed) for arm in APART)
+    for seed in SEEDS:
+        yield from (at_share("absorbed", network, "absorbed", "block", seed) for network in NETWORKS)
+
+
+def share_trials() -> Iterator[Trial]:
+    """Accuracy against FLOPs, seed by seed, closed form first.
+
+    Paper ghosts get block steps on CIFAR-10 alone: on ImageNet's networks they take up to an hour each.
+    """
+    for seed in SEEDS:
+        for arm, method in (("absorbed", "least_squares"), ("best", "pruning"), ("auto", "least_squares")):
+            for share in SHARES:
+                yield from (at_share("shares", network, arm, method, seed, share) for network in NETWORKS)
+        for arm, networks in (("absorbed", NETWORKS), ("auto", CIFAR)):
+            for share in SHARES:
+                yield from (at_share("shares", network, arm, "block", seed, share) for network in networks)
+
+
+def at_share(
+    section: str,
+    network: str,
+    arm: str,
+    method: str = "least_squares",
+    seed: int = 0,
+    share: float | None = None,
+    variant: str = "",
+) -> Trial:
+    images = 256 if network in CIFAR else 250
+    return Trial(section, network, arm, method, seed, images, share=share or GOALS[network], variant=variant)
+
+
+SECTIONS = {
+    "main": main_trials,
+    "absorbed": absorbed_trials,
+    "shares": share_trials,
+    "seeds": seed_trials,
+    "ablation": ablation_trials,
+    "curves": curve_trials,
+}

@@ -58,12 +58,12 @@ def trials() -> Iterator[Trial]:
 
 
 @cache
-def uniform_ratio(networks: Networks, network: str, share: float) -> float:
+def uniform_ratio(networks: Networks, network: str, share: float, cheap: str = "auto") -> float:
     """The least ratio whose student is within the share of FLOPs."""
     teacher = networks.teacher(network)
     limit = share * networks.flops(network, teacher)
     for ratio in np.arange(1.1, 5, 0.01):
-        student = ghostify.convert(teacher, round(float(ratio), 2), cheap="auto")
+        student = ghostify.convert(teacher, round(float(ratio), 2), cheap=cheap, init="random")
         if networks.flops(network, student) <= limit:
             return round(float(ratio), 2)
     raise AssertionError("no ratio up to 5 is enough")

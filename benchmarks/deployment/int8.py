@@ -1,16 +1,18 @@
 """Int8: what quantization by the runtimes' own tools costs and gains, original and student.
 
-    python -m benchmarks.deployment.int8 --data DIR --models FILE --imagenet DIR [--threads 2]
+    python -m benchmarks.deployment.int8 --data DIR --models FILE --imagenet DIR [--network NAME ...] [--threads 2]
 
-The folders are those of calibration/accuracy.py. ResNet-18 with ImageNet weights; the student at ratio 2, ``cheap="auto"``,
-calibrated in closed form on 250 pictures (``align=True``), 64 of which also set the scales; top-1 on the other 250. Each
-network in float and int8, in ONNX Runtime and OpenVINO, batch 1, in turns. ``sums`` is the student folded first, so that
-convolutions are sums of two, each rounded by itself; where ``export`` refuses that since outputs differ too much, its words.
-Writes results/int8.json.
+The folders are those of calibration/accuracy.py. ResNet-18 and MobileNetV2 with ImageNet weights. Students: absorbed ghosts
+at half the FLOPs, the budget shared out from one pass; and, of ResNet-18, Ghost modules at ratio 2, ``cheap="auto"``,
+``align=True``. Both are calibrated in closed form on 250 pictures, 64 of which also set the scales; top-1 on the other 250.
+Each network in float and int8, in ONNX Runtime and OpenVINO, batch 1, in turns. ``sums`` are Ghost modules folded first, so
+that convolutions are sums of two, each rounded by itself; where ``export`` refuses that since outputs differ too much, its
+words. Writes results/int8.json; a network that stands there with absorbed ghosts is not measured again.
 """
 
+import statistics
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -22,12 +24,14 @@ from torch import Tensor, nn
 import ghostify
 from benchmarks.harness.arguments import add_threads, argument_parser, parse
 from benchmarks.harness.markdown import table
-from benchmarks.harness.networks import Networks, Split, percent
+from benchmarks.harness.networks import IMAGENET, Networks, Split, percent
 from benchmarks.harness.results import Row, read_json, write_json
+from ghostify.common.costs import measure
 from ghostify.deployment.formats import onnx_session, openvino_request
 from ghostify.deployment.timing import in_turns, machine
 
 RESULTS = "int8.json"
+SHARE = 0.5
 SUFFIXES = {"onnxruntime": ".onnx", "openvino": ".xml"}
 
 
@@ -40,18 +44,25 @@ class Exported:
     megabytes: float
 
 
-def candidates(teacher: nn.Module, few: Tensor) -> dict[str, tuple[nn.Module, Tensor | None]]:
+def students(name: str, teacher: nn.Module, few: Tensor) -> Iterator[tuple[str, nn.Module]]:
+    """Calibrated students by name."""
+    absorbed = ghostify.convert(teacher, target={"flops": SHARE}, cheap="absorbed", images=few, example_input=few[:1])
+    ghostify.calibrate(absorbed, teacher, few, method="least_squares", progress=True)
+    yield "absorbed", absorbed.eval()
+    if name == "resnet18":
+        student = ghostify.convert(teacher, 2, cheap="auto")
+        ghostify.calibrate(student, teacher, few, method="least_squares", align=True, progress=True)
+        yield "student", student.eval()
+
+
+def candidates(name: str, teacher: nn.Module, few: Tensor) -> dict[str, tuple[nn.Module, Tensor | None]]:
     """Networks by name, with the images that set their scales."""
-    student = ghostify.convert(teacher, 2, cheap="auto")
-    ghostify.calibrate(student, teacher, few, method="least_squares", align=True, progress=True)
-    student.eval()
-    return {
-        "original": (teacher, None),
-        "student": (student, None),
-        "original, int8": (teacher, few[:64]),
-        "student, int8": (student, few[:64]),
-        "student, int8, sums": (ghostify.fold(student), few[:64]),
-    }
+    networks = {"original": teacher, **dict(students(name, teacher, few))}
+    result: dict[str, tuple[nn.Module, Tensor | None]] = {key: (network, None) for key, network in networks.items()}
+    result |= {f"{key}, int8": (network, few[:64]) for key, network in networks.items()}
+    if "student" in networks:
+        result["student, int8, sums"] = (ghostify.fold(networks["student"]), few[:64])
+    return result
 
 
 def exported(model: nn.Module, images: Tensor | None, pictures: Tensor, path: Path, threads: int) -> Exported:
@@ -80,6 +91,7 @@ def measured(networks: dict[str, Any], split: Split, runtime: str, threads: int,
         seconds = in_turns({name: file.load for name, file in files.items()}, split.images[:1], repeats)
     for name, file in files.items():
         exact = files[name.partition(",")[0]].scores
+        low, median, high = statistics.quantiles(seconds[name], n=4, method="inclusive")
         rows.append(
             {
                 "runtime": runtime,
@@ -87,7 +99,9 @@ def measured(networks: dict[str, Any], split: Split, runtime: str, threads: int,
                 "top1": percent(file.scores.argmax(1) == split.labels),
                 "off": round(float((file.scores - exact).norm() / exact.norm()), 4),
                 "file_mb": round(file.megabytes, 1),
-                "ms": round(1e3 * sorted(seconds[name])[repeats // 2], 2),
+                "flops": measure(networks[name][0], (split.images[:1],)).flops,
+                "ms": round(1e3 * median, 2),
+                "ms_quartiles": [round(1e3 * low, 2), round(1e3 * high, 2)],
             }
         )
     return rows
@@ -95,30 +109,48 @@ def measured(networks: dict[str, Any], split: Split, runtime: str, threads: int,
 
 def main() -> None:
     parser = argument_parser(__doc__, "data", "models", "imagenet")
+    parser.add_argument("--network", nargs="*", choices=IMAGENET, default=IMAGENET)
     parser.add_argument("--repeats", type=int, default=9)
     add_threads(parser, 2)
     args = parse(parser)
     networks = Networks(args.data, args.models, args.imagenet)
-    split = networks.split("resnet18", 0, 250)
-    models = candidates(networks.teacher("resnet18"), split.few)
-    rows: list[Row] = []
-    for runtime in SUFFIXES:
-        rows += measured(models, split, runtime, args.threads, args.repeats)
+    results = read_json(RESULTS)
+    for name in args.network:
+        if any(row["network"] == "absorbed" for row in results.get(name, {"rows": []})["rows"]):
+            continue
+        split = networks.split(name, 0, 250)
+        models = candidates(name, networks.teacher(name), split.few)
+        rows: list[Row] = []
+        for runtime in SUFFIXES:
+            rows += measured(models, split, runtime, args.threads, args.repeats)
         print(*rows, sep="\n", flush=True)
-    write_json(RESULTS, {"machine": machine(), "threads": args.threads, "pictures": len(split.images), "rows": rows})
+        results[name] = {"machine": machine(), "threads": args.threads, "pictures": len(split.images), "rows": rows}
+        write_json(RESULTS, results)
 
 
 def tables() -> dict[str, str]:
+    """Float and int8: accuracy, files and time; times faster than the original of the same precision, and its FLOPs."""
     results = read_json(RESULTS)
-    lines = [[row["runtime"], row["network"], *cells(row)] for row in results["rows"]]
-    text = table(["runtime", "network", "top-1, %", "outputs off by", "file, MB", "ms"], lines)
-    return {"int8": f"{text}\n\n{results['threads']} threads, {results['machine']}."}
+    lines = []
+    for name, result in results.items():
+        rows = {(row["runtime"], row["network"]): row for row in result["rows"]}
+        for (runtime, network), row in rows.items():
+            original = rows[runtime, "original, int8" if "int8" in network else "original"]
+            lines.append([name, runtime, network, *cells(row, original)])
+    header = ["", "runtime", "network", "top-1, %", "outputs off by", "file, MB", "ms", "times faster", "times fewer FLOPs"]
+    machines = dict.fromkeys(f"{of['threads']} threads, {of['machine']}" for of in results.values())
+    return {"int8": f"{table(header, lines)}\n\n{'; '.join(machines)}."}
 
 
-def cells(row: Row) -> list[str]:
+def cells(row: Row, original: Row) -> list[str]:
     if "refused" in row:
-        return ["", f"`export` refuses: {row['refused'].rpartition(': ')[2]}", "", ""]
-    return [f"{row['top1']:.1f}", f"{row['off']:.0%}" if row["off"] else "", f"{row['file_mb']:.1f}", f"{row['ms']:.1f}"]
+        return ["", f"`export` refuses: {row['refused'].rpartition(': ')[2]}", "", "", "", ""]
+    off = f"{row['off']:.0%}" if row["off"] else ""
+    flops = f"{original['flops'] / row['flops']:.2f}" if "flops" in row else ""
+    return [
+        *(f"{row['top1']:.1f}", off, f"{row['file_mb']:.1f}", f"{row['ms']:.1f}"),
+        *(f"{original['ms'] / row['ms']:.2f}", flops),
+    ]
 
 
 if __name__ == "__main__":

@@ -2,11 +2,13 @@
 
     python -m benchmarks.deployment.latency [--network NAME ...] [--threads 2] [--repeats 7]
 
-Students: all sites but the stem at ratio 2, calibrated on 8 small images of noise with ``align=True``: latency does not depend
-on the weights. Pruned: torch-pruning, L2 norms, each layer at the same share of channels, at no more FLOPs than the student.
-All are folded first. Where a student is less than 5 % faster than the original, one is converted anew with
-``only_if_faster``. Writes results/latency.json: by the processor's vector instructions, each network's timings, peak memory of
-inference and file sizes; a network that stands there is not measured again.
+Latency does not depend on the weights, which are random. Students: absorbed ghosts at half the FLOPs; Ghost modules of
+depthwise and of ``cheap="auto"`` ghosts, all sites but the stem at ratio 2, calibrated on 8 small images of noise with
+``align=True``. Pruned: torch-pruning, L2 norms, each layer at the same share of channels, at no more FLOPs than the absorbed
+student. All are folded first. Where the student with depthwise ghosts is less than 5 % faster than the original, one is
+converted anew with ``only_if_faster``; ``--brief`` leaves that out, and memory and file sizes. Writes results/latency.json:
+by the processor's vector instructions, each network's timings, peak memory of inference and file sizes; a network that stands
+there is not measured again.
 """
 
 import argparse
@@ -29,7 +31,8 @@ from ghostify.deployment.runtimes import RUNTIMES
 from ghostify.deployment.timing import LOADS
 
 RESULTS = "latency.json"
-NETWORKS = ("resnet18", "resnet50", "vgg16_bn", "densenet121", "regnet_y_1_6gf", "efficientnet_b0")
+NETWORKS = ("resnet18", "resnet50", "vgg16_bn", "densenet121", "mobilenet_v2", "regnet_y_1_6gf", "efficientnet_b0")
+SHARE = 0.5
 INPUT = torch.zeros(1, 3, 224, 224)
 BATCHES = (1, 8)
 
@@ -45,14 +48,16 @@ def dense_network(name: str) -> tuple[nn.Module, torch.Tensor]:
 
 def networks(name: str) -> dict[str, nn.Module]:
     dense, noise = dense_network(name)
-    models: dict[str, nn.Module] = {"dense": dense}
+    absorbed = ghostify.convert(dense, target={"flops": SHARE}, cheap="absorbed", example_input=INPUT).eval()
+    ghostify.reestimate_norms(absorbed, noise, batch_size=4)
+    models: dict[str, nn.Module] = {"dense": dense, "absorbed": absorbed}
     for cheap in ("depthwise", "auto"):
         student = ghostify.convert(dense, 2, cheap=cheap).eval()
         ghostify.calibrate(student, dense, noise, method="least_squares", batch_size=4, align=True)
         # with random weights and noise maps would else grow from layer to layer
         ghostify.reestimate_norms(student, noise, batch_size=4)
         models[cheap] = student
-    share = measure(models["depthwise"], (INPUT,)).flops / measure(dense, (INPUT,)).flops
+    share = measure(absorbed, (INPUT,)).flops / measure(dense, (INPUT,)).flops
     smaller = prune(dense, INPUT, share, "l2", Setting(normalized=True, most=1.0, everywhere=False))
     return models | ({"pruned": smaller} if smaller is not None else {})
 
@@ -117,23 +122,28 @@ def sizes(model: nn.Module) -> dict[str, float]:
     return megabytes
 
 
-def measured(name: str, threads: int, repeats: int) -> dict[str, Any]:
+def measured(name: str, threads: int, repeats: int, brief: bool) -> dict[str, Any]:
     models = networks(name)
     report = ghostify.latency(models, (3, 224, 224), batch_sizes=BATCHES, threads=threads, repeats=repeats, progress=True)
     print(report, flush=True)
     rows = json.loads(report.to_json())["timings"]
-    usable = [runtime for runtime in RUNTIMES if RUNTIMES[runtime].missing() is None]
-    return {
+    result = {
         "rows": rows,
         "machine": report.machine,
         "threads": threads,
         "loads": LOADS,
         "python": platform.python_version(),
         "params": {key: count_params(model) for key, model in models.items()},
-        "only_if_faster": only_faster(models["dense"], rows, threads, repeats),
-        "memory_mib": {key: {r: memory(models[key], r, threads) for r in usable} for key in ("dense", "depthwise")},
-        "file_mb": {key: sizes(model) for key, model in models.items()},
         "folding": {key: ghostify.fold(model).folding.summary() for key, model in models.items()},
+    }
+    if brief:
+        return result
+    usable = [runtime for runtime in RUNTIMES if RUNTIMES[runtime].missing() is None]
+    return {
+        **result,
+        "only_if_faster": only_faster(models["dense"], rows, threads, repeats),
+        "memory_mib": {key: {r: memory(models[key], r, threads) for r in usable} for key in ("dense", "absorbed", "depthwise")},
+        "file_mb": {key: sizes(model) for key, model in models.items()},
     }
 
 
@@ -141,6 +151,7 @@ def main() -> None:
     parser = argument_parser(__doc__)
     parser.add_argument("--network", nargs="*", choices=NETWORKS, default=NETWORKS)
     parser.add_argument("--repeats", type=int, default=7)
+    parser.add_argument("--brief", action="store_true")
     parser.add_argument("--probe", nargs=2, help=argparse.SUPPRESS)
     add_threads(parser, 2)
     args = parse(parser)
@@ -150,8 +161,9 @@ def main() -> None:
     results = read_json(RESULTS)
     of_processor = results.setdefault(torch.backends.cpu.get_cpu_capability(), {})
     for name in args.network:
-        if name not in of_processor:
-            of_processor[name] = measured(name, args.threads, args.repeats)
+        before = of_processor.get(name, {})
+        if "absorbed" not in before.get("params", ()):
+            of_processor[name] = before | measured(name, args.threads, args.repeats, args.brief)
             write_json(RESULTS, results)
 
 

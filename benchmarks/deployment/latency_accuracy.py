@@ -2,68 +2,59 @@
 
     python -m benchmarks.deployment.latency_accuracy --data DIR --models FILE --imagenet DIR --work DIR [--network NAME]
 
-The folders are those of calibration/accuracy.py. Students: ratios 1.5 to 4, ``cheap="auto"``, ``align=True``, one seed of
-images. Pruned: torch-pruning with the importance that did best over these ratios in calibration.jsonl, at its best setting, at
-the student's FLOPs, its norms re-estimated with the same images. Each network that was made is kept in DIR (work), so that an
-interrupted run goes on; ``--make`` ends there. Then all are folded and timed in turns, in one process. Writes
-results/latency_accuracy.json.
+The folders are those of calibration/accuracy.py, and so are the networks, at 30 to 80 % of the FLOPs, one seed of images:
+absorbed ghosts, the budget shared out from one pass; Ghost modules, ``cheap="auto"``, ``align=True``, ratios by sensitivities;
+torch-pruning with the importance and setting that did best there, norms re-estimated with the same images. Each network is kept
+in DIR (work), where accuracy.py ``--keep DIR`` puts those that it makes, so that an interrupted run goes on; ``--make`` ends
+there. Then all are folded and timed in turns, in one process. Writes results/latency_accuracy.json; a network that stands there
+with absorbed ghosts is not measured again.
 """
 
 import json
 from collections.abc import Iterator
-from pathlib import Path
-from typing import Any
-
-import torch
-from torch import nn
+from dataclasses import replace
 
 import ghostify
-from benchmarks.calibration.accuracy import candidate, measured
-from benchmarks.calibration.accuracy_trials import Trial
+from benchmarks.calibration.accuracy import kept
+from benchmarks.calibration.accuracy_trials import Trial, at_share
 from benchmarks.deployment.latency_tables import times_faster
 from benchmarks.harness.arguments import add_threads, argument_parser, parse
-from benchmarks.harness.drawing import BLOCK, INK, INTRINSIC, LINE, PRUNED, plain, plt, save
+from benchmarks.harness.drawing import BLOCK, GHOST, INK, INTRINSIC, LINE, PRUNED, plain, plt, save
 from benchmarks.harness.markdown import table
 from benchmarks.harness.networks import CIFAR, Networks
 from benchmarks.harness.results import Row, read_json, write_json
 
 RESULTS = "latency_accuracy.json"
-IMPORTANCE = {"resnet18": "l2", "vgg16_bn": "taylor", "resnet56": "l2"}
-RATIOS = (1.5, 2, 3, 4)
+NETWORKS = ("resnet18", "vgg16_bn", "resnet56", "mobilenet_v2")
+SHARES = (0.8, 0.7, 0.5, 0.4, 0.3)
 RUNTIMES = ("openvino", "onnxruntime", "compile", "channels_last")
 STYLES = {
-    "block": ("ghostify, block", {"color": BLOCK}),
-    "least_squares": ("ghostify, least_squares", {"color": INTRINSIC}),
+    "block, absorbed": ("absorbed, block steps", {"color": BLOCK}),
+    "least_squares, absorbed": ("absorbed, closed form", {"color": INTRINSIC}),
+    "block, auto": ("Ghost modules, block steps", {"color": GHOST}),
+    "least_squares, auto": ("Ghost modules, closed form", {"color": GHOST, "ls": ":"}),
     "pruning": ("torch-pruning", {"color": PRUNED, "ls": "--"}),
 }
 
 
-def trials(networks: Networks, network: str) -> Iterator[Trial]:
-    for ratio in RATIOS:
-        chosen: dict[str, Any] = {"images": networks.few(network), "ratio": ratio}
-        yield Trial("tradeoff", network, "auto", **chosen, options={"align": True})
-        if network in CIFAR:  # on ImageNet's it takes forty minutes each
-            yield Trial("tradeoff", network, "auto", "block", **chosen, options={"align": True})
-        yield Trial("tradeoff", network, IMPORTANCE[network], "pruning", **chosen)
+def trials(network: str) -> Iterator[Trial]:
+    for share in SHARES:
+        for method in ("least_squares", "block"):
+            yield at_share("shares", network, "absorbed", method, share=share)
+            if network in CIFAR or method != "block":  # on ImageNet's it takes up to an hour each
+                aligned = at_share("shares", network, "auto", method, share=share, variant="aligned")
+                yield replace(aligned, options={"align": True})
+        yield at_share("shares", network, "best", "pruning", share=share)
 
 
-def kept(networks: Networks, trial: Trial, file: Path) -> tuple[nn.Module, Row]:
-    """The student or the pruned network and how accurate it is, from a file where it was made before."""
-    networks.teacher(trial.network)  # makes the classes known that the file names
-    if not file.exists():
-        result = candidate(networks, trial)
-        row = measured(networks, trial, result)
-        part = file.with_suffix(".part")
-        torch.save({"row": row, "model": result.model}, part)
-        part.rename(file)
-        print(f"{file.stem}: {row['top1']} (base {row['base']}), {row['seconds']} s", flush=True)
-    content = torch.load(file, weights_only=False)  # a network that this script wrote
-    return content["model"], content["row"]
+def kind_of(row: Row) -> str:
+    """Which of STYLES a row is drawn in."""
+    return "pruning" if row["method"] == "pruning" else f"{row['method']}, {row['arm']}"
 
 
 def main() -> None:
     parser = argument_parser(__doc__, "data", "models", "imagenet", "work")
-    parser.add_argument("--network", nargs="*", choices=IMPORTANCE, default=list(IMPORTANCE))
+    parser.add_argument("--network", nargs="*", choices=NETWORKS, default=NETWORKS)
     parser.add_argument("--make", action="store_true")
     parser.add_argument("--repeats", type=int, default=7)
     add_threads(parser, 2)
@@ -71,11 +62,15 @@ def main() -> None:
     networks = Networks(args.data, args.models, args.imagenet)
     for network in args.network:
         models, rows = {"original": networks.teacher(network)}, {}
-        for trial in trials(networks, network):
-            name = f"{trial.method}, ratio {trial.ratio:g}"
-            models[name], rows[name] = kept(networks, trial, args.work / f"{network} {name}.pt")
+        for trial in trials(network):
+            name = f"{trial.method}, {trial.arm}, {trial.share:.0%}"
+            model, rows[name] = kept(networks, trial, args.work)
+            if model is None:  # the share is out of reach
+                del rows[name]
+            else:
+                models[name] = model
         results = read_json(RESULTS)
-        if args.make or network in results:
+        if args.make or any(row["arm"] == "absorbed" for row in results.get(network, {"rows": {}})["rows"].values()):
             continue
         size = tuple(networks.example(network).shape[1:])
         report = ghostify.latency(models, size, runtimes=RUNTIMES, threads=args.threads, repeats=args.repeats, progress=True)
@@ -107,10 +102,10 @@ def draw() -> None:
     for line, (network, result) in zip(axes, results.items(), strict=True):
         for ax, runtime in zip(line, RUNTIMES, strict=True):
             timed = {t["model"]: t for t in result["timings"] if (t["runtime"], t["batch_size"]) == (runtime, 1)}
-            for method, (name, style) in STYLES.items():
-                rows = {model: row for model, row in result["rows"].items() if row["method"] == method}
+            for kind, (name, style) in STYLES.items():
+                rows = {model: row for model, row in result["rows"].items() if kind_of(row) == kind}
                 points = [(timed[model]["latency_ratio"], row["top1"]) for model, row in rows.items()]
-                if points:  # in the order of the ratios
+                if points:  # in the order of the FLOPs
                     ax.plot(*zip(*points, strict=True), label=name, **LINE, **style)
             plain(ax, next(iter(result["rows"].values()))["base"])
             ax.axvline(1, color=INK, lw=1, ls=":")

@@ -27,24 +27,20 @@ class Choice:
 
 def best_setting(networks: Networks, network: str, importance: str, share: float) -> Setting:
     """The best setting of one importance at a share of FLOPs."""
-    choices = [Choice(importance, setting) for setting in SETTINGS]
-    return best(networks, network, share, choices).setting
+    return ranked(networks, network, share, [Choice(importance, setting) for setting in SETTINGS])[0].setting
 
 
-def best_choice(networks: Networks, network: str, share: float) -> Choice:
-    """The best importance and setting at a share of FLOPs: of those that did best at half, or, if none gets there, of all."""
+def best_choices(networks: Networks, network: str, share: float) -> list[Choice]:
+    """Importances and settings at a share of FLOPs, the best first: of those that did best at half, or else of all."""
     everything = [Choice(importance, setting) for importance in IMPORTANCES for setting in SETTINGS]
-    by_score = scores(networks, network, ANCHOR, everything)
-    first = sorted(by_score, key=lambda choice: -by_score[choice])[:TRIED]
-    few = scores(networks, network, share, first)
-    return best(networks, network, share, first if few else everything)
+    first = ranked(networks, network, ANCHOR, everything)[:TRIED]
+    return ranked(networks, network, share, first) or ranked(networks, network, share, everything)
 
 
-def best(networks: Networks, network: str, share: float, choices: list[Choice]) -> Choice:
+def ranked(networks: Networks, network: str, share: float, choices: list[Choice]) -> list[Choice]:
+    """Those choices that reach the share, the best first."""
     by_score = scores(networks, network, share, choices)
-    chosen = max(by_score, key=lambda choice: by_score[choice])
-    print(f"{network} at {share:.1%}: {chosen}, {by_score[chosen]} on images to choose by", flush=True)
-    return chosen
+    return sorted(by_score, key=lambda choice: -by_score[choice])
 
 
 def scores(networks: Networks, network: str, share: float, choices: list[Choice]) -> dict[Choice, float]:

@@ -1,4 +1,4 @@
-"""Detection and segmentation on real data: teacher, converted, calibrated and recovered student, beside a pruned network.
+"""Detection and segmentation on real data: teacher, converted, calibrated and recovered students, beside a pruned network.
 
     python -m benchmarks.tasks.dense --data DIR --bccd DIR --camvid DIR --work DIR [--task detect|segment] [--threads 2]
 
@@ -36,7 +36,7 @@ from ghostify.deployment.timing import machine
 
 RESULTS, LATENCY = "dense.jsonl", "dense_latency.json"
 RATES = (3e-4, 1e-3)
-STUDENTS = ("ghost", "pruned")
+STUDENTS = ("absorbed", "ghost", "pruned")
 
 
 @torch.no_grad()
@@ -83,17 +83,37 @@ class Bench:
     def converted(self, **options: Any) -> nn.Module:
         return ghostify.convert(self.teacher, ratio=2, cheap="auto", **options)
 
+    def absorbed(self) -> nn.Module:
+        """Absorbed ghosts at the FLOPs of the Ghost modules, shared out from one pass of the training images."""
+        return ghostify.convert(
+            self.teacher,
+            target={"flops": self.ghost_share()},
+            cheap="absorbed",
+            images=self.images(),
+            max_images=128,
+            example_input=self.task.example(),
+        )
+
+    def ghost_share(self) -> float:
+        example = self.task.example()
+        return measure(self.converted(), example).flops / measure(self.teacher, example).flops
+
+    def images(self) -> Any:
+        """Training images, in the same random order each time."""
+        torch.manual_seed(0)
+        return self.task.loader("train", training=True)
+
     def start(self, arm: str) -> nn.Module:
         """The student or the pruned network before any distillation."""
 
         def make() -> nn.Module:
-            student = self.converted(**({"skip": ("first", "pooled")} if arm == "ghost scores" else {}))
             if arm == "pruned":
-                share = measure(student, self.task.example()).flops / measure(self.teacher, self.task.example()).flops
-                return pruned(self.task, self.teacher, share)
-            torch.manual_seed(0)
-            images = self.task.loader("train", training=True)
-            ghostify.calibrate(student, self.teacher, images, method="least_squares", max_images=128)
+                return pruned(self.task, self.teacher, self.ghost_share())
+            if arm == "absorbed":
+                student = self.absorbed()
+            else:
+                student = self.converted(**({"skip": ("first", "pooled")} if arm == "ghost scores" else {}))
+            ghostify.calibrate(student, self.teacher, self.images(), method="least_squares", max_images=128)
             return student.eval()
 
         return self.kept(f"{arm}_start", make)
@@ -110,7 +130,7 @@ class Bench:
                 labels=1,
                 clip=10,
                 seed=seed,
-                features=1.0 if arm == "ghost" else 0.0,
+                features=0.0 if arm == "pruned" else 1.0,
             )
             ghostify.distill(student, self.teacher, self.task.loader("train", training=True), recipe=recipe)
             return student.eval()
@@ -121,6 +141,7 @@ class Bench:
         self.once(lambda: self.teacher, arm="teacher", steps=self.task.steps)
         self.once(self.converted, arm="ghost", stage="converted", steps=0)
         self.once(lambda: self.start("ghost"), arm="ghost", stage="calibrated", steps=0)
+        self.once(lambda: self.start("absorbed"), arm="absorbed", stage="calibrated", steps=0)
         self.once(lambda: self.start("pruned"), arm="pruned", stage="pruned", steps=0)
         if self.task.name == "segment":  # what becomes of rare classes where the last layers are converted, too
             self.once(lambda: self.start("ghost scores"), arm="ghost scores", stage="calibrated", steps=0)
@@ -147,7 +168,7 @@ class Bench:
         facts = {"ms": self.task.latency(folded), "machine": machine(), "threads": torch.get_num_threads()}
         write_json(LATENCY, {**read_json(LATENCY), self.task.name: facts})
         print(facts)
-        self.picture(students["ghost"])
+        self.picture(students["absorbed"])
 
     @torch.no_grad()
     def picture(self, student: nn.Module, count: int = 3) -> None:
@@ -182,9 +203,10 @@ def main() -> None:
 
 ARMS = {
     "teacher": "original",
-    "ghost": "ghostify",
+    "absorbed": "absorbed ghosts",
+    "ghost": "Ghost modules",
     "pruned": "torch-pruning",
-    "ghost scores": "ghostify, layers of the scores converted, too",
+    "ghost scores": "Ghost modules, layers of the scores converted, too",
 }
 SCORES = {"map50": "mAP@0.5", "map": "mAP", "mean_iou": "mean IoU"}
 
@@ -206,7 +228,11 @@ def tables() -> dict[str, str]:
             if key in row["scores"]
         ]
         final = row["arm"] == "teacher" or row["stage"] == "recovered"
-        ms = [f"{runtime} {of[row['arm']]:.0f}" for runtime, of in latency[task]["ms"].items()] if final else []
+        ms = (
+            [f"{runtime} {of[row['arm']]:.0f}" for runtime, of in latency[task]["ms"].items() if row["arm"] in of]
+            if final
+            else []
+        )
         shares = [percent(row[key]) for key in ("flops_share", "conv_share")]
         lines.append([task, name, *shares, f"{row['steps']:,}", "; ".join(scores), ", ".join(ms)])
     header = ["task", "network", "FLOPs", "of convolutions", "training steps", "test images, %", "latency, ms"]
