@@ -12,6 +12,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+POOL = 4  # times as many maps are looked at in a step as go
 SHRINK = 0.8  # share of live columns below which the inverse is copied to a smaller one
 
 
@@ -40,7 +41,8 @@ class Elimination:
 
     Attributes:
         order: (n,) maps, the first to go first; the maps that stay last are the last.
-        losses: (n + 1,) the weighted loss of all readers with this many maps; infinite where no elimination came by.
+        losses: (n + 1,) the weighted loss of all readers with this many maps, exact for :meth:`kept`; infinite for fewer maps
+            than the elimination went down to, and where groups could not have equally many.
     """
 
     order: Tensor
@@ -58,13 +60,13 @@ def eliminate(problems: Sequence[ReaderProblem], groups: int = 1, least: int = 1
         problems: of all readers of the maps, at least one; their losses add up.
         groups: each of so many equal runs of maps loses equally many.
         least: maps that are left, a multiple of ``groups``.
-        at_once: maps of each group that go in one step, for wide spans; the last of them may then not be the very best.
+        at_once: maps of each group that go in one step, for wide spans: one after the other among the few that cost least when
+            the step begins. Their losses are exact all the same.
 
     Returns:
         The order of the elimination and its losses.
     """
     n = len(problems[0].columns)
-    size = n // groups
     works = [_Working(problem) for problem in problems]
     alive = torch.ones(n, dtype=torch.bool)
     losses = torch.full((n + 1,), torch.inf, dtype=torch.float64)
@@ -72,32 +74,68 @@ def eliminate(problems: Sequence[ReaderProblem], groups: int = 1, least: int = 1
     gone: list[int] = []
     left = n
     while left > least:
-        costs = torch.full((n,), 0.0, dtype=torch.float64)
-        for work in works:
-            costs += work.weight * work.costs(alive)
-        ranked = costs.masked_fill(~alive, torch.inf).view(groups, size)
         count = min(at_once, (left - least) // groups)
-        worst = ranked.topk(count, largest=False).indices + torch.arange(groups)[:, None] * size
-        gone += worst.T.flatten().tolist()
-        for work in works:
-            work.remove(worst.T.flatten())
-        alive[worst.flatten()] = False
+        pool = _cheapest(works, alive, groups, min(POOL * count, left // groups) if count > 1 else 1)
+        worst = _one_by_one(works, pool, count) if count > 1 else pool.flatten()
+        gone += worst.tolist()
+        after = sum(work.weight * work.remove(worst) for work in works)
+        losses[left - groups * torch.arange(1, count + 1)] = torch.as_tensor(after)[groups - 1 :: groups]
+        alive[worst] = False
         left -= count * groups
-        losses[left] = sum(work.weight * work.loss for work in works)
     order = torch.tensor(gone + alive.nonzero().flatten().tolist())
     return Elimination(order, losses)
+
+
+def _cheapest(works: "Sequence[_Working]", alive: Tensor, groups: int, count: int) -> Tensor:
+    """(groups, count) maps of each group whose loss is least, in increasing order of it."""
+    costs = sum((work.weight * work.costs(alive) for work in works), torch.zeros(len(alive), dtype=torch.float64))
+    size = len(alive) // groups
+    ranked = costs.masked_fill(~alive, torch.inf).view(groups, size)
+    return ranked.topk(count, largest=False).indices + torch.arange(groups)[:, None] * size
+
+
+def _one_by_one(works: "Sequence[_Working]", pool: Tensor, count: int) -> Tensor:
+    """(count * groups,) maps of a pool (groups, maps) that go one after the other, one of each group at a time."""
+    few = [work.among(pool.flatten()) for work in works]
+    alive = torch.ones(pool.numel(), dtype=torch.bool)
+    gone = []
+    for _ in range(count):
+        worst = _cheapest(few, alive, len(pool), 1).flatten()
+        for work in few:
+            work.remove(worst)
+        alive[worst] = False
+        gone.append(worst)
+    return pool.flatten()[torch.cat(gone)]
 
 
 class _Working:
     """The inverse and the filters of one reader while maps go."""
 
     def __init__(self, problem: ReaderProblem):
-        self.columns, self.weight = problem.columns, problem.weight
-        self.live = torch.ones(len(problem.gram), dtype=torch.bool, device=problem.gram.device)
-        self.read = problem.columns[:, 0] >= 0
-        self.inverse = torch.cholesky_inverse(torch.linalg.cholesky(problem.gram))
-        self.filters = self.inverse @ problem.cross
+        self.problem, self.weight = problem, problem.weight
+        self.columns = problem.columns.cpu()
+        self.read = self.columns[:, 0] >= 0
+        self.rows = torch.arange(len(problem.gram), device=problem.gram.device)  # of the problem, that inverse and filters have
+        self.live = torch.ones_like(self.rows, dtype=torch.bool)
+        self.renew()
         self.loss = problem.power - float((self.filters * problem.cross).sum())
+
+    def renew(self) -> None:
+        """Inverse and filters anew, without what rounding has left in them."""
+        gram, cross = self.problem.gram, self.problem.cross[self.rows]
+        if len(self.rows) < len(gram):
+            gram = gram[self.rows][:, self.rows]
+        self.inverse = torch.cholesky_inverse(torch.linalg.cholesky(gram))
+        self.filters = self.inverse @ cross
+
+    def among(self, maps: Tensor) -> "_Working":
+        """The same for some maps alone, to try out in which order they go; all others stay, and are fitted anew."""
+        read = self.read[maps]
+        rows, factor = self._factor(maps[read])
+        columns = torch.full((len(maps), self.columns.shape[1]), -1)
+        columns[read] = torch.arange(len(rows)).view(-1, self.columns.shape[1])
+        gram = torch.cholesky_inverse(factor)
+        return _Working(ReaderProblem(gram, gram @ self.filters[rows], self.problem.power, columns, self.weight))
 
     def costs(self, alive: Tensor) -> Tensor:
         """(n,) the loss of taking away each map; 0 for maps that are not read."""
@@ -108,28 +146,46 @@ class _Working:
         losses = (filters * torch.linalg.solve(blocks, filters)).sum((1, 2)).cpu()
         return torch.zeros(len(alive), dtype=torch.float64).index_copy(0, maps, losses)
 
-    def remove(self, maps: Tensor) -> None:
-        """Take some maps away and fit the filters of the others anew."""
-        maps = maps[self.read[maps]]
-        rows = self.columns[maps].flatten().to(self.inverse.device)
-        if not len(rows):
-            return
-        block = torch.linalg.inv(self.inverse[rows][:, rows])
-        across = self.inverse[:, rows]
-        shift = block @ self.filters[rows]
-        self.loss += float((self.filters[rows] * shift).sum())
-        self.filters -= across @ shift
-        self.inverse.addmm_(across @ block, across.T, alpha=-1)
-        self.live[rows] = False
-        self.read[maps] = False
+    def remove(self, maps: Tensor) -> Tensor:
+        """Take some maps away, one after the other, and fit the filters of the others anew.
+
+        Returns:
+            (len(maps),) the loss after each of them. By the Cholesky factor L of their block of the inverse, the first j rows
+            of L^-1 W_g hold what the first j columns cost.
+        """
+        read = self.read[maps]
+        added = torch.zeros(len(maps), dtype=torch.float64)
+        if bool(read.any()):
+            rows, factor = self._factor(maps[read])
+            half = torch.linalg.solve_triangular(factor, self.filters[rows], upper=False)
+            across = torch.linalg.solve_triangular(factor, self.inverse[rows], upper=False)
+            added[read] = half.square().sum(1).view(int(read.sum()), -1).sum(1).cpu()
+            self.filters.addmm_(across.T, half, alpha=-1)
+            self.inverse.addmm_(across.T, across, alpha=-1)
+            self.live[rows] = False
+            self.read[maps] = False
+        after = self.loss + added.cumsum(0)
+        self.loss = float(after[-1])
         if self.live.sum() < SHRINK * len(self.live):
             self._shrink()
+        return after
+
+    def _factor(self, maps: Tensor) -> tuple[Tensor, Tensor]:
+        """The rows of some maps, and the Cholesky factor of their block of the inverse."""
+        rows = self.columns[maps].flatten().to(self.inverse.device)
+        factor, failed = torch.linalg.cholesky_ex(self.inverse[rows][:, rows])
+        if bool(failed):  # rounding has left it indefinite
+            self._shrink()
+            self.renew()
+            rows = self.columns[maps].flatten().to(self.inverse.device)
+            factor = torch.linalg.cholesky(self.inverse[rows][:, rows])
+        return rows, factor
 
     def _shrink(self) -> None:
         """Drop the rows and columns of maps that are gone."""
         rows = self.live.nonzero().flatten()
-        self.inverse, self.filters = self.inverse[rows][:, rows], self.filters[rows]
+        self.inverse, self.filters, self.rows = self.inverse[rows][:, rows], self.filters[rows], self.rows[rows]
         place = torch.full_like(self.live, -1, dtype=torch.long)
         place[rows] = torch.arange(len(rows), device=rows.device)
-        self.columns = torch.where(self.read[:, None], place[self.columns.to(place.device)].to(self.columns), -1)
-        self.live = torch.ones(len(rows), dtype=torch.bool, device=rows.device)
+        self.columns = torch.where(self.read[:, None], place.cpu()[self.columns], -1)
+        self.live = torch.ones_like(rows, dtype=torch.bool)

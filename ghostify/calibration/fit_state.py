@@ -44,8 +44,3 @@ class FitState:
     def keep_warm_start(self, site: Site, reason: str) -> None:
         """Note that a site could not be fitted, and why."""
         self.record(SiteResult(site.name, site.kind, reason=reason))
-
-
-def lies_in(name: str, folder: str) -> bool:
-    """Whether the module ``name`` is the module ``folder`` or lies in it; all lie in the network itself, ``""``."""
-    return not folder or name == folder or name.startswith(folder + ".")

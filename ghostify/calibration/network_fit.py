@@ -7,9 +7,9 @@ from torch.utils._pytree import tree_leaves
 
 from ..common.calls import Arguments, captured
 from ..graph.sites import is_listed
-from ..graph.tracing import Part, trace
+from ..graph.tracing import Part, lies_in, trace
 from ..layers.layer_classes import lookup
-from .fit_state import FitState, lies_in
+from .fit_state import FitState
 from .part_fit import PartFit
 from .part_pair import PairedCalls, PartPair
 

@@ -9,10 +9,11 @@ from torch.nn.modules.conv import _ConvNd
 from ..common.calls import Arguments
 from ..graph.running import GraphRun, arguments_of
 from ..graph.sites import Site
+from ..graph.tracing import lies_in
 from ..layers.ghost_module import GhostModule
 from ..layers.reduced_linear import ReducedLinear
 from .block_fit import BlockFit
-from .fit_state import FitState, lies_in
+from .fit_state import FitState
 from .linear_fit import fit_linear, refit_linear
 from .part_pair import PairedCalls, PartPair
 from .primary_fit import refit_layer

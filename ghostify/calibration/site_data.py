@@ -8,10 +8,10 @@ import torch
 from torch import Tensor, nn
 
 from ..absorption.patches import at_positions
+from ..absorption.positions import position_budget, sample_positions
 from ..graph.sites import Site
 from ..layers.norm_affine import Affine, affine_of
 
-WORK = 5e10  # multiply-adds that the normal equations of one site may take
 NEIGHBOURS = 65536 * 64 * 9  # numbers around the positions that channels are chosen by, or cheap kernels fitted at
 
 
@@ -66,7 +66,7 @@ class SiteData:
         if self.sees_image:
             self.act = None  # between the filters and the activation stands a norm that no regression sees through
         self.images = max(1, images)
-        self.budget = int(max(8 * self.unknowns, min(WORK / self.unknowns**2, 65536)))
+        self.budget = position_budget(self.unknowns)
 
     @property
     def has_activation(self) -> bool:
@@ -84,11 +84,7 @@ class SiteData:
     def positions(self, batch: Batch, budget: int, index: int) -> Tensor | None:
         """Positions to take of each image of a batch; None for all."""
         total = math.prod(batch.output.shape[2:])
-        wanted = math.ceil(budget / self.images)
-        if wanted >= total:
-            return None
-        generator = torch.Generator().manual_seed(self.seed * 7919 + index)
-        return torch.randperm(total, generator=generator)[:wanted].sort().values.to(self.device)
+        return sample_positions(total, budget, self.images, self.seed, index, self.device)
 
     def sampled(self, budget: int | None = None) -> Iterator[tuple[Batch, Tensor | None]]:
         """Every batch, with the positions to take of it; ``budget`` is :attr:`budget` if None."""

@@ -8,11 +8,12 @@ import torch
 from torch import Tensor
 
 from ..absorption.patches import Taps, at_positions
+from ..absorption.positions import WORK
 from ..absorption.regression import Moments
 from ..layers.cheap_conv import Cheap
 from .channel_choice import MapMoments
 from .primary_fit import PrimaryFit
-from .site_data import NEIGHBOURS, WORK, SiteData
+from .site_data import NEIGHBOURS, SiteData
 
 
 @dataclass(frozen=True)

@@ -45,6 +45,11 @@ class Part:
         return name[len(self.name) :].removeprefix(".")
 
 
+def lies_in(name: str, folder: str) -> bool:
+    """Whether the module ``name`` is the module ``folder`` or lies in it; all lie in the network itself, ``""``."""
+    return not folder or name == folder or name.startswith(folder + ".")
+
+
 Predicate = Callable[[nn.Module], bool]
 
 

@@ -43,9 +43,12 @@ def test_groups_lose_equally_many_and_several_at_once_have_exact_losses():
     for count in (9, 6, 3):
         assert torch.bincount(found.kept(count) // 4, minlength=3).tolist() == [count // 3] * 3
     at_once = eliminate([one], at_once=5, least=2)
-    for count in (7, 2):
+    for count in range(2, 13):
         assert float(at_once.losses[count]) == pytest.approx(refitted([one], at_once.kept(count).tolist()), rel=1e-8)
-    assert not torch.isfinite(at_once.losses[8])
+    assert not torch.isfinite(at_once.losses[1])
+    both = eliminate([one], groups=3, least=3, at_once=2)
+    assert float(both.losses[9]) == pytest.approx(refitted([one], both.kept(9).tolist()), rel=1e-8)
+    assert not torch.isfinite(both.losses[[8, 7, 5, 4, 2]]).any()
 
 
 def test_maps_that_are_linear_in_others_cost_nothing():
@@ -68,3 +71,13 @@ def test_a_reader_of_some_maps_alone_counts_for_those():
     found = eliminate(both)
     assert float(found.losses[6]) == pytest.approx(refitted(both, list(range(6))), rel=1e-9)
     assert float(found.losses[4]) == pytest.approx(refitted(both, found.kept(4).tolist()), rel=1e-8)
+
+
+def test_of_two_maps_that_are_alike_one_stays_when_several_go_at_once():
+    generator = torch.Generator().manual_seed(0)
+    base = torch.randn(500, 16, dtype=torch.float64, generator=generator)
+    x = torch.cat([base, base], 1)
+    y = x @ torch.randn(32, 6, dtype=torch.float64, generator=generator)
+    gram = x.T @ x / 500 + 1e-9 * torch.eye(32, dtype=torch.float64)
+    found = eliminate([ReaderProblem(gram, x.T @ y / 500, float((y * y).sum() / 500), torch.arange(32)[:, None])], at_once=8)
+    assert sorted((found.kept(16) % 16).tolist()) == list(range(16))
