@@ -8,38 +8,29 @@ are run once. A row tells whether the outputs have equal structure and shapes (o
 on values, everything but that number) and which share of the FLOPs of dense convolutions, the first aside, was reached.
 """
 
-import csv
 import json
 import logging
-import os
 import time
 import traceback
 import warnings
-from collections.abc import Iterable, Iterator
-from concurrent.futures import ProcessPoolExecutor, as_completed
-from concurrent.futures.process import BrokenProcessPool
-from dataclasses import asdict, dataclass, fields
+from collections.abc import Iterable
+from dataclasses import dataclass
 from fnmatch import fnmatchcase
-from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
-import timm
 import torch
-import torchvision
-from rich.progress import track
-from torch import nn
 from torch.utils._pytree import tree_flatten
 
 import ghostify
 from benchmarks.harness.arguments import argument_parser, parse
+from benchmarks.harness.every_model import Row, build, family_of, fill
 from benchmarks.harness.markdown import table
 from benchmarks.harness.results import RESULTS, read_csv
 from ghostify.common.costs import measure
 from ghostify.inputs.examples import example_input
 
 ENOUGH = 0.95  # of the FLOPs of dense convolutions
-Row = dict[str, str]
 
 
 @dataclass
@@ -64,9 +55,6 @@ class Outcome:
     seconds: float = 0.0
 
 
-COLUMNS = [field.name for field in fields(Outcome)]
-
-
 def examine(name: str) -> Outcome:
     """Convert one model and compare."""
     torch.set_num_threads(1)
@@ -74,7 +62,7 @@ def examine(name: str) -> Outcome:
     outcome = Outcome(name)
     try:
         model, outcome.meta = build(name)
-        convolutions = sum(m.weight.numel() for m in model.modules() if isinstance(m, nn.modules.conv._ConvNd))
+        convolutions = sum(m.weight.numel() for m in model.modules() if isinstance(m, torch.nn.modules.conv._ConvNd))
         outcome.params_before = sum(p.numel() for p in model.parameters())
         outcome.mostly_convolution = convolutions > outcome.params_before / 2
         try:
@@ -91,18 +79,7 @@ def examine(name: str) -> Outcome:
     return outcome
 
 
-def build(name: str) -> tuple[nn.Module, bool]:
-    """The model, and whether it stands on the meta device."""
-    try:
-        model = ghostify.create_model(name, device="meta")
-        if all(t.is_meta for t in [*model.parameters(), *model.buffers()]) and "/detection" not in type(model).__module__:
-            return model.eval(), True
-    except Exception as error:
-        logging.debug("%s does not build on the meta device: %s", name, error)
-    return ghostify.create_model(name).eval(), False
-
-
-def compare(name: str, model: nn.Module, student: nn.Module, outcome: Outcome) -> None:
+def compare(name: str, model: torch.nn.Module, student: torch.nn.Module, outcome: Outcome) -> None:
     """Write into the outcome what both return and cost."""
     arguments = example_input(model)
     try:
@@ -150,10 +127,7 @@ def main() -> None:
     args = parse(parser)
     warnings.filterwarnings("ignore")
     names = [name for name in ghostify.list_models() if fnmatchcase(name, args.only)]
-    done = by_model(args.out)
-    run([name for name in names if name not in done], done, args.out, args.workers)
-    rows = [done[name] for name in names if name in done]
-    write(args.out, rows)
+    rows = fill(names, args.out, examine, Outcome, args.workers)
     if args.sample:
         converted = (row for row in rows if row["status"] == "converted")
         sample = sorted(row["model"] for row in smallest_of_families(converted).values())
@@ -161,66 +135,14 @@ def main() -> None:
     print(*summary(rows), sep="\n")
 
 
-def by_model(path: Path) -> dict[str, Row]:
-    return {row["model"]: row for row in read_csv(path)}
-
-
-def run(todo: list[str], done: dict[str, Row], out: Path, workers: int) -> None:
-    """Examine what is left to do; each row is written at once, to go on after an interruption."""
-    part = out.with_suffix(".part.csv")
-    done.update(by_model(part))
-    todo = [name for name in todo if name not in done]
-    new = not part.exists()
-    with part.open("a", newline="") as file:
-        writer = csv.DictWriter(file, COLUMNS)
-        if new:
-            writer.writeheader()
-        for outcome in track(outcomes(todo, workers), total=len(todo), description="converting"):
-            writer.writerow(asdict(outcome))
-            file.flush()
-            done[outcome.model] = {k: "" if v is None else str(v) for k, v in asdict(outcome).items()}
-    part.unlink()
-
-
-def outcomes(todo: list[str], workers: int) -> Iterator[Outcome]:
-    """Results as they come; a model that kills its process (memory) is recorded, and the others go on."""
-    os.environ["PYTHONWARNINGS"] = "ignore"
-    waiting = list(todo)
-    while waiting:
-        pool = ProcessPoolExecutor(workers, mp_context=get_context("spawn"))
-        futures = {pool.submit(examine, name): name for name in waiting}
-        try:
-            for future in as_completed(futures):
-                outcome = future.result()
-                waiting.remove(outcome.model)
-                yield outcome
-        except BrokenProcessPool:
-            victim = waiting.pop(0)
-            yield Outcome(victim, reason="its process was killed")
-        finally:
-            pool.shutdown(wait=True, cancel_futures=True)
-
-
 def smallest_of_families(rows: Iterable[Row]) -> dict[str, Row]:
     """The row of fewest parameters for each family; a family is a file of the library."""
     smallest: dict[str, Row] = {}
     for row in rows:
-        library, _, name = row["model"].partition("/")
-        builder = timm.model_entrypoint(name) if library == "timm" else torchvision.models.get_model_builder(name)
-        family = f"{library}/{builder.__module__.removeprefix(f'{library}.models.')}"
+        family = family_of(row["model"])
         if family not in smallest or int(row["params_before"]) < int(smallest[family]["params_before"]):
             smallest[family] = row
     return smallest
-
-
-def write(path: Path, rows: list[Row]) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_suffix(".tmp")
-    with temporary.open("w", newline="") as file:
-        writer = csv.DictWriter(file, COLUMNS)
-        writer.writeheader()
-        writer.writerows(rows)
-    temporary.replace(path)
 
 
 @dataclass(frozen=True)

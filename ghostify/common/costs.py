@@ -61,7 +61,8 @@ def measure(model: nn.Module, arguments: PositionalArguments, layers: Sequence[s
     """
     try:
         meta = tree_map_only(Tensor, lambda t: t.to("meta"), arguments)
-        return _measure(copy_to_meta(model).eval(), meta, layers)
+        # torch's counter hooks into the gradients of parameters that modules take as arguments, such as CaiT's class token
+        return _measure(copy_to_meta(model).eval().requires_grad_(False), meta, layers)
     except Exception as error:  # code of any kind runs here; some of it looks at values, which meta tensors don't have
         if any(p.is_meta for p in model.parameters()):
             raise _refused(model, arguments, error) from error

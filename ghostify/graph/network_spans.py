@@ -6,7 +6,8 @@ from dataclasses import replace
 from torch import nn
 
 from .find_sites import trace_layers
-from .spans import Span, SpanUse, find_spans
+from .span_reader import OUTPUT, find_spans
+from .spans import Span, SpanUse
 from .tracing import Part
 from .usage import Usage, has_derived_weight, has_hooks, is_quantised
 
@@ -28,7 +29,8 @@ def find_network_spans(model: nn.Module, parts: Sequence[Part] | None = None, st
     for part in parts:
         modules = {part.relative(name): module for name, module in usage.modules.items() if part.holds(name)}
         shared = {part.relative(name) for name in bound if part.holds(name)}
-        spans += [_qualified(span, part) for span in find_spans(part.graph, modules, shared, streams)]
+        output = OUTPUT if part.whole else "its maps go into code that torch.fx can't trace"
+        spans += [_qualified(span, part) for span in find_spans(part.graph, modules, shared, streams, output)]
     return spans
 
 

@@ -15,6 +15,7 @@ import torch
 import torch.nn.functional as F
 from torch import fx, nn
 from torch.nn.modules.dropout import _DropoutNd
+from torch.nn.modules.padding import _ConstantPadNd, _ReflectionPadNd, _ReplicationPadNd
 from torch.nn.modules.pooling import _AdaptiveAvgPoolNd, _AdaptiveMaxPoolNd, _AvgPoolNd, _MaxPoolNd
 
 from ..layers.ghost_module import GhostModule
@@ -91,14 +92,15 @@ OPERATIONS: dict[Key, Operation] = {
     **_each(replace(_POOL, sized=True), nn.AdaptiveAvgPool1d, nn.AdaptiveAvgPool3d, nn.AdaptiveMaxPool2d),
     **_each(replace(_POOL, sized=True, starts_gate=True), nn.AdaptiveAvgPool2d),
     **_each(replace(_KEEPS, resizes=True), nn.Upsample, F.interpolate),
+    **_each(replace(_KEEPS, pads=True), _ConstantPadNd, _ReflectionPadNd, _ReplicationPadNd),
     **_each(_DROPOUT, _DropoutNd),
     **_each(replace(_DROPOUT, keeps_pooled=True), nn.Identity, nn.Dropout),
     # functions and methods that take each channel by itself
     **_each(_POOL, F.max_pool1d, F.max_pool2d, F.max_pool3d, F.avg_pool1d, F.avg_pool2d, F.avg_pool3d),
     **_each(replace(_POOL, sized=True), F.adaptive_avg_pool2d, F.adaptive_max_pool2d),
     **_each(Operation(sized=True), F.adaptive_avg_pool1d, F.adaptive_avg_pool3d),
-    **_each(_KEEPS, torch.clone, torch.clamp, torch.exp),
-    **_each(_KEEPS, "contiguous", "clone", "clamp", "clamp_", "float", "half"),
+    **_each(_KEEPS, torch.clone, torch.clamp, torch.exp, torch.abs, torch.square, torch.sqrt, torch.rsqrt, operator.neg),
+    **_each(_KEEPS, "contiguous", "clone", "clamp", "clamp_", "float", "half", "to", "abs", "square", "sqrt", "rsqrt"),
     **_each(Operation(pads=True), F.pad),
     **_each(replace(_DROPOUT, training_at=2), F.dropout),
     **_each(replace(_DROPOUT, training_at=2, before_sum=False), F.dropout2d),
@@ -124,7 +126,8 @@ OPERATIONS: dict[Key, Operation] = {
     **_each(_PRODUCT, operator.mul, torch.mul, "mul", "mul_"),
     **_each(replace(_PRODUCT, changes_input=True), operator.imul),
     **_each(_PAIR, operator.sub, operator.truediv, torch.sub, torch.div, torch.maximum, torch.minimum),
-    **_each(_PAIR, "sub", "sub_", "div", "div_"),
+    **_each(_PAIR, operator.pow, torch.pow),
+    **_each(_PAIR, "sub", "sub_", "div", "div_", "pow"),
     **_each(replace(_PAIR, changes_input=True), operator.isub),
     **_each(Operation(changes_input=True), operator.itruediv),
     # values joined, and sizes
@@ -259,9 +262,9 @@ def joined_values(concatenation: fx.Node) -> list[fx.Node]:
 
 
 def is_size(node: fx.Node) -> bool:
-    """Whether the node asks for a size, and leaves the values alone."""
+    """Whether the node asks for a size, or a type, and leaves the values alone."""
     if node.op == "call_function":
-        return node.target is getattr and bool(node.args[1] == "shape")
+        return node.target is getattr and node.args[1] in ("shape", "ndim", "dtype", "device")
     return node.op == "call_method" and operation_of(node, None).tells_size
 
 
@@ -292,9 +295,12 @@ def changes_input(node: fx.Node, module: nn.Module | None) -> bool:
     return by_name or operation_of(node, None).changes_input or node.kwargs.get("inplace") is True
 
 
+_MEANS = (torch.mean, "mean", torch.amax, "amax", torch.amin, "amin")
+
+
 def mean_dims(node: fx.Node) -> set[object] | None:
-    """The dimensions over which a node takes the mean; None where it takes none, or names no dimensions."""
-    if node.op not in ("call_function", "call_method") or node.target not in (torch.mean, "mean"):
+    """The dimensions over which a node takes the mean, or the extreme; None where it takes none, or names no dimensions."""
+    if node.op not in ("call_function", "call_method") or node.target not in _MEANS:
         return None
     dims = node.args[1] if len(node.args) > 1 else node.kwargs.get("dim")
     if isinstance(dims, int):
@@ -316,3 +322,9 @@ def _averaged_dims(node: fx.Node) -> set[object] | None:
 def name_of(node: fx.Node) -> str:
     """What a node calls, in words."""
     return str(node.target) if node.op == "call_module" else str(getattr(node.target, "__name__", node.target))
+
+
+def place_of(node: fx.Node) -> str:
+    """What a node calls and, of a function, the module whose code calls it, such as ``"softmax of blocks.0.attn"``."""
+    around = [path for path, _ in node.meta.get("nn_module_stack", {}).values() if path]
+    return f"{name_of(node)} of {around[-1]}" if around and node.op != "call_module" else name_of(node)
