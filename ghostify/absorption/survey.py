@@ -12,6 +12,7 @@ from ..graph.find_sites import trace_layers
 from ..graph.spans import Span, SpanUse
 from ..graph.tracing import Part
 from ..graph.usage import Usage
+from ..surgery.narrowing import NarrowedSpan
 from .elimination import Elimination, eliminate
 from .network_walk import NetworkWalk, Place
 from .reader_layer import ReaderLayer
@@ -95,6 +96,7 @@ def survey_spans(
     calls: Collection[Arguments],
     counts: Mapping[str, int] | None = None,
     *,
+    channels: Mapping[str, Tensor] | None = None,
     parts: Sequence[Part] | None = None,
     metrics: Mapping[str, Tensor] | None = None,
     settings: SurveySettings | None = None,
@@ -113,6 +115,8 @@ def survey_spans(
         calls: the arguments of a forward pass for each batch, in memory or spilled; they are gone through once or more.
         counts: how many maps stay of spans, by the name of the span's first maker. Then these spans alone are surveyed, down to
             their counts, and their readers' filters are solved for. None surveys all spans, down to one map of each group.
+        channels: of spans with a count, (m,) the channels that stay, in increasing order, where that is not for the images to
+            say; no losses are computed of these spans.
         parts: of the network by :func:`ghostify.graph.find_sites.trace_layers`; None to trace it.
         metrics: by the name of a reader, weights of its errors: (K,) for squared errors of its outputs, or (K, K) for the
             quadratic form of all, both in units of what comes behind the norm that follows it; products across groups do not
@@ -123,15 +127,17 @@ def survey_spans(
         on_span: called with the name of each span that is decided.
 
     Raises:
-        ArgumentError: a count of no span, of one that is not free, or out of its range; or maps that overflow.
+        ArgumentError: a count of no span, of one that is not free, or out of its range; channels that are not as many as the
+            count; or maps that overflow.
     """
     free = {span.makers[0]: span for span in spans if not span.reason}
+    _check_channels(free, counts or {}, channels or {})
     if counts is not None:
         _check_counts(spans, counts)
         free = {name: span for name, span in free.items() if name in counts}
     parts = trace_layers(model) if parts is None else parts
     usage, settings = Usage(model, parts), settings or SurveySettings()
-    work = _Work(usage, free, counts, metrics or {}, settings, on_span or (lambda name: None), len(calls))
+    work = _Work(usage, free, counts, channels or {}, metrics or {}, settings, on_span or (lambda name: None), len(calls))
     NetworkWalk(model, parts, set(work.uses), work.visit, settings.memory).run(calls)
     return work.finish()
 
@@ -149,6 +155,12 @@ def _check_counts(spans: Sequence[Span], counts: Mapping[str, int]) -> None:
             raise ArgumentError(f"the span of {name!r} must keep 1 to {span.channels} channels{groups}, not {count}")
 
 
+def _check_channels(free: Mapping[str, Span], counts: Mapping[str, int], channels: Mapping[str, Tensor]) -> None:
+    for name, kept in channels.items():
+        if name not in free or len(NarrowedSpan(free[name], kept).kept) != counts.get(name):
+            raise ArgumentError(f"channels has {len(kept)} channels of {name!r}, and counts {counts.get(name)}")
+
+
 @dataclass
 class _Work:
     """A survey while it goes on: readers are held until all of their spans are decided."""
@@ -156,6 +168,7 @@ class _Work:
     usage: Usage
     free: dict[str, Span]
     counts: Mapping[str, int] | None
+    channels: Mapping[str, Tensor]
     metrics: Mapping[str, Tensor]
     settings: SurveySettings
     on_span: Callable[[str], None]
@@ -170,7 +183,8 @@ class _Work:
         self.uses: dict[str, list[tuple[str, SpanUse]]] = {}  # by reader: spans to be decided
         for name, span in self.free.items():
             if self._count(name) == span.channels:
-                self.spans[name] = _whole(span)
+                kept = torch.arange(span.channels)
+                self.spans[name] = SurveyedSpan(span, _settled(span, kept), kept)
                 continue
             for use in span.readers:
                 self.uses.setdefault(use.target, []).append((name, use))
@@ -209,22 +223,25 @@ class _Work:
         self._finish_readers()
 
     def _decide(self, name: str) -> None:
-        """Eliminate the maps of a span."""
-        span, count = self.free[name], self._count(name)
+        """Eliminate the maps of a span, or take away those that are not to stay."""
+        span, kept = self.free[name], self.channels.get(name)
         maps = {target: self._maps(name, target) for target in dict.fromkeys(use.target for use in span.readers)}
+        elimination = self._eliminate(span, maps, self._count(name)) if kept is None else _settled(span, kept)
+        if kept is None and self.counts is not None:
+            kept = elimination.kept(self.counts[name])
+        if kept is not None:
+            for target, some in maps.items():
+                self.systems[target].drop(some[NarrowedSpan(span, kept).gone()])
+        self.spans[name] = SurveyedSpan(span, elimination, kept)
+        self.on_span(name)
+
+    def _eliminate(self, span: Span, maps: Mapping[str, Tensor], count: int | None) -> Elimination:
         problems = [one for target, some in maps.items() for one in self.systems[target].problems(some, self.weights[target])]
         least = span.groups if count is None else count
         at_once = max(1, span.channels // span.groups // self.settings.steps)
         elimination = eliminate(problems, span.groups, least, at_once)
         losses = (elimination.losses - elimination.losses[span.channels]).clamp_min(0)
-        kept = None if count is None else elimination.kept(count)
-        if kept is not None:
-            for target, some in maps.items():
-                gone = torch.ones(span.channels, dtype=torch.bool)
-                gone[kept] = False
-                self.systems[target].drop(some[gone])
-        self.spans[name] = SurveyedSpan(span, Elimination(elimination.order, losses), kept)
-        self.on_span(name)
+        return Elimination(elimination.order, losses)
 
     def _finish_readers(self, unreached: Collection[str] = ()) -> None:
         """Solve for the filters of the readers whose spans are all decided, and forget what the images told of them."""
@@ -253,9 +270,8 @@ class _Work:
         return torch.stack([self.systems[target].reader.map_index(use, self.free[name].channels) for use in uses], 1)
 
 
-def _whole(span: Span) -> SurveyedSpan:
-    """A span of which all maps stay."""
+def _settled(span: Span, kept: Tensor) -> Elimination:
+    """Of a span whose maps the images do not choose: those that stay come last, and of losses nothing is known."""
     losses = torch.full((span.channels + 1,), torch.inf, dtype=torch.float64)
     losses[span.channels] = 0
-    order = torch.arange(span.channels)
-    return SurveyedSpan(span, Elimination(order, losses), order)
+    return Elimination(torch.cat([NarrowedSpan(span, kept).gone(), kept]), losses)

@@ -11,6 +11,7 @@ from helpers.networks import Residual, randomize
 from torch import nn
 
 from ghostify.absorption.survey import SurveySettings, survey_spans
+from ghostify.errors import ArgumentError
 
 torch.manual_seed(0)
 
@@ -127,6 +128,26 @@ def test_a_layer_with_more_unknowns_than_can_be_solved_for_takes_its_taps_as_ali
     student, survey = halved(model, calls_of(*x.split(16)), settings)
     assert apart(model, student, x) < 1e-5
     assert float(survey.spans["mix"].elimination.losses[2]) < 1e-8
+
+
+def test_channels_that_are_given_stay_and_readers_absorb_the_others():
+    model = with_copies(Gated().double().eval())
+    x = torch.randn(48, 3, 6, 6, dtype=torch.float64)
+    spans = free_spans(model)
+    copies = {
+        span.makers[0]: torch.arange(span.channels).view(span.groups, -1)[:, -(span.channels // span.groups // 2) :].flatten()
+        for span in spans
+    }
+    counts = {name: len(kept) for name, kept in copies.items()}
+    survey = survey_spans(model, spans, calls_of(*x.split(16)), counts, channels=copies, settings=EXACT)
+    assert all(torch.equal(survey.spans[name].kept, kept) for name, kept in copies.items())
+    assert apart(model, absorbed(model, survey), x) < 1e-5
+    chosen = survey_spans(model, spans, calls_of(*x.split(16)), counts, settings=EXACT)
+    same = {name: span.kept for name, span in chosen.spans.items()}
+    again = survey_spans(model, spans, calls_of(*x.split(16)), counts, channels=same, settings=EXACT)
+    assert all(torch.equal(chosen.readers[name].weight, again.readers[name].weight) for name in chosen.readers)
+    with pytest.raises(ArgumentError, match=f"channels of '{spans[0].makers[0]}'"):
+        survey_spans(model, spans, calls_of(x), channels=copies)
 
 
 def test_with_all_maps_kept_no_layer_changes():
