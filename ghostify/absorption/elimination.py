@@ -26,6 +26,7 @@ class ReaderProblem:
         power: second moment of the targets; what is left of it is the loss.
         columns: (n, taps) the patch columns of each of the n maps; -1 in the rows of maps that the layer does not read.
         weight: of this layer's loss among those of all readers.
+        factor: (D, D) the lower Cholesky factor of ``gram`` where it is known already.
     """
 
     gram: Tensor
@@ -33,6 +34,7 @@ class ReaderProblem:
     power: float
     columns: Tensor
     weight: float = 1.0
+    factor: Tensor | None = None
 
 
 @dataclass(frozen=True)
@@ -117,16 +119,16 @@ class _Working:
         self.read = self.columns[:, 0] >= 0
         self.rows = torch.arange(len(problem.gram), device=problem.gram.device)  # of the problem, that inverse and filters have
         self.live = torch.ones_like(self.rows, dtype=torch.bool)
-        self.renew()
+        self._invert(torch.linalg.cholesky(problem.gram) if problem.factor is None else problem.factor)
         self.loss = problem.power - float((self.filters * problem.cross).sum())
 
     def renew(self) -> None:
         """Inverse and filters anew, without what rounding has left in them."""
-        gram, cross = self.problem.gram, self.problem.cross[self.rows]
-        if len(self.rows) < len(gram):
-            gram = gram[self.rows][:, self.rows]
-        self.inverse = torch.cholesky_inverse(torch.linalg.cholesky(gram))
-        self.filters = self.inverse @ cross
+        self._invert(torch.linalg.cholesky(self.problem.gram[self.rows][:, self.rows]))
+
+    def _invert(self, factor: Tensor) -> None:
+        self.inverse = torch.cholesky_inverse(factor)
+        self.filters = self.inverse @ self.problem.cross[self.rows]
 
     def among(self, maps: Tensor) -> "_Working":
         """The same for some maps alone, to try out in which order they go; all others stay, and are fitted anew."""

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, fx, nn
 
 from ..graph.functions_as_modules import activation_of_function
-from ..graph.operations import called_module
+from ..graph.operations import called_module, is_identity_in_evaluation
 from ..graph.sums import find_sum
 from ..graph.usage import Usage
 from ..layers.layer_classes import is_kind
@@ -40,7 +40,7 @@ def output_of(place: Place, channels: int, usage: Usage) -> ReaderOutput:
     layer = usage.modules[place.name]
     one = torch.ones(channels, dtype=torch.float64, device=next(layer.parameters()).device)
     modules = dict(place.run.root.named_modules(remove_duplicate=False))
-    norm_node = _only_user(place.node)
+    norm_node = _only_user(place.node, modules)
     norm = called_module(norm_node, modules) if norm_node is not None else None
     if norm_node is None or not is_kind(norm, "norm"):
         return ReaderOutput(None, one, _block(place.node, place.node, modules, None))
@@ -81,7 +81,7 @@ def _block(node: fx.Node, last: fx.Node, modules: dict[str, nn.Module], norm: st
     """The output of the block; ``last`` is the norm of the layer that ``node`` calls, or ``node`` itself."""
     found = find_sum(node, modules, norm)
     last = last if found is None else found.node
-    user = _only_user(last)
+    user = _only_user(last, modules)
     if user is None:
         return last
     module = called_module(user, modules)
@@ -89,5 +89,10 @@ def _block(node: fx.Node, last: fx.Node, modules: dict[str, nn.Module], norm: st
     return user if is_activation else last
 
 
-def _only_user(node: fx.Node) -> fx.Node | None:
-    return next(iter(node.users)) if len(node.users) == 1 else None
+def _only_user(node: fx.Node, modules: dict[str, nn.Module]) -> fx.Node | None:
+    """The single user of a node's value, past what changes nothing in evaluation; None where there are several."""
+    while len(node.users) == 1:
+        node = next(iter(node.users))
+        if node.op not in ("call_module", "call_function") or not is_identity_in_evaluation(node, called_module(node, modules)):
+            return node
+    return None

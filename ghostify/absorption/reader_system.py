@@ -42,7 +42,8 @@ class ReaderSystem:
         self._constant = variance <= CONSTANT * torch.maximum(scale[:, None], moments.mean().square().amax(1))
         strength = ridge * max(1.0, self.unknowns / moments.samples) * scale
         strength = torch.where(self._constant.all(1), 1.0, strength)
-        Ridge(self.gram, strength[:, None, None])  # adds the strength to the moments, and more where they need it
+        ridges = Ridge(self.gram, strength[:, None, None])  # adds the strength to the moments, and more where they need it
+        self._factor = ridges.factor
         self.kept = torch.ones(self.reader.groups * self.reader.maps, dtype=torch.bool)
 
     def problems(self, maps: Tensor, metric: Tensor) -> list[ReaderProblem]:
@@ -64,8 +65,11 @@ class ReaderSystem:
                 filters = self._weighed(group, metric)
                 cross = self.gram[group] @ filters
                 power = float((filters * cross).sum())
-                problem = self.gram[group] if len(rows) == self.unknowns else self.gram[group][rows][:, rows]
-                found.append(ReaderProblem(problem, cross[rows], power, torch.where(inside[:, None], columns, -1)))
+                columns = torch.where(inside[:, None], columns, -1)
+                if len(rows) == self.unknowns:
+                    found.append(ReaderProblem(self.gram[group], cross, power, columns, factor=self._factor[group]))
+                else:
+                    found.append(ReaderProblem(self.gram[group][rows][:, rows], cross[rows], power, columns))
         return found
 
     def drop(self, maps: Tensor) -> None:

@@ -210,7 +210,9 @@ class _Work:
             values = (value for (value,) in place.run.run([output.block]))
             variance = variance_of(values, len(output.scale), isinstance(layer, nn.Linear))
             metric = torch.ones_like(output.scale) / variance if variance > 0 else torch.zeros_like(output.scale)
-        self._hold(place.name, ReaderSystem(moments, self.settings.ridge), metric, output.scale, output.norm)
+        system = ReaderSystem(moments, self.settings.ridge)
+        del moments  # they may be large
+        self._hold(place.name, system, metric, output.scale, output.norm)
 
     def _hold(self, name: str, system: ReaderSystem, metric: Tensor, scale: Tensor, norm: str | None) -> None:
         metric = metric.to(scale)
