@@ -204,7 +204,7 @@ def tables() -> dict[str, str]:
     for row in rows:
         by_group[group_of(row)].append(row)
     header = ["networks", "models", "of dense convolutions", "of all FLOPs", "what bars most of the rest"]
-    lines = [[group, str(len(members)), *shares(members)] for group, members in by_group.items()]
+    lines = [[group, str(len(members)), *shares(members)] for group, members in by_group.items() if members]
     return {"spans": table(header, lines)}
 
 

@@ -12,13 +12,18 @@ from ..layers.reduced_linear import ReducedLinear
 from .functions_as_modules import activation_of_function
 from .roles import roles_of
 from .sites import DEPTHWISE, Site, is_listed
-from .tracing import Part, trace
+from .tracing import Part, trace, trace_in_training
 from .usage import Usage, has_derived_weight, has_hooks, is_quantised
 
 
 def trace_layers(model: nn.Module) -> list[Part]:
     """The parts of ``model`` that trace; every layer that may be a site is called by one of them."""
     return trace(model, is_listed, lambda module: lookup(module) is not None)
+
+
+def trace_layers_in_training(model: nn.Module) -> fx.Graph | None:
+    """The graph of ``model`` in training mode; None where it does not trace as a whole."""
+    return trace_in_training(model, lambda module: is_listed(module) or lookup(module) is not None)
 
 
 def find_sites(model: nn.Module, parts: Sequence[Part] | None = None) -> list[Site]:

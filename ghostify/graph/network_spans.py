@@ -5,7 +5,7 @@ from dataclasses import replace
 
 from torch import nn
 
-from .find_sites import trace_layers
+from .find_sites import trace_layers, trace_layers_in_training
 from .span_reader import OUTPUT, find_spans
 from .spans import Span, SpanUse
 from .tracing import Part
@@ -30,8 +30,35 @@ def find_network_spans(model: nn.Module, parts: Sequence[Part] | None = None, st
         modules = {part.relative(name): module for name, module in usage.modules.items() if part.holds(name)}
         shared = {part.relative(name) for name in bound if part.holds(name)}
         output = OUTPUT if part.whole else "its maps go into code that torch.fx can't trace"
-        spans += [_qualified(span, part) for span in find_spans(part.graph, modules, shared, streams, output)]
+        of_part = find_spans(part.graph, modules, shared, streams, output, part.name)
+        if part.whole and _has_training_heads(part, parts):
+            graph = trace_layers_in_training(model)
+            in_training = find_spans(graph, modules, shared, streams) if graph is not None else None
+            of_part = _without_training_readers(of_part, in_training)
+        spans += [_qualified(span, part) for span in of_part]
     return spans
+
+
+def _has_training_heads(part: Part, parts: Sequence[Part]) -> bool:
+    """Whether layers lie in parts that the graph of the whole network leaves out: it calls nothing in, at or around them."""
+    called = [str(node.target) for node in part.graph.nodes if node.op == "call_module"]
+
+    def is_called(name: str) -> bool:
+        return any(f"{name}.".startswith(f"{target}.") or target.startswith(f"{name}.") for target in called)
+
+    return any(not other.whole and not is_called(other.entry) for other in parts)
+
+
+def _without_training_readers(spans: list[Span], in_training: list[Span] | None) -> list[Span]:
+    """The spans of a graph, those barred that other layers make, carry or read in training.
+
+    Args:
+        spans: of the graph in evaluation mode.
+        in_training: those of the graph in training mode; None where it has none, and all are barred.
+    """
+    same = {span for span in in_training or () if not span.reason}
+    reason = "heads that are called only in training may read its maps"
+    return [span if span.reason or span in same else replace(span, reason=reason) for span in spans]
 
 
 def _is_bound(usage: Usage, name: str) -> bool:

@@ -136,8 +136,9 @@ OPERATIONS: dict[Key, Operation] = {
 }
 
 # classes and functions of other packages, by their names: importing those packages takes seconds
-MODULES_BY_NAME = {"DropPath": Operation(idle=True), "StochasticDepth": Operation(idle=True)}
-FUNCTIONS_BY_NAME = {"dropout": Operation(before_sum=True), "stochastic_depth": Operation(idle=True, before_sum=True)}
+_DROPS_SAMPLES = Operation(channelwise=True, idle=True)
+MODULES_BY_NAME = {"DropPath": _DROPS_SAMPLES, "StochasticDepth": _DROPS_SAMPLES}
+FUNCTIONS_BY_NAME = {"dropout": Operation(before_sum=True), "stochastic_depth": replace(_DROPS_SAMPLES, before_sum=True)}
 
 
 def operation_of(node: fx.Node, module: nn.Module | None) -> Operation:
@@ -173,7 +174,10 @@ def is_channelwise(node: fx.Node, module: nn.Module | None) -> bool:
 
 
 def is_carrier(module: nn.Module) -> bool:
-    """Whether a module takes each channel by itself and has values for each: a norm, a depthwise convolution, a PReLU."""
+    """Whether a module takes each channel by itself and has values for each: a norm, a depthwise convolution, a PReLU,
+    a BlurPool2d."""
+    if is_kind(module, "pool"):
+        return module.channels is not None
     if is_kind(module, "norm"):
         return not has_values_per_channel(getattr(module, "act", None))
     if isinstance(module, nn.modules.conv._ConvNd):
@@ -324,7 +328,14 @@ def name_of(node: fx.Node) -> str:
     return str(node.target) if node.op == "call_module" else str(getattr(node.target, "__name__", node.target))
 
 
-def place_of(node: fx.Node) -> str:
-    """What a node calls and, of a function, the module whose code calls it, such as ``"softmax of blocks.0.attn"``."""
+def place_of(node: fx.Node, part: str = "") -> str:
+    """What a node calls and, of a function, the module whose code calls it, such as ``"softmax of blocks.0.attn"``.
+
+    Args:
+        node: of a graph.
+        part: the qualified name of the part that the graph is of, with which names of modules begin.
+    """
     around = [path for path, _ in node.meta.get("nn_module_stack", {}).values() if path]
-    return f"{name_of(node)} of {around[-1]}" if around and node.op != "call_module" else name_of(node)
+    target = str(node.target) if node.op == "call_module" else around[-1] if around else ""
+    name = ".".join(word for word in (part, target) if word)
+    return name if node.op == "call_module" else f"{name_of(node)} of {name}" if name else name_of(node)

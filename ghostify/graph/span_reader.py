@@ -27,7 +27,12 @@ OUTPUT = "its maps are an output"
 
 
 def find_spans(
-    graph: fx.Graph, modules: Mapping[str, nn.Module], shared: set[str], streams: bool = False, output: str = OUTPUT
+    graph: fx.Graph,
+    modules: Mapping[str, nn.Module],
+    shared: set[str],
+    streams: bool = False,
+    output: str = OUTPUT,
+    around: str = "",
 ) -> list[Span]:
     """The spans of a graph, in the order in which their first makers are called.
 
@@ -38,8 +43,9 @@ def find_spans(
             and of modules of any kind that have hooks.
         streams: whether maps that several layers add up, the outputs of residual blocks, may be made fewer.
         output: the reason of spans that the graph returns.
+        around: the qualified name of the part that the graph is of, with which reasons begin the names of layers.
     """
-    reader = _SpanReader(modules, shared, output)
+    reader = _SpanReader(modules, shared, output, around)
     for node in graph.nodes:
         reader.read(node)
     return [track.span(streams) for track in reader.tracks() if track.makers]
@@ -48,8 +54,8 @@ def find_spans(
 class _SpanReader:
     """Reads the nodes of a graph in order."""
 
-    def __init__(self, modules: Mapping[str, nn.Module], shared: set[str], output: str):
-        self.modules, self.shared, self.output = modules, shared, output
+    def __init__(self, modules: Mapping[str, nn.Module], shared: set[str], output: str, around: str):
+        self.modules, self.shared, self.output, self.around = modules, shared, output, around
         self.values: dict[fx.Node, Value | None] = {}
         self.numbers: set[fx.Node] = set()  # sizes, what is computed from them, and parameters of a single number
         self.all: list[Track] = []
@@ -77,7 +83,11 @@ class _SpanReader:
             return self._combine(node)
         source = self._source(node)
         value = value_of_function(node, source) if source is not None else None
-        return value or self._bar(node, f"{place_of(node)} reads its maps, and may mix their channels")
+        return value or self._bar(node, f"{self._named(node)} reads its maps, and may mix their channels")
+
+    def _named(self, node: fx.Node) -> str:
+        """What a node calls, in words that a user can look up."""
+        return place_of(node, self.around)
 
     def _inputs(self, node: fx.Node) -> list[fx.Node]:
         return [source for source in node.all_input_nodes if source not in self.numbers]
@@ -117,7 +127,9 @@ class _SpanReader:
     def _read_call(self, node: fx.Node, module: nn.Module) -> Value | None:
         target, inputs = str(node.target), self._inputs(node)
         if target in self.shared or (any(True for _ in module.parameters()) and len(inputs) != 1):
-            return self._bound(node, module, f"{target} is called more than once, is hooked, or takes several inputs")
+            return self._bound(
+                node, module, f"{self._named(node)} is called more than once, is hooked, or takes several inputs"
+            )
         source = self.values[inputs[0]] if len(inputs) == 1 else None
         if isinstance(module, nn.Linear) and type(module) is nn.Linear:
             return self._read_linear(node, module, source)
@@ -130,7 +142,7 @@ class _SpanReader:
             flatten = isinstance(module, nn.Flatten)
             value = flattened(source, module.start_dim, module.end_dim) if flatten else kept_value(node, module, source)
         return value or self._bound(
-            node, module, f"{target}, a {type(module).__name__}, reads its maps, and may mix their channels"
+            node, module, f"{self._named(node)}, a {type(module).__name__}, reads its maps, and may mix their channels"
         )
 
     def _bound(self, node: fx.Node, module: nn.Module, reason: str) -> Value | None:
@@ -147,7 +159,7 @@ class _SpanReader:
         if source is not None:
             width = layer.in_features // source.channels if source.flat else 1
             if source.axis == "second" or source.channels * width != layer.in_features:
-                self._bar(node, f"{node.target} reads places as channels")
+                self._bar(node, f"{self._named(node)} reads places as channels")
             else:
                 axis = source.axis
                 for offset, track in source.offsets():
@@ -158,14 +170,14 @@ class _SpanReader:
         target, places = str(node.target), len(conv.kernel_size)
         depthwise = 1 < conv.groups == conv.in_channels
         if source is not None and (source.axis != "second" or source.channels != conv.in_channels):
-            self._bar(node, f"{target} reads other channels than its input has")
+            self._bar(node, f"{self._named(node)} reads other channels than its input has")
             source = None
         if source is not None and depthwise and conv.out_channels == conv.in_channels and is_plain(conv):
             carried = self._carry(node, target, source)
             assert carried is not None
             return carried
         for offset, track in source.offsets() if source is not None else ():
-            reason = self._unreadable(target, conv, depthwise or (source is not None and len(source.tracks) > 1))
+            reason = self._unreadable(self._named(node), conv, depthwise or (source is not None and len(source.tracks) > 1))
             if reason:
                 track.bar(reason)
             else:
@@ -173,15 +185,15 @@ class _SpanReader:
                 track.readers.append(SpanUse(target, offset))
         return self._make(target, conv.out_channels, "second", places, conv.groups)
 
-    def _unreadable(self, target: str, conv: Convolution, apart: bool) -> str:
+    def _unreadable(self, name: str, conv: Convolution, apart: bool) -> str:
         """Why a convolution can't lose input channels of a span; ``apart``: its groups are not equal runs of one span."""
         if not is_plain(conv):
-            return f"{target}, a {type(conv).__name__}, is more than its weight"
-        return f"{target} is a grouped convolution of several spans, or a depthwise one" if conv.groups > 1 and apart else ""
+            return f"{name}, a {type(conv).__name__}, is more than its weight"
+        return f"{name} is a grouped convolution of several spans, or a depthwise one" if conv.groups > 1 and apart else ""
 
     def _carry(self, node: fx.Node, target: str, source: Value | None) -> Value | None:
         if source is None or source.axis == "last" or source.flat:
-            return self._bar(node, f"{target} reads its maps, and may mix their channels")
+            return self._bar(node, f"{self._named(node)} reads its maps, and may mix their channels")
         for offset, track in source.offsets():
             track.carriers.append(SpanUse(target, offset))
         return source
@@ -191,7 +203,7 @@ class _SpanReader:
         known = [value for value in values if value is not None]
         axes = {value.axis for value in known}
         if len(known) < len(values) or len(axes) > 1 or "last" in axes or any(value.flat for value in known):
-            return self._bar(node, f"{place_of(node)} joins it to values that are not understood")
+            return self._bar(node, f"{self._named(node)} joins it to values that are not understood")
         places = {value.places for value in known}
         return Value(
             tuple(track for value in known for track in value.tracks), known[0].axis, *(places if len(places) == 1 else ())
@@ -205,15 +217,15 @@ class _SpanReader:
         if len(values) < 2 or len(inputs) > 2:
             parameters = [str(source.target) for source in inputs if source.op == "get_attr"]
             others = f"the parameter {parameters[0]}" if parameters else "values that are not understood"
-            self._bar(node, f"{place_of(node)} combines its maps with {others}")
+            self._bar(node, f"{self._named(node)} combines its maps with {others}")
             return values[0] if len(values) == 1 and len(inputs) == 2 else None
         first, second = values
         if first.axis != second.axis or first.flat or second.flat or not _agree(first.places, second.places):
-            return self._bar(node, f"{place_of(node)} combines its maps with others, whose channels stand elsewhere")
+            return self._bar(node, f"{self._named(node)} combines its maps with others, whose channels stand elsewhere")
         if 1 in (first.channels, second.channels) and first.channels != second.channels:
-            return self._spread(first, second, place_of(node))
+            return self._spread(first, second, self._named(node))
         if [track.channels for track in first.tracks] != [track.channels for track in second.tracks]:
-            return self._bar(node, f"{place_of(node)} combines its maps with other channels")
+            return self._bar(node, f"{self._named(node)} combines its maps with other channels")
         for one, other in zip(first.tracks, second.tracks, strict=True):
             apart = one.root() is not other.root()
             one.unite(other)

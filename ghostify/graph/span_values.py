@@ -12,6 +12,8 @@ from .spans import Span, SpanUse
 # where the channels of a value stand: second of (N, C, ...), last of (N, ..., C), or of (N, C), where both are one
 Axis = Literal["second", "last", "only"]
 
+STREAM = "its maps are added to those of other layers, as the outputs of residual blocks are"
+
 
 @dataclass
 class Track:
@@ -51,13 +53,12 @@ class Track:
         root.reason = root.reason or reason
 
     def span(self, streams: bool) -> Span:
-        reason = self.reason or self._reason(streams)
+        stream = self.summed and len(self.makers) > 1 and not streams
+        reason = STREAM if stream else self.reason or self._reason()
         return Span(self.channels, tuple(self.makers), tuple(self.carriers), tuple(self.readers), self.groups, reason)
 
-    def _reason(self, streams: bool) -> str:
+    def _reason(self) -> str:
         """Why a span is not free though nothing bars its maps."""
-        if self.summed and len(self.makers) > 1 and not streams:
-            return "its maps are added to those of other layers, as the outputs of residual blocks are"
         if not self.readers:
             return "no layer reads its maps"
         targets = [use.target for use in self.readers]

@@ -68,8 +68,25 @@ def trace(model: nn.Module, is_site: Predicate, is_leaf: Predicate) -> list[Part
     Returns:
         Parts that together call every module for which ``is_site`` is true.
     """
-    skeleton = copy_skeleton(model, lambda m: type(m).__module__.startswith("torch.nn.") and not any(m.children()))
-    return list(_parts("", skeleton, is_site, is_leaf))
+    return list(_parts("", copy_skeleton(model, _is_plain_leaf), is_site, is_leaf))
+
+
+def trace_in_training(model: nn.Module, is_leaf: Predicate) -> fx.Graph | None:
+    """The graph of ``model`` in training mode, in which heads that help training are called; None where it does not trace.
+
+    Args:
+        model: any module, which is neither run nor changed.
+        is_leaf: whether a module must be a single node in the graph.
+    """
+    skeleton = copy_skeleton(model, _is_plain_leaf)
+    for module in skeleton.modules():
+        if module is skeleton or not _is_plain_leaf(module):  # leaves are shared with the model
+            module.training = True
+    return _trace_graph("", skeleton, is_leaf)
+
+
+def _is_plain_leaf(module: nn.Module) -> bool:
+    return type(module).__module__.startswith("torch.nn.") and not any(module.children())
 
 
 class _Tracer(fx.Tracer):

@@ -12,7 +12,7 @@ from ..errors import ArgumentError, ArgumentTypeError
 M = TypeVar("M", bound=nn.Module)
 T = TypeVar("T", bound=Tensor)
 
-Kind = Literal["conv", "norm", "activation"]
+Kind = Literal["conv", "norm", "activation", "pool"]  # a pool: with values for each channel, which users can't register
 
 
 class Pattern(NamedTuple):
@@ -23,7 +23,10 @@ class Pattern(NamedTuple):
 
 
 def register_pattern(
-    module_type: type[nn.Module], kind: Kind, *, narrow: Callable[[nn.Module, Tensor], nn.Module] | None = None
+    module_type: type[nn.Module],
+    kind: Literal["conv", "norm", "activation"],
+    *,
+    narrow: Callable[[nn.Module, Tensor], nn.Module] | None = None,
 ) -> None:
     """Teach ghostify a convolution, norm or activation class of your own.
 
@@ -108,6 +111,13 @@ def take(tensor: T, index: Tensor, dim: int = 0) -> T:
     return cast(T, nn.Parameter(rows, tensor.requires_grad) if isinstance(tensor, nn.Parameter) else rows)
 
 
+def _narrow_blur(module: nn.Module, channels: Tensor) -> nn.Module:
+    """timm's BlurPool2d, a fixed depthwise convolution, keeps its number of channels under a name of its own."""
+    narrowed = narrow_channels(module, channels)
+    vars(narrowed)["channels"] = len(channels)
+    return narrowed
+
+
 _COUNTS = ("out_channels", "num_features", "num_parameters")
 
 
@@ -141,6 +151,7 @@ _TABLE: dict[type | str, Pattern] = {
     **{key: Pattern("conv", narrow_channels) for key in _CONVS},
     **{key: Pattern("norm", narrow_channels) for key in _NORMS},
     **{key: Pattern("activation", narrow_channels) for key in _ACTIVATIONS},
+    "timm.layers.blur_pool.BlurPool2d": Pattern("pool", _narrow_blur),
 }
 
 
@@ -160,7 +171,13 @@ def is_kind(module: nn.Module | None, kind: Kind) -> bool:
 
 
 def is_plain(layer: nn.Module) -> bool:
-    """Whether the layer is its weight and bias, and nothing else acts on them."""
-    plain = (nn.Conv1d, nn.Conv2d, nn.Conv3d, nn.Linear)
+    """Whether the layer is its weight and bias, and nothing else acts on them; subclasses may change how it is built."""
     same = type(layer).__module__ == "timm.layers.conv2d_same" and type(layer).__name__ == "Conv2dSame"
-    return (type(layer) in plain or same) and "weight" in layer._parameters
+    plain = type(layer) is nn.Linear or any(_computes_as(layer, base) for base in (nn.Conv1d, nn.Conv2d, nn.Conv3d))
+    return (plain or same) and "weight" in layer._parameters
+
+
+def _computes_as(layer: nn.Module, base: type[nn.Module]) -> bool:
+    """Whether the class of a layer has all the methods by which a class of torch's convolutions computes."""
+    methods = ("__call__", "forward", "_conv_forward", "__getattr__", "__getattribute__")
+    return isinstance(layer, base) and all(getattr(type(layer), name) is getattr(base, name) for name in methods)

@@ -72,3 +72,52 @@ def test_spans_of_a_part_have_qualified_names():
     spans = find_network_spans(Untraceable())
     assert [span.makers for span in spans] == [("pair.a",), ("pair.b",)]
     assert [use.target for use in spans[0].readers] == ["pair.b"]
+
+
+class Aided(nn.Module):
+    """A network with a head that only training calls."""
+
+    def __init__(self):
+        super().__init__()
+        self.stem, self.pair, self.aux = nn.Conv2d(3, 3, 1), Pair(), nn.Sequential(nn.Conv2d(4, 2, 1), nn.Flatten())
+        self.head = nn.Conv2d(4, 2, 1)
+
+    def forward(self, x):
+        x = self.pair(self.stem(x))
+        return (self.head(x), self.aux(x)) if self.training else self.head(x)
+
+
+def test_what_a_head_reads_in_training_alone_is_not_free():
+    network = Aided()
+    reasons = {span.makers: span.reason for span in find_network_spans(network)}
+    assert network.training
+    assert all(module.training for module in network.modules())
+    assert reasons[("stem",)] == reasons[("pair.a",)] == ""
+    assert reasons[("pair.b",)] == "heads that are called only in training may read its maps"
+    assert reasons[("head",)] == "its maps are an output"
+
+
+def test_every_layer_makes_a_span_also_those_that_are_bound():
+    network = Pair()
+    network.alias = network.b
+    assert [span.makers for span in find_network_spans(network)] == [("a",), ("b",)]
+    assert all("b is called more than once" in span.reason for span in find_network_spans(network))
+
+
+def test_reasons_have_qualified_names_in_parts_too():
+    network = Untraceable()
+    network.pair.b = nn.ConvTranspose2d(8, 4, 3)
+    first = find_network_spans(network)[0]
+    assert first.reason == "pair.b, a ConvTranspose2d, reads its maps, and may mix their channels"
+    assert find_network_spans(Untraceable())[1].reason == "its maps go into code that torch.fx can't trace"
+
+
+@pytest.mark.parametrize(("overrides", "free"), [((), True), (("forward",), False), (("_conv_forward",), False)])
+def test_a_subclass_of_a_convolution_reads_a_span_if_it_computes_as_its_base_does(overrides, free):
+    def changed(self, x, *_):
+        return torch.relu(x)
+
+    network = Pair()
+    network.b.__class__ = type("Own", (nn.Conv2d,), dict.fromkeys(overrides, changed))
+    reason = find_network_spans(network)[0].reason
+    assert reason == ("" if free else "b, a Own, is more than its weight")
