@@ -16,7 +16,7 @@ GAP = 1e-4  # relative to the loss: what no search goes on for
 
 STATES = 1024  # partial answers that are followed up, the most promising ones
 
-CROWD = 8  # times as many are compared with each other
+CROWD = 2  # times as many are compared with each other
 
 CHOICES = 64  # of a span that are searched where no bound tells which ones can be left out
 
