@@ -105,7 +105,7 @@ _FILES = {  # with the names of these files: the public ones, and those that pic
     "layers.layer_classes": ("register_pattern",),
     "layers.reduced_linear": ("ReducedLinear",),
     "students.hub": ("HubStudent",),
-    "students.conversion_recipe": ("ConversionRecipe", "SiteRecord"),
+    "students.conversion_recipe": ("ConversionRecipe", "SiteRecord", "SpanRecord"),
     "students.storage": ("load", "save"),
     "tasks.accuracy": ("Evaluation",),
     "tasks.detection_precision": ("DetectionEvaluation",),

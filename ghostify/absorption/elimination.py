@@ -143,10 +143,13 @@ class _Working:
         """(n,) the loss of taking away each map; 0 for maps that are not read."""
         maps = (alive & self.read).nonzero().flatten()
         rows = self.columns[maps].to(self.inverse.device)
-        filters = self.filters[rows]
-        blocks = self.inverse[rows[:, :, None], rows[:, None, :]]
-        losses = (filters * torch.linalg.solve(blocks, filters)).sum((1, 2)).cpu()
-        return torch.zeros(len(alive), dtype=torch.float64).index_copy(0, maps, losses)
+        if rows.shape[1] == 1:
+            losses = self.filters[rows[:, 0]].square().sum(1) / self.inverse.diagonal()[rows[:, 0]]
+        else:
+            filters = self.filters[rows]
+            blocks = self.inverse[rows[:, :, None], rows[:, None, :]]
+            losses = (filters * torch.linalg.solve(blocks, filters)).sum((1, 2))
+        return torch.zeros(len(alive), dtype=torch.float64).index_copy(0, maps, losses.double().cpu())
 
     def remove(self, maps: Tensor) -> Tensor:
         """Take some maps away, one after the other, and fit the filters of the others anew.
@@ -161,7 +164,7 @@ class _Working:
             rows, factor = self._factor(maps[read])
             half = torch.linalg.solve_triangular(factor, self.filters[rows], upper=False)
             across = torch.linalg.solve_triangular(factor, self.inverse[rows], upper=False)
-            added[read] = half.square().sum(1).view(int(read.sum()), -1).sum(1).cpu()
+            added[read] = half.square().sum(1).view(int(read.sum()), -1).sum(1).double().cpu()
             self.filters.addmm_(across.T, half, alpha=-1)
             self.inverse.addmm_(across.T, across, alpha=-1)
             self.live[rows] = False

@@ -1,6 +1,7 @@
 """Narrowed layers whose readers have absorbed the maps that went."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
@@ -8,11 +9,27 @@ from torch import Tensor, nn
 from ..common.copying import copy_layer
 from ..layers.convolution import as_weighted
 from ..surgery.narrowing import NarrowedSpan, narrowed_layers
-from .survey import Survey
 
 
-def absorb(modules: Mapping[str, nn.Module], survey: Survey) -> dict[str, nn.Module]:
-    """The layers that take the places of those around the spans of a survey, by their names; nothing is changed.
+@dataclass(frozen=True)
+class AbsorbedReader:
+    """What a layer becomes that reads the maps that stay.
+
+    Attributes:
+        weight: the layer's weight without the dropped input channels, of its type and on its device, all output channels.
+        shift: (outputs,) to be added to the layer's outputs, float64; None where neither the layer nor a norm can take it.
+        norm: qualified name of the norm that takes the shift, where the layer has no bias.
+    """
+
+    weight: Tensor
+    shift: Tensor | None = None
+    norm: str | None = None
+
+
+def absorb(
+    modules: Mapping[str, nn.Module], narrowed: Sequence[NarrowedSpan], readers: Mapping[str, AbsorbedReader]
+) -> dict[str, nn.Module]:
+    """The layers that take the places of those around narrowed spans, by their names; nothing is changed.
 
     They are those of :func:`ghostify.surgery.narrowing.narrowed_layers`, with absorbed filters in the readers. What the mean
     output of a reader loses goes into its bias, or into the running mean of the norm behind it, so such norms are among the
@@ -20,16 +37,12 @@ def absorb(modules: Mapping[str, nn.Module], survey: Survey) -> dict[str, nn.Mod
 
     Args:
         modules: of the original, by their qualified names.
-        survey: of its spans, with counts; spans of which all channels stay are left alone.
+        narrowed: the spans of which channels go.
+        readers: what becomes of each layer that reads one of them.
     """
-    narrowed = [
-        NarrowedSpan(one.span, one.kept)
-        for one in survey.spans.values()
-        if one.kept is not None and len(one.kept) < one.span.channels
-    ]
     layers = narrowed_layers(modules, narrowed)
     outputs = {maker: one.kept for one in narrowed for maker in one.span.makers}
-    for name, reader in survey.readers.items():
+    for name, reader in readers.items():
         kept = outputs.get(name)
         layer = as_weighted(layers[name])
         _set(layer, "weight", _rows(reader.weight, kept))

@@ -14,6 +14,7 @@ from ..graph.tracing import Part
 from ..graph.usage import Usage
 from ..surgery.narrowing import NarrowedSpan
 from .elimination import Elimination, eliminate
+from .install import AbsorbedReader
 from .network_walk import NetworkWalk, Place
 from .reader_layer import ReaderLayer
 from .reader_moments import ReaderMoments
@@ -41,21 +42,6 @@ class SurveyedSpan:
 
 
 @dataclass(frozen=True)
-class AbsorbedReader:
-    """What a layer becomes that reads the maps that stay.
-
-    Attributes:
-        weight: the layer's weight without the dropped input channels, of its type and on its device, all output channels.
-        shift: (outputs,) to be added to the layer's outputs, float64; None where neither the layer nor a norm can take it.
-        norm: qualified name of the norm that takes the shift, where the layer has no bias.
-    """
-
-    weight: Tensor
-    shift: Tensor | None = None
-    norm: str | None = None
-
-
-@dataclass(frozen=True)
 class Survey:
     """What one pass of images tells of the spans of a network.
 
@@ -68,6 +54,12 @@ class Survey:
     spans: dict[str, SurveyedSpan]
     readers: dict[str, AbsorbedReader]
     unreached: tuple[str, ...] = ()
+
+    @property
+    def narrowed(self) -> list[NarrowedSpan]:
+        """The spans of which channels go, where there were counts."""
+        kept = [(one.span, one.kept) for one in self.spans.values()]
+        return [NarrowedSpan(span, stay) for span, stay in kept if stay is not None and len(stay) < span.channels]
 
 
 @dataclass(frozen=True)

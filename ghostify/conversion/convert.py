@@ -7,22 +7,26 @@ from typing import TypeVar, cast
 import torch
 from torch import nn
 
+from ..absorption.by_weights import absorb_by_weights
 from ..common.checks import check_model
-from ..errors import ArgumentTypeError, UnsupportedModelError
-from ..graph.find_sites import find_sites
+from ..errors import ArgumentError, ArgumentTypeError, UnsupportedModelError
+from ..graph.find_sites import find_sites, trace_layers
+from ..graph.network_spans import find_network_spans
+from ..graph.sites import Site
+from ..graph.spans import Span
 from ..inputs.zoo import create_model
 from ..layers.ghost_module import GhostModule
 from ..layers.reduced_linear import ReducedLinear
-from ..students.conversion_recipe import attach_recipe, make_recipe, recipe_of
-from ..surgery.planned import PlannedSite
-from ..surgery.swap import make_swaps, swap
+from ..students.conversion_recipe import attach_recipe, make_recipe, recipe_of, record_span
+from ..surgery.swap import make_swaps, rebased, swap
 from .budget import plan_budget
 from .goal import ConversionGoal
+from .network_plan import NetworkPlan
 from .only_if_faster import only_faster
-from .plan import make_plan, nothing_to_convert
+from .plan import check_patterns, make_plan, nothing_to_convert
 from .sensitivity_table import Sensitivity
 from .settings import SKIPS, GhostConfig
-from .target import Budget
+from .span_plan import plan_layers, plan_spans
 
 M = TypeVar("M", bound=nn.Module)
 
@@ -115,36 +119,56 @@ def convert(
     )
     network = cast(M, model if isinstance(model, nn.Module) else _build(model))
     check_model(network)
-    plan, budget = _plan_for(network, config, goal)
+    plan = _plan_for(network, config, goal)
     _check_plan(network, plan, inplace)
     # parameters made in inference mode could never be trained, and the choice of channels needs a device with values
     with torch.inference_mode(False), torch.device("cpu"):
-        student = swap(network, make_swaps(plan, config.init, config.seed), inplace or network is not model)
-    attach_recipe(student, make_recipe(plan, config.to_dict(budget), recipe_of(network)))
+        sites = {planned.site.name: planned.site for planned in plan.sites}
+        absorption = absorb_by_weights(network, plan.spans, sites, config.init, config.seed)
+        swaps = absorption.layers | make_swaps(rebased(plan.sites, absorption.layers), config.init, config.seed)
+        student = swap(network, swaps, inplace or network is not model)
+    spans = [record_span(span, absorption.kept.get(span.name)) for span in plan.spans]
+    attach_recipe(student, make_recipe(plan.sites, config.to_dict(plan.budget), recipe_of(network), spans))
     return student
 
 
-def _plan_for(network: nn.Module, config: GhostConfig, goal: ConversionGoal) -> tuple[list[PlannedSite], Budget | None]:
-    """What becomes of each site; and, where there is a target, what it came to."""
-    sites = find_sites(network)
+def _plan_for(network: nn.Module, config: GhostConfig, goal: ConversionGoal) -> NetworkPlan:
+    """What becomes of each site and each span; and, where there is a target, what it came to."""
+    parts = trace_layers(network)
+    sites = find_sites(network, parts)
+    if config.cheap == "absorbed":
+        if goal.only_if_faster is not None:
+            raise ArgumentError("only_if_faster goes with Ghost modules; absorbed ghosts leave plain narrower layers")
+        return _plan_absorbed(sites, find_network_spans(network, parts), config)
     if goal.target is not None:
-        return plan_budget(network, sites, config, goal.target, goal.sensitivity, goal.example_input)
+        plan, budget = plan_budget(network, sites, config, goal.target, goal.sensitivity, goal.example_input)
+        return NetworkPlan(plan, budget=budget)
     plan = make_plan(sites, config)
     if goal.only_if_faster is not None:
         plan = only_faster(network, plan, config, goal.only_if_faster, goal.example_input, goal.progress)
-    return plan, None
+    return NetworkPlan(plan)
 
 
-def _check_plan(network: nn.Module, plan: Sequence[PlannedSite], inplace: bool) -> None:
+def _plan_absorbed(sites: Sequence[Site], spans: Sequence[Span], config: GhostConfig) -> NetworkPlan:
+    check_patterns(sites, config)
+    planned = plan_spans(spans, {site.name: site for site in sites}, config)
+    return NetworkPlan(plan_layers(sites, planned, config), planned)
+
+
+def _check_plan(network: nn.Module, plan: NetworkPlan, inplace: bool) -> None:
     """Refuse a plan that can't be carried out.
 
     Raises:
-        UnsupportedModelError: the plan converts nothing, or the whole model where it is to be changed in place.
+        UnsupportedModelError: the plan converts nothing, or the whole model where it is to be changed in place; or it narrows
+            what was narrowed before.
     """
-    already = any(isinstance(m, (GhostModule, ReducedLinear)) for m in network.modules())
-    if not already and not any(p.ratio for p in plan):
-        raise UnsupportedModelError(nothing_to_convert(network, [p.reason for p in plan]))
-    if inplace and any(p.ratio and not p.site.name for p in plan):
+    recipe = recipe_of(network)
+    if recipe is not None and recipe.narrowed and plan.narrowed:
+        raise UnsupportedModelError("model is a student with absorbed ghosts already: convert its original at another ratio")
+    already = any(isinstance(m, (GhostModule, ReducedLinear)) for m in network.modules()) or (recipe and recipe.narrowed)
+    if not already and not plan.converts:
+        raise UnsupportedModelError(nothing_to_convert(network, [p.reason for p in plan.sites]))
+    if inplace and any(p.ratio and not p.site.name for p in plan.sites):
         raise UnsupportedModelError(
             f"model is itself a {type(network).__name__}, which can't be replaced in place: leave inplace"
         )

@@ -1,5 +1,7 @@
 """report(): count params, FLOPs and activation memory of a student and of the original it was converted from."""
 
+from collections.abc import Sequence
+
 import torch
 from torch import fx, nn
 from torch.utils._pytree import tree_leaves
@@ -11,12 +13,14 @@ from ..common.costs import Costs, count_params, measure
 from ..common.counters import COUNTERS
 from ..errors import ArgumentError, ArgumentTypeError
 from ..inputs.examples import as_arguments, example_input
-from ..layers.convolution import as_weighted
+from ..layers.convolution import as_convolution, as_weighted
 from ..layers.ghost_module import GhostModule
 from ..layers.layer_classes import lookup
 from ..layers.reduced_linear import ReducedLinear
 from ..students.conversion_recipe import ConversionRecipe, SiteRecord, recipe_of
-from .report import Report, Row, Total
+from ..surgery.narrowing import inputs_of, outputs_of, widened_layers
+from .report import Report, Total
+from .report_rows import Row, SpanRow
 from .target import Budget
 
 
@@ -42,15 +46,16 @@ def report(student: nn.Module, example_input: object = None, counter: str = "tor
     arguments = _arguments(student, example_input)
     costs = None if arguments is None else COUNTERS[counter](student, arguments, [record.name for record in recipe.sites])
     rows = _rows(student, recipe, costs)
-    params = count_params(student)
-    params_before = params + sum(row.params_before - row.params_after for row in rows)
+    params, dense_twin = count_params(student), _dense_twin(student, recipe)
+    params_before = count_params(dense_twin)
+    spans = _span_rows(recipe, rows)
     name = type(student).__name__
     planned = recipe.config.get("budget")
     budget = None if planned is None else str(Budget(**planned))
     if costs is None or arguments is None:
-        return Report(name, None, rows, Total(params_before, None, None), Total(params, None, None), None, budget)
+        return Report(name, None, rows, Total(params_before, None, None), Total(params, None, None), None, budget, spans)
     saved = sum((row.flops_before or 0) - (row.flops_after or 0) for row in rows)
-    dense = measure(_dense_twin(student, recipe), arguments)
+    dense = measure(dense_twin, arguments)
     return Report(
         model=name,
         input=tuple(tuple(t.shape) for t in tree_leaves(arguments) if isinstance(t, torch.Tensor)),
@@ -59,6 +64,7 @@ def report(student: nn.Module, example_input: object = None, counter: str = "tor
         after=Total(params, costs.flops, costs.activation_bytes),
         reached=_reached(recipe, rows),
         budget=budget,
+        spans=spans,
     )
 
 
@@ -83,24 +89,29 @@ def _arguments(student: nn.Module, example: object) -> PositionalArguments | Non
 
 def _dense_twin(student: nn.Module, recipe: ConversionRecipe) -> nn.Module:
     """The original's structure, rebuilt from the student's own layers, with values of no meaning."""
-    swaps: dict[nn.Module, nn.Module] = {}
+    modules = dict(student.named_modules())
+    dense: dict[str, nn.Module] = {}
+    chains: dict[str, list[nn.Module]] = {}  # of what stands in one Ghost module's place where a graph calls one name alone
     for record in recipe.sites:
-        module = student.get_submodule(record.name)
+        module = modules[record.name]
         if not record.converted:
             continue
         if isinstance(module, GhostModule):
             channels = torch.zeros(module.out_channels, dtype=torch.long, device="cpu")
             layers = [_widen(layer, channels) for layer in module.primary_conv]
-            if isinstance(student, fx.GraphModule):  # its graph calls the convolution's name alone
-                swaps[module] = nn.Sequential(*layers)
+            if isinstance(student, fx.GraphModule):
+                dense[record.name], chains[record.name] = layers[0], layers[1:]
                 continue
             names = [record.name, *(name for name in (record.norm, record.act) if name is not None)]
-            swaps.update((student.get_submodule(name), layer) for name, layer in zip(names, layers, strict=True))
+            dense.update(zip(names, layers, strict=True))
         elif isinstance(module, ReducedLinear):
             size, bias = (module.in_features, module.out_features), module.expand.bias is not None
             weight = module.expand.weight
-            swaps[module] = nn.Linear(*size, bias, device=weight.device, dtype=weight.dtype)
-    return copy_swapped(student, swaps)
+            dense[record.name] = nn.Linear(*size, bias, device=weight.device, dtype=weight.dtype)
+    narrowed = [(record.span, len(record.kept)) for record in recipe.narrowed]
+    dense |= widened_layers(modules | dense, narrowed)
+    dense |= {name: nn.Sequential(dense[name], *rest) for name, rest in chains.items()}
+    return copy_swapped(student, {modules[name]: layer for name, layer in dense.items()})
 
 
 def _widen(layer: nn.Module, channels: torch.Tensor) -> nn.Module:
@@ -114,7 +125,8 @@ def _rows(student: nn.Module, recipe: ConversionRecipe, costs: Costs | None) -> 
         layer = student.get_submodule(record.name)
         positions = None if costs is None else costs.positions.get(record.name, 0)
         now = _per_position(record, layer)
-        once = record.dense_per_position if record.converted else now
+        sizes = _sizes(record, layer)
+        once = record.dense_per_position if record.converted or record.absorbed else now
         rows.append(
             Row(
                 name=record.name,
@@ -124,16 +136,36 @@ def _rows(student: nn.Module, recipe: ConversionRecipe, costs: Costs | None) -> 
                 out_channels=record.out_channels,
                 kernel_size=record.kernel_size,
                 ratio=record.ratio,
-                cheap=record.cheap,
+                cheap=record.cheap if record.converted else "absorbed" if record.absorbed else "",
                 intrinsic=record.intrinsic,
                 params_before=record.dense_params,
-                params_after=count_params(layer) if record.converted else record.dense_params,
+                params_after=_params_now(student, record),
                 flops_before=None if positions is None else positions * once,
                 flops_after=None if positions is None else positions * now,
                 reason=record.reason,
+                in_channels_after=sizes[0],
+                out_channels_after=sizes[1],
             )
         )
     return tuple(rows)
+
+
+def _params_now(student: nn.Module, record: SiteRecord) -> int:
+    if record.converted:
+        return count_params(student.get_submodule(record.name))
+    if not record.absorbed:
+        return record.dense_params
+    names = [record.name, *(name for name in (record.norm, record.act) if name is not None)]
+    return sum(count_params(student.get_submodule(name)) for name in names)
+
+
+def _sizes(record: SiteRecord, layer: nn.Module) -> tuple[int, int]:
+    """Input and output channels of what stands at a site now."""
+    if not record.absorbed:
+        return record.in_channels, record.out_channels
+    if isinstance(layer, GhostModule):
+        return as_convolution(layer.primary_conv[0]).in_channels, layer.out_channels
+    return inputs_of(layer), outputs_of(layer)
 
 
 def _per_position(record: SiteRecord, layer: nn.Module) -> int:
@@ -142,14 +174,44 @@ def _per_position(record: SiteRecord, layer: nn.Module) -> int:
         return sum(as_weighted(chain[0]).weight.numel() for chain in (layer.primary_conv, layer.cheap_operation))
     if isinstance(layer, ReducedLinear):
         return layer.reduce.weight.numel() + layer.expand.weight.numel()
-    return record.dense_per_position
+    return as_weighted(layer).weight.numel() if record.absorbed else record.dense_per_position
 
 
 def _reached(recipe: ConversionRecipe, rows: tuple[Row, ...]) -> float | None:
     dense = [
-        (record.converted, row.flops_before or 0)
+        (record.converted or record.absorbed, row.flops_before or 0)
         for record, row in zip(recipe.sites, rows, strict=True)
         if record.kind == "conv" and not record.first and not record.depthwise
     ]
     total = sum(flops for _, flops in dense)
     return sum(flops for converted, flops in dense if converted) / total if total else None
+
+
+def _span_rows(recipe: ConversionRecipe, rows: Sequence[Row]) -> tuple[SpanRow, ...]:
+    """A row for each span of a student, given the rows of its layers."""
+    by_name = {row.name: row for row in rows}
+    spans = []
+    for record in recipe.spans:
+        carriers, readers = (tuple(name for name, _, _ in uses) for uses in (record.carriers, record.readers))
+        around = [by_name[name] for name in dict.fromkeys((*record.makers, *readers)) if name in by_name]
+        spans.append(
+            SpanRow(
+                record.name,
+                record.makers,
+                carriers,
+                readers,
+                record.channels,
+                len(record.kept) or record.channels,
+                sum(row.params_before for row in around),
+                sum(row.params_after for row in around),
+                _sum([row.flops_before for row in around]),
+                _sum([row.flops_after for row in around]),
+                record.reason,
+            )
+        )
+    return tuple(spans)
+
+
+def _sum(numbers: Sequence[int | None]) -> int | None:
+    known = [number for number in numbers if number is not None]
+    return sum(known) if len(known) == len(numbers) else None

@@ -23,14 +23,23 @@ def make_plan(sites: Sequence[Site], config: GhostConfig) -> list[PlannedSite]:
     Raises:
         ArgumentError: a key of ``ratios`` that matches no site.
     """
+    check_patterns(sites, config)
+    planned = [_plan_site(site, config) for site in sites]
+    return [p for p in planned if p.site.kind == "conv" or p.ratio is not None]
+
+
+def check_patterns(sites: Sequence[Site], config: GhostConfig) -> None:
+    """Refuse ``ratios`` that mean no layer.
+
+    Raises:
+        ArgumentError: a key that matches no site.
+    """
     names = [site.name for site in sites]
     for pattern in config.ratios:
         if not any(fnmatchcase(name, pattern) for name in names):
             close = difflib.get_close_matches(pattern, names, n=3, cutoff=0.3)
             hint = f"close names: {', '.join(close)}" if close else "ghostify.report lists the names"
             raise ArgumentError(f"ratios[{pattern!r}] matches no convolution or fully connected layer; {hint}")
-    planned = [_plan_site(site, config) for site in sites]
-    return [p for p in planned if p.site.kind == "conv" or p.ratio is not None]
 
 
 def _plan_site(site: Site, config: GhostConfig) -> PlannedSite:

@@ -3,41 +3,16 @@
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, fields
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from ..common.report import ReportBase, TextTable
 from ..errors import ArgumentError
+from .report_rows import Row, SpanRow
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
 UNIT = "FLOPs are multiply-adds of convolutions, linear layers and matrix products, for one input."
-
-
-@dataclass(frozen=True)
-class Row:
-    """One site. FLOPs are None where no input is known; ``reason`` says why a site was skipped."""
-
-    name: str
-    kind: str
-    layers: str
-    in_channels: int
-    out_channels: int
-    kernel_size: tuple[int, ...]
-    ratio: float | None
-    cheap: str
-    intrinsic: int
-    params_before: int
-    params_after: int
-    flops_before: int | None
-    flops_after: int | None
-    reason: str | None
-
-    @property
-    def shape(self) -> str:
-        """``in → out, kernel`` in one word, such as ``64→128 3x3``."""
-        kernel = "x".join(map(str, self.kernel_size))
-        return f"{self.in_channels}→{self.out_channels} {kernel}".rstrip()
 
 
 @dataclass(frozen=True)
@@ -60,6 +35,7 @@ class Report(ReportBase):
         before, after: totals of the original and of the student.
         reached: share of the FLOPs of dense convolutions, the first aside, that were converted, 0 to 1.
         budget: what a ``target`` came to, and what it could have been.
+        spans: the maps between layers, of which some may be absorbed by what reads them; none with Ghost modules alone.
     """
 
     index = "name"
@@ -72,6 +48,7 @@ class Report(ReportBase):
     after: Total
     reached: float | None
     budget: str | None = None
+    spans: tuple[SpanRow, ...] = ()
 
     @property
     def converted(self) -> list[Row]:
@@ -100,7 +77,8 @@ class Report(ReportBase):
             shapes = data.pop("input")
             shapes = None if shapes is None else tuple(map(tuple, shapes))
             before, after = Total(**data.pop("before")), Total(**data.pop("after"))
-            return cls(rows=rows, input=shapes, before=before, after=after, **data)
+            spans = tuple(_span_row(span) for span in data.pop("spans", ()))
+            return cls(rows=rows, input=shapes, before=before, after=after, spans=spans, **data)
         except (ValueError, TypeError, KeyError, AttributeError) as error:
             raise ArgumentError(f"text is not a report that to_json wrote: {error}") from error
 
@@ -137,7 +115,10 @@ class Report(ReportBase):
         return [field.name for field in fields(Row)]
 
     def _table(self) -> TextTable:
-        return TextTable(_TITLES, [_cells(row) for row in self.rows], right=(3, 4, 5), fold=True)
+        spans = {name: span for span in self.spans for name in span.makers}
+        absorbed = {name: span for span in self.spans if span.reason is None for name in (*span.readers, *span.carriers)}
+        rows = [_cells(row, spans.get(row.name), absorbed.get(row.name)) for row in self.rows]
+        return TextTable(_TITLES, rows, right=(3, 4, 5), fold=True)
 
     def summary(self) -> str:
         """The totals, a line each."""
@@ -146,6 +127,11 @@ class Report(ReportBase):
             f"{self.model}: {len(self.converted)} of {len(self.rows)} sites converted",
             f"params      {_change(before.params, after.params)}  ({before.params / max(1, after.params):.2f}x fewer)",
         ]
+        if self.spans:
+            narrowed = [span for span in self.spans if span.reason is None]
+            lines.append(
+                f"spans       {len(narrowed)} of {len(self.spans)} narrowed: their other maps are absorbed by their readers"
+            )
         if self.budget is not None:
             lines.append(f"budget      {self.budget}")
         if before.flops is None or after.flops is None:
@@ -161,11 +147,29 @@ class Report(ReportBase):
 _TITLES = ("site", "layers", "shape", "ratio", "params", "FLOPs", "cheap operation, or why dense")
 
 
-def _cells(row: Row) -> tuple[str, ...]:
-    ratio = f"{row.ratio:g}" if row.ratio else "dense"
+def _cells(row: Row, made: SpanRow | None, read: SpanRow | None) -> tuple[str, ...]:
+    """The texts of a row, given the spans whose maps the layer makes, and reads or carries."""
+    ratio = f"{row.ratio:g}" if row.ratio else "absorbed" if row.cheap == "absorbed" else "dense"
     params = _change(row.params_before, row.params_after)
     flops = _change(row.flops_before, row.flops_after)
-    return row.name, row.layers, row.shape, ratio, params, flops, row.reason or row.cheap
+    what = row.reason or (_absorbed(row.name, made, read) if row.cheap == "absorbed" else row.cheap)
+    return row.name, row.layers, row.shape, ratio, params, flops, what
+
+
+def _absorbed(name: str, made: SpanRow | None, read: SpanRow | None) -> str:
+    """What became of the maps around a layer."""
+    parts = []
+    if made is not None and made.reason is None:
+        others = f" and {len(made.readers) - 1} more" if len(made.readers) > 1 else ""
+        parts.append(f"{made.kept} of {made.channels} maps, read by {made.readers[0]}{others}")
+    if read is not None:
+        parts.append(f"{'absorbs' if name in read.readers else 'carries'} maps of {read.name}")
+    return "; ".join(parts)
+
+
+def _span_row(data: dict[str, Any]) -> SpanRow:
+    lists = {key: tuple(data[key]) for key in ("makers", "carriers", "readers")}
+    return SpanRow(**{**data, **lists})
 
 
 def _change(before: int | None, after: int | None) -> str:

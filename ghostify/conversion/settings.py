@@ -38,7 +38,7 @@ class GhostConfig:
     def __post_init__(self) -> None:
         check_ratio(self.ratio)
         check_dw_size(self.dw_size)
-        check_choice("cheap", self.cheap, ("depthwise", "pointwise", "auto"))
+        check_choice("cheap", self.cheap, ("depthwise", "pointwise", "auto", "absorbed"))
         check_choice("init", self.init, ("warm", "random"))
         if not isinstance(self.ratios, Mapping):
             raise ArgumentTypeError(f"ratios must map names or globs to ratios, not {self.ratios!r}")

@@ -4,16 +4,18 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 
 import torch
-from torch import fx, nn
+from torch import Tensor, fx, nn
 
 from ..common.files import PlainData
 from ..common.pickling import named_by_package
 from ..errors import ArgumentError
 from ..graph.functions_as_modules import describe_activation
-from ..surgery.planned import PlannedSite
+from ..graph.spans import Span, SpanUse
+from ..surgery.narrowing import NarrowedSpan
+from ..surgery.planned import PlannedSite, PlannedSpan
 from ..version import __version__
 
-FORMAT = 1  # of recipes in files
+FORMAT = 2  # of recipes in files; 1 knew no spans
 
 
 _KEY = "ghostify_recipe"
@@ -39,6 +41,7 @@ class SiteRecord:
         dw_size: kernel size of a depthwise cheap operation, otherwise 0.
         reason: why the site was skipped; None where it was converted.
         first: whether it is the first layer of the network.
+        absorbed: whether the layer became narrower, since maps that it makes, carries or reads are absorbed.
     """
 
     name: str
@@ -59,10 +62,12 @@ class SiteRecord:
     dw_size: int = 0
     reason: str | None = None
     first: bool = False
+    absorbed: bool = False
 
     @property
     def converted(self) -> bool:
-        return self.reason is None
+        """Whether a Ghost module or a thin pair of layers stands in the place of the layer."""
+        return self.reason is None and self.ratio is not None
 
     @property
     def depthwise(self) -> bool:
@@ -79,6 +84,47 @@ class SiteRecord:
 
 @named_by_package
 @dataclass(frozen=True)
+class SpanRecord:
+    """One span: the layers around it, and which of its channels stayed.
+
+    Attributes:
+        channels: of the original.
+        makers: qualified names of the layers that make them.
+        carriers, readers: layers that carry and that read them; for each its qualified name, its first channel that belongs to
+            the span, and the input features for each channel.
+        groups: equal runs of channels of which equally many stayed.
+        kept: the channels that stayed, in increasing order; empty where all did.
+        ratio: channels of the original for each that stayed; None where all did.
+        reason: why all stayed; None where some did not.
+    """
+
+    channels: int
+    makers: tuple[str, ...]
+    carriers: tuple[tuple[str, int, int], ...]
+    readers: tuple[tuple[str, int, int], ...]
+    groups: int = 1
+    kept: tuple[int, ...] = ()
+    ratio: float | None = None
+    reason: str | None = None
+
+    @property
+    def name(self) -> str:
+        """The qualified name of the first layer that makes the maps, by which the span is known."""
+        return self.makers[0]
+
+    @property
+    def span(self) -> Span:
+        """The span that was recorded; without a reason, since it was free."""
+        carriers, readers = (tuple(SpanUse(*use) for use in uses) for uses in (self.carriers, self.readers))
+        return Span(self.channels, self.makers, carriers, readers, self.groups)
+
+    def narrowed(self) -> NarrowedSpan:
+        """The span with the channels that stayed."""
+        return NarrowedSpan(self.span, torch.tensor(self.kept))
+
+
+@named_by_package
+@dataclass(frozen=True)
 class ConversionRecipe:
     """Everything needed to convert a fresh model of the same architecture in the same way, apart from weights.
 
@@ -87,12 +133,24 @@ class ConversionRecipe:
         sites: a record of each site, converted or skipped.
         versions: versions of ghostify and torch that converted.
         format: version of this record's fields.
+        spans: a record of each span, narrowed or not; empty where none was looked for.
     """
 
     config: PlainData
     sites: tuple[SiteRecord, ...]
     versions: dict[str, str]
     format: int = FORMAT
+    spans: tuple[SpanRecord, ...] = ()
+
+    @property
+    def narrowed(self) -> list[SpanRecord]:
+        """The spans of which some channels went."""
+        return [record for record in self.spans if record.kept]
+
+    @property
+    def converts(self) -> bool:
+        """Whether anything of the network was changed."""
+        return bool(self.narrowed) or any(record.converted for record in self.sites)
 
     def to_dict(self) -> PlainData:
         """Plain data, as for JSON."""
@@ -114,25 +172,62 @@ class ConversionRecipe:
             records = tuple(SiteRecord(**{**r, "kernel_size": tuple(r["kernel_size"])}) for r in data["sites"])
             if len({record.name for record in records}) < len(records):
                 raise ValueError("a site stands there twice")
-            return cls(dict(data["config"]), records, dict(data["versions"]), data["format"])
+            spans = tuple(_span_record(record) for record in data.get("spans", ()))
+            return cls(dict(data["config"]), records, dict(data["versions"]), data["format"], spans)
         except (KeyError, TypeError, ValueError, AttributeError) as error:
             if isinstance(error, ArgumentError):
                 raise
             raise ArgumentError(f"the recipe is damaged: {error}") from error
 
 
-def make_recipe(plan: Sequence[PlannedSite], settings: PlainData, before: ConversionRecipe | None) -> ConversionRecipe:
+def make_recipe(
+    plan: Sequence[PlannedSite],
+    settings: PlainData,
+    before: ConversionRecipe | None,
+    spans: Sequence[SpanRecord] = (),
+) -> ConversionRecipe:
     """The recipe of a plan; sites that an earlier conversion converted keep their record.
 
     Args:
         plan: the sites, and what becomes of each.
         settings: settings of the conversion, as plain data.
         before: recipe of the earlier conversion, where the network is a student already.
+        spans: records of the spans.
     """
     earlier = {r.name: r for r in before.sites} if before else {}
-    records = earlier | {p.site.name: _record(p) for p in plan}
-    sites = tuple(earlier[name] if name in earlier and earlier[name].converted else r for name, r in records.items())
-    return ConversionRecipe(settings, sites, {"ghostify": __version__, "torch": str(torch.__version__)})
+    records = earlier | {p.site.name: _record_over(earlier.get(p.site.name), p) for p in plan}
+    sites = tuple(records.values())
+    spans = spans if before is None or not before.narrowed else before.spans
+    versions = {"ghostify": __version__, "torch": str(torch.__version__)}
+    return ConversionRecipe(settings, sites, versions, spans=tuple(spans))
+
+
+def record_span(planned: PlannedSpan, kept: Tensor | None) -> SpanRecord:
+    """The record of a span.
+
+    Args:
+        planned: the span and what becomes of it.
+        kept: its channels that stay; None where all do.
+    """
+    carriers, readers = (
+        tuple((use.target, use.offset, use.width) for use in uses) for uses in (planned.span.carriers, planned.span.readers)
+    )
+    record = SpanRecord(planned.span.channels, planned.span.makers, carriers, readers, planned.span.groups)
+    if kept is None:
+        return replace(record, reason=planned.reason)
+    return replace(record, kept=tuple(kept.tolist()), ratio=planned.ratio)
+
+
+def _span_record(data: PlainData) -> SpanRecord:
+    """The record of a span from plain data, its numbers checked, since a damaged file may claim what no conversion gives."""
+    uses = {
+        key: tuple((str(name), int(offset), int(width)) for name, offset, width in data[key]) for key in ("carriers", "readers")
+    }
+    rest = {key: tuple(data[key]) for key in ("makers", "kept")}
+    record = SpanRecord(**{**data, **uses, **rest})
+    if not record.makers or not all(type(number) is int for number in (record.channels, record.groups, *record.kept)):
+        raise ValueError("a span has no makers, or channels that are no numbers")
+    return record
 
 
 def attach_recipe(model: nn.Module, recipe: ConversionRecipe) -> None:
@@ -146,6 +241,17 @@ def recipe_of(model: nn.Module) -> ConversionRecipe | None:
     """The recipe of a student; None for any other model."""
     kept = model.meta.get(_KEY) if isinstance(model, fx.GraphModule) else None
     return kept or vars(model).get("_ghostify_recipe")
+
+
+def _record_over(earlier: SiteRecord | None, planned: PlannedSite) -> SiteRecord:
+    """The record of a site, where an earlier conversion may have converted it, or narrowed it from the sizes that it had."""
+    record = _record(planned)
+    if earlier is None or not (earlier.converted or earlier.absorbed):
+        return record
+    if earlier.converted or planned.ratio is None:
+        return earlier
+    sizes = {key: getattr(earlier, key) for key in ("in_channels", "out_channels", "dense_params")}
+    return replace(record, absorbed=True, **sizes)
 
 
 def _record(planned: PlannedSite) -> SiteRecord:
@@ -163,6 +269,8 @@ def _record(planned: PlannedSite) -> SiteRecord:
         dense_params=sum(p.numel() for layer in layers for p in layer.parameters()),
         first="first" in site.roles,
     )
+    if planned.absorbed:
+        record = replace(record, norm=site.norm_name, act=site.act_name, absorbed=True)
     if planned.ratio is None:
         return replace(record, reason=planned.reason)
     return replace(

@@ -10,9 +10,10 @@ from ..graph.functions_as_modules import activation_from
 from ..graph.sites import Site
 from ..layers.cheap_conv import Cheap
 from ..layers.layer_classes import Kind, is_kind
+from ..surgery.narrowing import NarrowedSpan, channels_of, copied_layers, inputs_of, narrowed_layers, outputs_of
 from ..surgery.planned import PlannedSite
-from ..surgery.swap import make_swaps, swap
-from .conversion_recipe import ConversionRecipe, SiteRecord, attach_recipe
+from ..surgery.swap import make_swaps, rebased, swap
+from .conversion_recipe import ConversionRecipe, SiteRecord, SpanRecord, attach_recipe
 
 M = TypeVar("M", bound=nn.Module)
 
@@ -29,13 +30,50 @@ def replay(model: M, recipe: ConversionRecipe) -> M:
         ArgumentError: the model lacks a layer of the recipe, or has another one in its place.
     """
     plan = [_planned(model, record) for record in recipe.sites if record.converted]
+    narrowed = [_narrowed(model, record) for record in recipe.narrowed]
     try:
         with torch.inference_mode(False), torch.device("cpu"):
-            student = swap(model, make_swaps(plan, init="random"), inplace=False)
+            layers = copied_layers(narrowed_layers(dict(model.named_modules()), narrowed))
+            student = swap(model, layers | make_swaps(rebased(plan, layers), init="random"), inplace=False)
     except UnsupportedModelError as error:
         raise ArgumentError(f"the recipe does not fit {type(model).__name__}: {error}") from error
     attach_recipe(student, recipe)
     return student
+
+
+def _narrowed(model: nn.Module, record: SpanRecord) -> NarrowedSpan:
+    """A span that was narrowed, if the model has its layers.
+
+    Raises:
+        ArgumentError: the model lacks one, or has one of another size.
+    """
+    for name in record.makers:
+        if outputs_of(_weighted(model, name)) != record.channels:
+            raise ArgumentError(
+                f"the student was made of another network: {name!r} gives no {record.channels} maps in this one"
+            )
+    for name, offset, width in record.readers:
+        if inputs_of(_weighted(model, name)) < offset + record.channels * width:
+            raise ArgumentError(f"the student was made of another network: {name!r} reads fewer maps in this one")
+    for name, offset, _ in record.carriers:
+        carrier = _layer(model, name)
+        if not any(True for _ in carrier.parameters()) and not any(True for _ in carrier.buffers()):
+            raise ArgumentError(f"the student was made of another network: {name!r} carries no maps in this one")
+        if channels_of(carrier) < offset + record.channels:
+            raise ArgumentError(f"the student was made of another network: {name!r} carries fewer maps in this one")
+    return record.narrowed()
+
+
+def _weighted(model: nn.Module, name: str) -> nn.Module:
+    """The model's convolution or fully connected layer of this name.
+
+    Raises:
+        ArgumentError: there is none.
+    """
+    module = _layer(model, name)
+    if not isinstance(module, nn.Linear) and not is_kind(module, "conv"):
+        raise ArgumentError(f"the student was made of another network: {name!r} is a {type(module).__name__} in this one")
+    return module
 
 
 def _planned(model: nn.Module, record: SiteRecord) -> PlannedSite:

@@ -1,15 +1,16 @@
 """Narrow the layers around spans: makers give fewer channels, carriers carry fewer, readers lose the columns of the others."""
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
 
-from ..common.copying import copy_layer
+from ..common.copying import copy_layer, copy_without_hooks
 from ..errors import ArgumentError
-from ..graph.spans import Span
-from ..layers.convolution import Convolution
+from ..graph.spans import Span, SpanUse
+from ..layers.convolution import Convolution, as_convolution
 from ..layers.layer_classes import narrow, take
 
 
@@ -37,7 +38,7 @@ class NarrowedSpan:
 
     def gone(self) -> Tensor:
         """(n - m,) channels that do not stay."""
-        return _others(self.span.channels, self.kept)
+        return others(self.span.channels, self.kept)
 
 
 def narrowed_layers(modules: Mapping[str, nn.Module], narrowed: Sequence[NarrowedSpan]) -> dict[str, nn.Module]:
@@ -56,62 +57,125 @@ def narrowed_layers(modules: Mapping[str, nn.Module], narrowed: Sequence[Narrowe
         outputs.update(dict.fromkeys(one.span.makers, one.kept))
         gone = one.gone()
         for use in one.span.readers:
-            columns = use.offset + gone[:, None] * use.width + torch.arange(use.width)
-            dropped.setdefault(use.target, []).append(columns.flatten())
+            dropped.setdefault(use.target, []).append(columns_of(use, gone))
         for use in one.span.carriers:
             carried.setdefault(use.target, []).append(use.offset + gone)
     layers: dict[str, nn.Module] = {}
     for target in {**outputs, **dropped}:
         layer = modules[target]
         if target in outputs:
-            layer = _narrow_outputs(layer, outputs[target])
+            layer = with_outputs(layer, outputs[target])
         if target in dropped:
-            layer = _narrow_inputs(layer, torch.cat(dropped[target]))
+            layer = with_inputs(layer, others(inputs_of(layer), torch.cat(dropped[target])))
         layers[target] = layer
-    return layers | {target: _narrow_carrier(modules[target], torch.cat(gone)) for target, gone in carried.items()}
+    for target, gone_channels in carried.items():
+        carrier = modules[target]
+        layers[target] = with_channels(carrier, others(channels_of(carrier), torch.cat(gone_channels)))
+    return layers
 
 
-def _narrow_outputs(layer: nn.Module, kept: Tensor) -> nn.Module:
+def widened_layers(modules: Mapping[str, nn.Module], spans: Sequence[tuple[Span, int]]) -> dict[str, nn.Module]:
+    """Layers as wide as those that were narrowed, by their targets, with values of no meaning; nothing is changed.
+
+    Args:
+        modules: the modules of a network with narrowed spans, by their targets.
+        spans: each span of the original, and how many of its channels stayed.
+    """
+    more_outputs: Counter[str] = Counter()
+    more_inputs: Counter[str] = Counter()
+    more_channels: Counter[str] = Counter()
+    for span, kept in spans:
+        gone = span.channels - kept
+        more_outputs.update(dict.fromkeys(span.makers, gone))
+        for use in span.readers:
+            more_inputs[use.target] += gone * use.width
+        for use in span.carriers:
+            more_channels[use.target] += gone
+    layers: dict[str, nn.Module] = {}
+    for target in {**more_outputs, **more_inputs}:
+        layer = modules[target]
+        if more_outputs[target]:
+            layer = with_outputs(layer, _repeated(outputs_of(layer), more_outputs[target]))
+        if more_inputs[target]:
+            layer = with_inputs(layer, _repeated(inputs_of(layer), more_inputs[target]))
+        layers[target] = layer
+    for target, more in more_channels.items():
+        layers[target] = with_channels(modules[target], _repeated(channels_of(modules[target]), more))
+    return layers
+
+
+def copied_layers(layers: Mapping[str, nn.Module]) -> dict[str, nn.Module]:
+    """Copies of layers that share no tensor with the network that they came from, nor its hooks."""
+    return {target: copy_without_hooks(layer) for target, layer in layers.items()}
+
+
+def with_outputs(layer: nn.Module, channels: Tensor) -> nn.Module:
+    """A convolution or fully connected layer that gives only these output channels, in this order."""
     if not isinstance(layer, nn.Linear):
-        return narrow(layer, kept)
+        return narrow(layer, channels)
     made = copy_layer(layer)
-    made.weight = take(layer.weight, kept)
+    made.weight = take(layer.weight, channels)
     if layer.bias is not None:
-        made.bias = take(layer.bias, kept)
-    made.out_features = len(kept)
+        made.bias = take(layer.bias, channels)
+    made.out_features = len(channels)
     return made
 
 
-def _narrow_inputs(layer: nn.Module, gone: Tensor) -> nn.Module:
-    """A layer without some input features; of a grouped convolution equally many of each group go."""
-    if isinstance(layer, nn.Linear):
-        linear, kept = copy_layer(layer), _others(layer.in_features, gone)
-        linear.weight, linear.in_features = take(layer.weight, kept, dim=1), len(kept)
-        return linear
-    assert isinstance(layer, Convolution)
-    made, kept = copy_layer(layer), _others(layer.in_channels, gone)
-    if layer.groups == 1:
-        made.weight = take(layer.weight, kept, dim=1)
+def with_inputs(layer: nn.Module, columns: Tensor) -> nn.Module:
+    """A convolution or fully connected layer that reads only these inputs; of a grouped one equally many of each group."""
+    made = copy_layer(layer)
+    if isinstance(made, nn.Linear):
+        made.weight, made.in_features = take(made.weight, columns, dim=1), len(columns)
+        return made
+    assert isinstance(made, Convolution)
+    if made.groups == 1:
+        made.weight = take(made.weight, columns, dim=1)
     else:
-        size = layer.in_channels // layer.groups
-        within = (kept % size).view(layer.groups, -1)
-        filters = zip(layer.weight.detach().chunk(layer.groups), within, strict=True)
-        made.weight = nn.Parameter(torch.cat([take(rows, index, dim=1) for rows, index in filters]), layer.weight.requires_grad)
-    made.in_channels = len(kept)
+        within = (columns % (made.in_channels // made.groups)).view(made.groups, -1)
+        filters = zip(made.weight.detach().chunk(made.groups), within, strict=True)
+        weight = torch.cat([take(rows, index, dim=1) for rows, index in filters])
+        made.weight = nn.Parameter(weight, made.weight.requires_grad)
+    made.in_channels = len(columns)
     return made
 
 
-def _narrow_carrier(layer: nn.Module, gone: Tensor) -> nn.Module:
-    if not isinstance(layer, Convolution):
-        channels = next(t.shape[0] for t in [*layer.parameters(), *layer.buffers()] if t.dim())
-        return narrow(layer, _others(channels, gone))
-    depthwise = narrow(layer, _others(layer.in_channels, gone))
-    depthwise.in_channels = depthwise.groups = depthwise.out_channels
-    return depthwise
+def with_channels(carrier: nn.Module, channels: Tensor) -> nn.Module:
+    """A norm, an activation with parameters or a depthwise convolution that carries only these channels, in this order."""
+    made = narrow(carrier, channels)
+    if isinstance(made, Convolution):
+        made.in_channels = made.groups = made.out_channels
+    return made
 
 
-def _others(count: int, some: Tensor) -> Tensor:
+def inputs_of(layer: nn.Module) -> int:
+    """The input features of a convolution or fully connected layer."""
+    return layer.in_features if isinstance(layer, nn.Linear) else as_convolution(layer).in_channels
+
+
+def outputs_of(layer: nn.Module) -> int:
+    """The output features of a convolution or fully connected layer."""
+    return layer.out_features if isinstance(layer, nn.Linear) else as_convolution(layer).out_channels
+
+
+def channels_of(carrier: nn.Module) -> int:
+    """The channels of a norm, of an activation with parameters or of a depthwise convolution."""
+    if isinstance(carrier, Convolution):
+        return carrier.in_channels
+    return next(t.shape[0] for t in [*carrier.parameters(), *carrier.buffers()] if t.dim())
+
+
+def columns_of(use: SpanUse, channels: Tensor) -> Tensor:
+    """The input features of a reader that belong to some channels of a span."""
+    return (use.offset + channels[:, None] * use.width + torch.arange(use.width)).flatten()
+
+
+def others(count: int, some: Tensor) -> Tensor:
     """The indices below ``count`` that are not among some, in increasing order."""
     mask = torch.ones(count, dtype=torch.bool)
     mask[some] = False
     return mask.nonzero().flatten()
+
+
+def _repeated(count: int, more: int) -> Tensor:
+    """``count + more`` indices below ``count``, equally many in each run of them."""
+    return torch.arange(count + more) * count // (count + more)

@@ -1,8 +1,9 @@
-"""A site and what becomes of it."""
+"""Sites and spans, and what becomes of each."""
 
 from dataclasses import dataclass
 
 from ..graph.sites import Site
+from ..graph.spans import Span
 from ..layers.cheap_conv import Cheap
 
 
@@ -17,3 +18,20 @@ class PlannedSite:
     cheap: Cheap = "depthwise"
     dw_size: int = 3
     reason: str | None = None
+    absorbed: bool = False
+    """Whether the layer becomes narrower, since maps that it makes, carries or reads are absorbed."""
+
+
+@dataclass(frozen=True)
+class PlannedSpan:
+    """A span and how many of its channels stay: all, where there is a ``reason``."""
+
+    span: Span
+    kept: int
+    ratio: float | None = None
+    reason: str | None = None
+
+    @property
+    def name(self) -> str:
+        """The qualified name of the first layer that makes the maps, by which the span is known."""
+        return self.span.makers[0]

@@ -1,12 +1,14 @@
 """Put the new layers into the model: a copy that never holds the dense weights, or the model itself."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import TypeVar
 
 from torch import fx, nn
 
 from ..common.copying import copy_swapped
 from ..errors import ArgumentError, UnsupportedModelError
+from ..graph.sites import Site
 from ..layers.reduced_linear import ReducedLinear
 from .planned import PlannedSite
 from .warm_start import make_ghost
@@ -38,6 +40,24 @@ def make_swaps(plan: Sequence[PlannedSite], init: str = "warm", seed: int = 0) -
             if name is not None and layer is not None:
                 swaps[name] = nn.Identity().train(layer.training)
     return swaps
+
+
+def rebased(plan: Sequence[PlannedSite], layers: Mapping[str, nn.Module]) -> list[PlannedSite]:
+    """The plan of sites for a network in which other layers stand under some names: a Ghost module is made of those.
+
+    Args:
+        plan: sites of the network as it was.
+        layers: qualified name -> new layer.
+    """
+
+    def now(name: str | None, module: nn.Module | None) -> nn.Module | None:
+        return module if name is None else layers.get(name, module)
+
+    def rebase(site: Site) -> Site:
+        module = layers.get(site.name, site.module)
+        return replace(site, module=module, norm=now(site.norm_name, site.norm), act=now(site.act_name, site.act))
+
+    return [replace(planned, site=rebase(planned.site)) for planned in plan]
 
 
 def swap(model: M, swaps: dict[str, nn.Module], inplace: bool) -> M:

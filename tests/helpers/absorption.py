@@ -40,7 +40,7 @@ def calls_of(*batches: torch.Tensor) -> list:
 
 def absorbed(model: nn.Module, survey: Survey) -> nn.Module:
     student = copy.deepcopy(model)
-    for name, layer in absorb(dict(model.named_modules()), survey).items():
+    for name, layer in absorb(dict(model.named_modules()), survey.narrowed, survey.readers).items():
         student.set_submodule(name, layer)
     return student
 
