@@ -86,6 +86,8 @@ def draw() -> None:
         of_network = [row for row in rows if (row["network"], row["images"]) == (network, images)]
         for (method, arm), (name, style) in CURVES.items():
             points = curve([row for row in of_network if (row["method"], row["arm"]) == (method, arm)])
+            if arm in ("l2", "taylor") and any(row["arm"] == "best" for row in of_network):
+                continue
             if len(points) > 1:
                 x, mean, low, high = zip(*points, strict=True)
                 ax.plot(x, mean, label=name, **LINE, **style)
