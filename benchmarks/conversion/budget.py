@@ -63,7 +63,10 @@ def uniform_ratio(networks: Networks, network: str, share: float, cheap: str = "
     teacher = networks.teacher(network)
     limit = share * networks.flops(network, teacher)
     for ratio in np.arange(1.1, 5, 0.01):
-        student = ghostify.convert(teacher, round(float(ratio), 2), cheap=cheap, init="random")
+        try:
+            student = ghostify.convert(teacher, round(float(ratio), 2), cheap=cheap, init="random")
+        except ghostify.UnsupportedModelError:  # widths are rounded up to where they began
+            continue
         if networks.flops(network, student) <= limit:
             return round(float(ratio), 2)
     raise AssertionError("no ratio up to 5 is enough")
