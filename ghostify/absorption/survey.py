@@ -23,6 +23,7 @@ from .reader_system import ReaderSystem
 from .regression import WIDEST
 
 STEPS = 64  # in how many steps the maps of a wide span go
+RIDGE = 1e-4  # relative to the mean variance of a reader's inputs
 MEMORY = 512 << 20  # bytes of feature maps held; what is above goes to a temporary file
 
 
@@ -74,7 +75,7 @@ class SurveySettings:
         memory: bytes of feature maps held; what is above goes to a temporary file.
     """
 
-    ridge: float = 1e-4
+    ridge: float = RIDGE
     seed: int = 0
     steps: int = STEPS
     widest: int = WIDEST

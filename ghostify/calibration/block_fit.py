@@ -3,6 +3,7 @@
 from torch import fx
 
 from ..graph.paths import depends_on
+from ..graph.sites import Site
 from .blocks import End, train_block
 from .part_pair import PartPair
 from .settings import BlockSettings
@@ -48,10 +49,11 @@ class BlockFit:
 
 def block_ends(pair: PartPair) -> dict[str, End]:
     """The sites at which a block is complete, and what stands there: a sum with a shortcut, or the site's own output."""
+    due = pair.state.due
     ends: dict[str, End] = {}
     waiting: list[fx.Node] = []
     for node in pair.student.nodes:
-        site = pair.state.sites.get(pair.name_of(node)) if node.op == "call_module" else None
+        site = due.get(pair.name_of(node)) if node.op == "call_module" else None
         twin = pair.twin_of(node)
         if site is None or site.kind != "conv" or twin is None:
             continue
@@ -61,10 +63,23 @@ def block_ends(pair: PartPair) -> dict[str, End]:
             ends[site.name] = End(sums.student.node, sums.teacher.node, sums.student.act)
             waiting.clear()
     for node in _last_of_windows(waiting):
-        site, twin = pair.state.sites[pair.name_of(node)], pair.twin_of(node)
+        site, twin = due[pair.name_of(node)], pair.twin_of(node)
         assert twin is not None
-        ends[site.name] = End(node, twin, None, site)
+        ends[site.name] = _end_of(pair, site, node, twin)
     return ends
+
+
+def _end_of(pair: PartPair, site: Site, node: fx.Node, twin: fx.Node) -> End:
+    """The end of a block that a layer ends: after its norm and its activation, in channels that the student has."""
+    if site.name in pair.state.sites:
+        return End(node, twin, None, site)
+    norm = pair.norm_target(site)
+    return End(_past(node, norm), _past(twin, norm), site.act, kept=pair.state.kept.get(site.name))
+
+
+def _past(node: fx.Node, norm: str | None) -> fx.Node:
+    """The call of the norm behind a layer, or the call of the layer itself where it has none."""
+    return next((user for user in node.users if user.op == "call_module" and user.target == norm), node)
 
 
 def _last_of_windows(nodes: list[fx.Node]) -> list[fx.Node]:

@@ -27,12 +27,14 @@ class End:
         student, teacher: the node in each graph.
         act: the activation to compare after, where the block ends with a sum.
         site: the site itself where the block ends with one and not with a sum.
+        kept: the channels of the teacher's value that the student's has, where those are not all.
     """
 
     student: fx.Node
     teacher: fx.Node
     act: nn.Module | None
     site: Site | None = None
+    kept: Tensor | None = None
 
 
 def train_block(student: GraphRun, teacher: GraphRun, end: End, modules: Sequence[nn.Module], settings: BlockSettings) -> None:
@@ -141,6 +143,8 @@ def _student_output(end: End, value: Tensor) -> Tensor:
 
 def _teacher_output(end: End, value: Tensor) -> Tensor:
     """The output of the teacher's block as what follows sees it."""
+    if end.kept is not None:
+        value = value.index_select(1, end.kept.to(value.device))
     if end.site is None:
         return _activated(end.act, value)
     norm, act = end.site.norm, end.site.act

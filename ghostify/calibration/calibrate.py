@@ -9,13 +9,15 @@ from dataclasses import dataclass, field, replace
 import torch
 from torch import nn
 
+from ..absorption.survey import RIDGE, SurveySettings
 from ..common.calls import Arguments
 from ..common.checks import check_choice
-from ..common.copying import copy_shared, copy_swapped
+from ..common.copying import copy_shared
 from ..common.progress import site_bar
 from ..common.random_state import without_caller_modes
 from ..common.spill import SpilledList
 from ..inputs.images import ImageData, as_calls, peek
+from .absorbed_start import absorbed_start
 from .copies import add_copies, default_copies, images_in
 from .fit_state import FitState
 from .image_range import range_warning
@@ -164,28 +166,41 @@ class _Calibration:
         """Calibrate a copy of the student; then bring what it has become into the student."""
         if self.warning is not None:
             self.notes.append(self.warning)
-        work = copy_swapped(self.student, {}).eval().requires_grad_(False)
-        sites = self.pair.sites
-        with SpilledList(self.calls, MEMORY) as held, site_bar("calibrating", len(sites), progress) as advance:
+        recipe = self.pair.recipe
+        steps = (
+            len(self.pair.sites) + len(recipe.narrowed) + len({name for span in recipe.narrowed for name, _, _ in span.readers})
+        )
+        with SpilledList(self.calls, MEMORY) as held, site_bar("calibrating", steps, progress) as advance:
             images = sum(images_in(args) for args, _ in held)
+            survey = SurveySettings(min(RIDGE, self.settings.ridge), self.settings.seed, memory=MEMORY)
+            start = absorbed_start(self.student, self.teacher, recipe, held, survey, advance)
             self._add_copies(held, images)
+            work = start.student.eval().requires_grad_(False)
+            sites = {name: start.sites[name] for name in self.pair.sites}
             state = FitState(
                 student=work,
                 teacher=self.teacher,
                 sites=sites,
-                dense=self.pair.dense,
+                dense=start.dense(sites),
                 settings=self.settings,
                 blocks=self.blocks,
                 memory=MEMORY,
                 on_site=lambda result: advance(result.name),
+                kept=start.kept,
+                narrower=start.narrower,
+                readers=start.readers,
             )
             with torch.no_grad():
                 NetworkFit(state).run(held)
                 settle_norms(work, held)
+        self.notes += start.notes
         if images < 32:
             self.notes.append(f"only {images} image{'s' if images > 1 else ''}: a few hundred give a far better student")
-        transplant(self.student, work, state.results, self.pair.recipe)
-        return self._report(images, [state.results[name] for name in sites])
+        transplant(self.student, work, state.results, recipe, start.kept)
+        order = {record.name: position for position, record in enumerate(recipe.sites)}
+        return self._report(
+            images, [state.results[name] for name in sorted(state.due, key=lambda name: order.get(name, len(order)))]
+        )
 
     def _add_copies(self, held: SpilledList[Arguments], images: int) -> None:
         default = 0 if self.blocks is None else default_copies(images)

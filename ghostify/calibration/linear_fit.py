@@ -1,7 +1,7 @@
 """Fit a thin pair of fully connected layers to what the original gave: reduced-rank regression."""
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from ..absorption.regression import WIDEST, Moments, leading_basis
 from ..graph.sites import Site
@@ -63,3 +63,22 @@ def refit_linear(module: nn.Linear, original: nn.Linear, batches: Batches, ridge
     module.weight.copy_(weights.T)
     if module.bias is not None:
         module.bias.copy_(system.mean_y[0] - system.mean_x[0] @ weights)
+
+
+@torch.no_grad()
+def linear_errors(module: nn.Module, batches: Batches) -> float:
+    """The squared error of a fully connected layer, relative to the variance of what the teacher's gives.
+
+    Args:
+        module: the student's layer.
+        batches: as for :func:`fit_linear`.
+    """
+    wrong, count = 0.0, 0
+    total: Tensor | float = 0.0
+    squares: Tensor | float = 0.0
+    for batch in batches():
+        target = batch.output.flatten(0, -2).double()
+        wrong += float((module(batch.inputs).flatten(0, -2).double() - target).square().sum())
+        total, squares, count = total + target.sum(0), squares + target.square().sum(0), count + len(target)
+    variance = torch.as_tensor(squares - total**2 / max(count, 1)).clamp_min(0).sum()
+    return wrong / max(float(variance), 1e-30)

@@ -32,7 +32,7 @@ class NetworkFit:
     def run(self, calls: Collection[Arguments]) -> None:
         """Go through the whole network, given the arguments of a forward pass for each batch."""
         self._inside("", PairedCalls(calls, calls))
-        for name, site in self.state.sites.items():
+        for name, site in self.state.due.items():
             if name not in self.state.results:
                 self.state.keep_warm_start(site, "never runs in evaluation mode")
 
@@ -60,7 +60,7 @@ class NetworkFit:
 
     def _has_sites(self, part: Part) -> bool:
         prefix = part.name + "." if part.name else ""
-        return any(site.startswith(prefix) or site == part.entry for site in self.state.sites)
+        return any(site.startswith(prefix) or site == part.entry for site in self.state.due)
 
     def _part(self, student_part: Part, teacher_part: Part, calls: PairedCalls) -> None:
         pair = PartPair(self.state, student_part, teacher_part, calls)

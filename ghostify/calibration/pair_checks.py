@@ -9,10 +9,12 @@ from torch import Tensor, nn
 from ..common.checks import check_has_weights, check_is_module, check_is_not_student, check_model
 from ..errors import ArgumentError
 from ..graph.find_sites import find_sites
-from ..graph.sites import DEPTHWISE, Site
+from ..graph.sites import Site
 from ..layers.ghost_module import GhostModule
 from ..layers.reduced_linear import ReducedLinear
 from ..students.conversion_recipe import ConversionRecipe, SiteRecord, recipe_of
+from ..students.replay import check_spans
+from ..surgery.narrowing import layers_around
 
 
 @dataclass(frozen=True)
@@ -22,12 +24,10 @@ class Pair:
     Attributes:
         recipe: the student's.
         sites: the teacher's sites that the student converted, by name, in the order of the recipe.
-        dense: the teacher's other layers that may be refitted, by name.
     """
 
     recipe: ConversionRecipe
     sites: dict[str, Site]
-    dense: dict[str, Site]
 
 
 def check_pair(student: nn.Module, teacher: nn.Module) -> Pair:
@@ -47,19 +47,22 @@ def check_pair(student: nn.Module, teacher: nn.Module) -> Pair:
     _check_devices(student, teacher)
     known = {site.name: site for site in find_sites(teacher)}
     sites = {record.name: _original_site(record, known) for record in recipe.sites if record.converted}
-    _check_weights(student, teacher, set(sites))
-    dense = {name: site for name, site in known.items() if name not in sites and site.reason in (None, DEPTHWISE)}
-    return Pair(recipe, sites, dense)
+    check_spans(teacher, recipe, "teacher is not the student's original")
+    changed = {layer for record in recipe.narrowed for layer in layers_around(record.span)}
+    _check_weights(student, teacher, changed.union(sites))
+    return Pair(recipe, sites)
 
 
 def _check_roles(student: nn.Module, teacher: nn.Module) -> ConversionRecipe:
     """The student's recipe; a student was converted, and a teacher was not."""
     recipe = recipe_of(student)
-    if recipe is None or not any(record.converted for record in recipe.sites):
+    if recipe is None or not recipe.converts:
         raise ArgumentError("student must come from ghostify.convert: it carries no record of a conversion")
-    if any(isinstance(m, (GhostModule, ReducedLinear)) for m in teacher.modules()):
+    of_teacher = recipe_of(teacher)
+    if any(isinstance(m, (GhostModule, ReducedLinear)) for m in teacher.modules()) or (of_teacher and of_teacher.narrowed):
+        what = "absorbed ghosts" if of_teacher and of_teacher.narrowed else "Ghost modules"
         raise ArgumentError(
-            "teacher must be the original network: it has Ghost modules itself (were the two given in the wrong order?)"
+            f"teacher must be the original network: it has {what} itself (were the two given in the wrong order?)"
         )
     check_is_not_student(teacher, student)
     return recipe

@@ -17,6 +17,7 @@ from .fit_state import FitState
 from .linear_fit import fit_linear, refit_linear
 from .part_pair import PairedCalls, PartPair
 from .primary_fit import refit_layer
+from .reader_fit import fit_linear_reader, fit_reader
 from .report import SiteResult
 from .shared_partitions import shared_partitions
 from .site_batches import site_batches
@@ -53,7 +54,7 @@ class PartFit:
             self._site(self.state.sites[name], node)
         elif name in self.state.dense and self.state.settings.dense:
             self._dense(self.state.dense[name], node)
-        elif any(lies_in(site, name) and site not in self.state.results for site in self.state.sites):
+        elif any(lies_in(site, name) and site not in self.state.results for site in self.state.due):
             self._opaque(name, node)
 
     def _site(self, site: Site, node: fx.Node) -> None:
@@ -87,25 +88,46 @@ class PartFit:
         return SiteFit(data, settings, self.partitions.get(str(node.target))).fit(module)
 
     def _dense(self, layer: Site, node: fx.Node) -> None:
-        """A layer that was not converted: refitted where a converted one lies before it."""
-        pair, settings = self.pair, self.state.settings
-        twin, module = pair.twin_of(node), pair.module_of(node)
-        if twin is None or node in pair.student.done or pair.sites_before(node) == 0 or len(node.all_input_nodes) != 1:
+        """A layer of the teacher's class: refitted where it absorbs maps, or where a changed one lies before it."""
+        pair, state = self.pair, self.state
+        twin = pair.twin_of(node)
+        if twin is None or node in pair.student.done or len(node.all_input_nodes) != 1:
             return
-        try:
-            if layer.kind == "linear":
-                batches = site_batches(pair, node, twin, asymmetric=settings.asymmetric)
-                refit_linear(cast(nn.Linear, module), layer.linear, batches, settings.ridge)
-            else:
-                norm = pair.norm_target(layer)
-                data = self._data(layer, node, twin)
-                refit_layer(data, settings, cast(_ConvNd, module), pair.student_modules[norm] if norm else None)
-                if self.blocks is not None:
-                    self.blocks.add(str(node.target), *([norm] if norm else []))
-        except UnevenError:  # it stays as it is
+        norm = pair.norm_target(layer)
+        if pair.sites_before(node):
+            try:
+                result = self._refit(layer, node, twin)
+            except UnevenError:  # it stays as it is
+                result = SiteResult(layer.name, layer.kind, reason=UNEVEN)
+            finally:
+                self._release()
+            if layer.name in state.readers:
+                state.record(result)
+            if result.reason is not None:
+                return
+        elif layer.name not in state.narrower:
             return
-        finally:
-            self._release()
+        if self.blocks is not None and layer.kind == "conv":
+            self.blocks.add(str(node.target), *([norm] if norm else []))
+            self.blocks.finish_site(layer.name)
+
+    def _refit(self, layer: Site, node: fx.Node, twin: fx.Node) -> SiteResult:
+        """Refit a layer in place; what is said of one that absorbs no maps means nothing."""
+        pair, settings, module = self.pair, self.state.settings, self.pair.module_of(node)
+        reader = layer.name in self.state.readers
+        if layer.kind == "linear":
+            batches = site_batches(pair, node, twin, asymmetric=settings.asymmetric)
+            if reader:
+                return fit_linear_reader(layer, cast(nn.Linear, module), batches, settings.ridge)
+            refit_linear(cast(nn.Linear, module), layer.linear, batches, settings.ridge)
+        else:
+            norm = pair.norm_target(layer)
+            norm_module = pair.student_modules[norm] if norm else None
+            data = self._data(layer, node, twin)
+            if reader:
+                return fit_reader(data, settings, module, norm_module)
+            refit_layer(data, settings, cast(_ConvNd, module), norm_module)
+        return SiteResult(layer.name, layer.kind)
 
     def _data(self, site: Site, node: fx.Node, twin: fx.Node) -> SiteData:
         """What reaches a site, and what it should give."""

@@ -100,8 +100,8 @@ class PartPair:
         return PairedSums(student, teacher) if self._rank(node) > self._rank(student.shortcut) else None
 
     def sites_before(self, node: fx.Node) -> int:
-        """How many of the sites that are to be fitted lie on the way to a node, its own included."""
-        return sum(name in self.state.sites for name in self._names_before(node))
+        """How many of the layers that are changed lie on the way to a node, its own included."""
+        return sum(self.state.is_changed(name) for name in self._names_before(node))
 
     def _rank(self, node: fx.Node) -> tuple[int, int, int]:
         """Sites, layers converted or not, and nodes on the way to a node: the branch of a sum has more of them."""

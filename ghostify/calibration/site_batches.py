@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator
 
-from torch import fx
+from torch import fx, nn
 
 from ..graph.running import GraphRun
 from .part_pair import PairedSums, PartPair
@@ -23,6 +23,8 @@ def site_batches(
     Returns:
         A function that gives the batches anew at each call.
     """
+    kept = pair.state.kept.get(pair.name_of(node))
+    channel_dim = -1 if isinstance(pair.module_of(node), nn.Linear) else 1
     inputs = (node if asymmetric else twin).all_input_nodes[0]
     student_nodes = [inputs] if asymmetric else []
     teacher_nodes = [twin] if asymmetric else [twin, inputs]
@@ -38,7 +40,8 @@ def site_batches(
             maps = student[0] if asymmetric else teacher[1]
             uneven = uneven or len(maps) != len(teacher[0]) or not maps.numel()
             if not uneven:
-                yield Batch(maps, teacher[0], teacher[-1], student[-1]) if sums is not None else Batch(maps, teacher[0])
+                output = teacher[0] if kept is None else teacher[0].index_select(channel_dim, kept.to(teacher[0].device))
+                yield Batch(maps, output, teacher[-1], student[-1]) if sums is not None else Batch(maps, output)
         if uneven:
             raise UnevenError
 

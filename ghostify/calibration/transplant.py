@@ -14,7 +14,13 @@ from ..surgery.swap import put
 from .report import SiteResult
 
 
-def transplant(student: nn.Module, copy: nn.Module, results: Mapping[str, SiteResult], recipe: ConversionRecipe) -> None:
+def transplant(
+    student: nn.Module,
+    copy: nn.Module,
+    results: Mapping[str, SiteResult],
+    recipe: ConversionRecipe,
+    kept: Mapping[str, Tensor],
+) -> None:
     """Give the student the modules, values and recipe of its calibrated copy.
 
     Its module and parameter objects stay where their shapes do. Whatever interrupts this leaves the student as it was.
@@ -24,6 +30,7 @@ def transplant(student: nn.Module, copy: nn.Module, results: Mapping[str, SiteRe
         copy: of the student, calibrated.
         results: of the sites, by name.
         recipe: the student's before the calibration.
+        kept: the channels of the original that stay of what a narrower layer makes, by its name.
     """
     fitted = [name for name, result in results.items() if result.reason is None]
     modules = {name: student.get_submodule(name) for name in fitted}
@@ -32,7 +39,7 @@ def transplant(student: nn.Module, copy: nn.Module, results: Mapping[str, SiteRe
         for name in fitted:
             replace_module(student, name, copy.get_submodule(name))
         _copy_state(student, copy.state_dict())
-        attach_recipe(student, _updated(recipe, copy, results))
+        attach_recipe(student, _updated(recipe, copy, results, kept))
     except BaseException:  # an interruption included
         for name, module in modules.items():
             put(student, name, module)
@@ -61,16 +68,22 @@ def _copy_state(student: nn.Module, values: Mapping[str, Tensor]) -> None:
             tensor.copy_(values[name])
 
 
-def _updated(recipe: ConversionRecipe, copy: nn.Module, results: Mapping[str, SiteResult]) -> ConversionRecipe:
-    """The recipe with the cheap operations that the data decided on."""
-    cheap = {name: result.cheap for name, result in results.items() if result.cheap}
+def _updated(
+    recipe: ConversionRecipe, copy: nn.Module, results: Mapping[str, SiteResult], kept: Mapping[str, Tensor]
+) -> ConversionRecipe:
+    """The recipe with the cheap operations and the maps that the data decided on."""
+    cheap = {name: result.cheap for name, result in results.items() if result.cheap not in ("", "absorbed")}
+    spans = (
+        replace(span, kept=tuple(kept[span.name].tolist())) if span.kept and span.name in kept else span
+        for span in recipe.spans
+    )
     records = (
         replace(record, cheap=cheap[record.name], dw_size=_dw_size(copy.get_submodule(record.name)))
         if record.name in cheap
         else record
         for record in recipe.sites
     )
-    return replace(recipe, sites=tuple(records))
+    return replace(recipe, sites=tuple(records), spans=tuple(spans))
 
 
 def _dw_size(module: nn.Module) -> int:

@@ -8,6 +8,7 @@ from ..errors import ArgumentError
 from ..graph.sites import Site
 from ..graph.spans import Span
 from ..layers.ratios import intrinsic_channels
+from ..surgery.narrowing import layers_around
 from ..surgery.planned import PlannedSite, PlannedSpan
 from .plan import make_plan
 from .settings import SKIPS, GhostConfig
@@ -109,9 +110,7 @@ def plan_layers(sites: Sequence[Site], spans: Sequence[PlannedSpan], config: Gho
 
 def absorbed_layers(spans: Sequence[PlannedSpan]) -> set[str]:
     """The qualified names of the layers that get narrower."""
-    narrowed = [planned.span for planned in spans if planned.reason is None]
-    uses = {use.target for span in narrowed for use in (*span.carriers, *span.readers)}
-    return uses.union(*(span.makers for span in narrowed))
+    return {name for planned in spans if planned.reason is None for name in layers_around(planned.span)}
 
 
 def _last_match(name: str, config: GhostConfig) -> str | None:

@@ -10,12 +10,14 @@ from ..graph.functions_as_modules import activation_from
 from ..graph.sites import Site
 from ..layers.cheap_conv import Cheap
 from ..layers.layer_classes import Kind, is_kind
-from ..surgery.narrowing import NarrowedSpan, channels_of, copied_layers, inputs_of, narrowed_layers, outputs_of
+from ..surgery.narrowing import channels_of, copied_layers, inputs_of, narrowed_layers, outputs_of
 from ..surgery.planned import PlannedSite
 from ..surgery.swap import make_swaps, rebased, swap
-from .conversion_recipe import ConversionRecipe, SiteRecord, SpanRecord, attach_recipe
+from .conversion_recipe import ConversionRecipe, SiteRecord, attach_recipe
 
 M = TypeVar("M", bound=nn.Module)
+
+OTHER = "the student was made of another network"
 
 
 def replay(model: M, recipe: ConversionRecipe) -> M:
@@ -30,7 +32,8 @@ def replay(model: M, recipe: ConversionRecipe) -> M:
         ArgumentError: the model lacks a layer of the recipe, or has another one in its place.
     """
     plan = [_planned(model, record) for record in recipe.sites if record.converted]
-    narrowed = [_narrowed(model, record) for record in recipe.narrowed]
+    check_spans(model, recipe, OTHER)
+    narrowed = [record.narrowed() for record in recipe.narrowed]
     try:
         with torch.inference_mode(False), torch.device("cpu"):
             layers = copied_layers(narrowed_layers(dict(model.named_modules()), narrowed))
@@ -41,38 +44,40 @@ def replay(model: M, recipe: ConversionRecipe) -> M:
     return student
 
 
-def _narrowed(model: nn.Module, record: SpanRecord) -> NarrowedSpan:
-    """A span that was narrowed, if the model has its layers.
+def check_spans(model: nn.Module, recipe: ConversionRecipe, otherwise: str) -> None:
+    """Check that a network has the layers around the narrowed spans of a recipe, as wide as the original's were.
+
+    Args:
+        model: the original, or another network of its architecture.
+        recipe: the recipe of a student.
+        otherwise: what it means if it does not, for messages.
 
     Raises:
-        ArgumentError: the model lacks one, or has one of another size.
+        ArgumentError: the model lacks a layer, or has one of another kind or size.
     """
-    for name in record.makers:
-        if outputs_of(_weighted(model, name)) != record.channels:
-            raise ArgumentError(
-                f"the student was made of another network: {name!r} gives no {record.channels} maps in this one"
-            )
-    for name, offset, width in record.readers:
-        if inputs_of(_weighted(model, name)) < offset + record.channels * width:
-            raise ArgumentError(f"the student was made of another network: {name!r} reads fewer maps in this one")
-    for name, offset, _ in record.carriers:
-        carrier = _layer(model, name)
-        if not any(True for _ in carrier.parameters()) and not any(True for _ in carrier.buffers()):
-            raise ArgumentError(f"the student was made of another network: {name!r} carries no maps in this one")
-        if channels_of(carrier) < offset + record.channels:
-            raise ArgumentError(f"the student was made of another network: {name!r} carries fewer maps in this one")
-    return record.narrowed()
+    for record in recipe.narrowed:
+        for name in record.makers:
+            if outputs_of(_weighted(model, name, otherwise)) != record.channels:
+                raise ArgumentError(f"{otherwise}: {name!r} gives no {record.channels} maps in this network")
+        for name, offset, width in record.readers:
+            if inputs_of(_weighted(model, name, otherwise)) < offset + record.channels * width:
+                raise ArgumentError(f"{otherwise}: {name!r} reads fewer maps in this network")
+        for name, offset, _ in record.carriers:
+            carrier = _layer(model, name, otherwise=otherwise)
+            tensors = [*carrier.parameters(), *carrier.buffers()]
+            if not tensors or channels_of(carrier) < offset + record.channels:
+                raise ArgumentError(f"{otherwise}: {name!r} carries fewer maps in this network")
 
 
-def _weighted(model: nn.Module, name: str) -> nn.Module:
+def _weighted(model: nn.Module, name: str, otherwise: str) -> nn.Module:
     """The model's convolution or fully connected layer of this name.
 
     Raises:
         ArgumentError: there is none.
     """
-    module = _layer(model, name)
+    module = _layer(model, name, otherwise=otherwise)
     if not isinstance(module, nn.Linear) and not is_kind(module, "conv"):
-        raise ArgumentError(f"the student was made of another network: {name!r} is a {type(module).__name__} in this one")
+        raise ArgumentError(f"{otherwise}: {name!r} is a {type(module).__name__} in this network")
     return module
 
 
@@ -121,7 +126,7 @@ def _check_layer(model: nn.Module, record: SiteRecord) -> None:
         )
 
 
-def _layer(model: nn.Module, name: str, kind: Kind | None = None) -> nn.Module:
+def _layer(model: nn.Module, name: str, kind: Kind | None = None, otherwise: str = OTHER) -> nn.Module:
     """The model's module of this name.
 
     Raises:
@@ -130,7 +135,7 @@ def _layer(model: nn.Module, name: str, kind: Kind | None = None) -> nn.Module:
     try:
         module = model.get_submodule(name)
     except AttributeError as error:
-        raise ArgumentError(f"the student was made of another network: this one has no layer {name!r}") from error
+        raise ArgumentError(f"{otherwise}: this one has no layer {name!r}") from error
     if kind is not None and not is_kind(module, kind):
         raise ArgumentError(f"the student was made of another network: {name!r} is a {type(module).__name__} in this one")
     return module

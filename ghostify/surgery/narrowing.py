@@ -109,6 +109,11 @@ def copied_layers(layers: Mapping[str, nn.Module]) -> dict[str, nn.Module]:
     return {target: copy_without_hooks(layer) for target, layer in layers.items()}
 
 
+def layers_around(span: Span) -> set[str]:
+    """The targets of all layers that make, carry or read the maps of a span."""
+    return {*span.makers, *(use.target for use in (*span.carriers, *span.readers))}
+
+
 def with_outputs(layer: nn.Module, channels: Tensor) -> nn.Module:
     """A convolution or fully connected layer that gives only these output channels, in this order."""
     if not isinstance(layer, nn.Linear):
