@@ -16,7 +16,7 @@ between settings, are measured on training images 45,000 to 49,999, which neithe
 import re
 import statistics
 from argparse import Namespace
-from collections.abc import Iterable
+from collections.abc import Collection
 from pathlib import Path
 
 import torch
@@ -28,6 +28,7 @@ from benchmarks.calibration.candidates import Candidate, candidate
 from benchmarks.harness.arguments import add_threads, argument_parser, parse
 from benchmarks.harness.machine import versions_line
 from benchmarks.harness.networks import CIFAR, NETWORKS, Networks, percent, predict
+from benchmarks.harness.pruning_choice import seconds_to_try_all
 from benchmarks.harness.results import Row, append_line, read_lines
 
 RESULTS = "calibration.jsonl"
@@ -75,8 +76,10 @@ def seconds_expected(trial: Trial, rows: list[Row]) -> float:
     return (statistics.median(known) if known else guess) + extra + (25 if small else 10)
 
 
-def hours_left(trials: Iterable[Trial], rows: list[Row]) -> float:
-    return sum(seconds_expected(trial, rows) for trial in trials) / 3600
+def hours_left(trials: Collection[Trial], rows: list[Row]) -> float:
+    choosing = {trial.network for trial in trials if trial.share is not None and trial.method in ("pruning", "apart")}
+    seconds = sum(seconds_expected(trial, rows) for trial in trials)
+    return (seconds + sum(seconds_to_try_all(network) for network in choosing)) / 3600
 
 
 def main() -> None:

@@ -53,6 +53,12 @@ class Bench:
 
     def __init__(self, task: Task, work: Path):
         self.task, self.work = task, work
+        measured = any(row["task"] == task.name for row in read_lines(RESULTS))
+        if measured and not (work / f"{task.name}_teacher.pt").exists():
+            raise SystemExit(
+                f"results/{RESULTS} has rows of {task.name} that come from a teacher which is not in {work}: remove these rows, "
+                "or give the folder that it is kept in"
+            )
         self.teacher = teacher(task, work)
 
     def once(self, make: Callable[[], nn.Module], split: str = "test", **about: Any) -> None:
