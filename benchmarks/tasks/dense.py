@@ -56,7 +56,7 @@ class Bench:
         measured = any(row["task"] == task.name for row in read_lines(RESULTS))
         if measured and not (work / f"{task.name}_teacher.pt").exists():
             raise SystemExit(
-                f"results/{RESULTS} has rows of {task.name} that come from a teacher which is not in {work}: remove these rows, "
+                f"results/{RESULTS} has rows of {task.name} of a teacher that is not in {work}: remove these rows, "
                 "or give the folder that it is kept in"
             )
         self.teacher = teacher(task, work)
