@@ -50,6 +50,7 @@ def absorbed_start(
     calls: Collection[Arguments],
     settings: SurveySettings,
     on_span: Callable[[str], None],
+    choose: bool = True,
 ) -> AbsorbedStart:
     """A copy of the student whose spans keep what the images say; without spans just a copy.
 
@@ -60,14 +61,15 @@ def absorbed_start(
         calls: the arguments of a forward pass for each batch.
         settings: of the survey.
         on_span: called with the name of each span that is decided.
-
+        choose: whether the images choose the maps that stay; else they are those of the recipe.
     """
     if not recipe.narrowed:
         return AbsorbedStart(copy_swapped(student, {}), {site.name: site for site in find_sites(teacher)})
     records = {record.name: record for record in recipe.narrowed}
     counts = {name: len(record.kept) for name, record in records.items()}
     spans = [record.span for record in records.values()]
-    survey = survey_spans(teacher, spans, calls, counts, settings=settings, on_span=on_span)
+    channels = {} if choose else {name: record.narrowed().kept for name, record in records.items()}
+    survey = survey_spans(teacher, spans, calls, counts, channels=channels, settings=settings, on_span=on_span)
     unseen = _with_neighbours(survey.unreached, records)
     narrowed = [
         records[name].narrowed() if name in unseen else NarrowedSpan(one.span, _kept(one)) for name, one in survey.spans.items()

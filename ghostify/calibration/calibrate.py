@@ -173,7 +173,7 @@ class _Calibration:
         with SpilledList(self.calls, MEMORY) as held, site_bar("calibrating", steps, progress) as advance:
             images = sum(images_in(args) for args, _ in held)
             survey = SurveySettings(min(RIDGE, self.settings.ridge), self.settings.seed, memory=MEMORY)
-            start = absorbed_start(self.student, self.teacher, recipe, held, survey, advance)
+            start = absorbed_start(self.student, self.teacher, recipe, held, survey, advance, self.settings.choose)
             self._add_copies(held, images)
             work = start.student.eval().requires_grad_(False)
             sites = {name: start.sites[name] for name in self.pair.sites}

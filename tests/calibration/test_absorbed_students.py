@@ -10,6 +10,9 @@ from torch import nn
 
 import ghostify
 from ghostify import ArgumentError
+from ghostify.calibration.calibrate import calibrate_with
+from ghostify.calibration.settings import Settings
+from ghostify.students.conversion_recipe import recipe_of
 
 
 def images(count=24, size=16):
@@ -111,6 +114,18 @@ def test_the_recipe_says_which_maps_stayed_and_a_file_keeps_them(tmp_path):
     assert torch.equal(loaded(images()), student(images()))
     again = ghostify.calibrate(loaded, teacher, images(), method="least_squares")
     assert again.fitted
+
+
+def test_without_a_choice_by_the_images_the_maps_of_the_conversion_stay_and_readers_are_refitted():
+    teacher, student = pair(Chain())
+    before = recipe_of(student)
+    chosen = copy.deepcopy(student)
+    ghostify.calibrate(chosen, teacher, images(), method="least_squares")
+    was = error(student, teacher, images())
+    calibrate_with(student, teacher, images(), Settings(choose=False))
+    assert [record.kept for record in recipe_of(student).spans] == [record.kept for record in before.spans]
+    assert [record.kept for record in recipe_of(chosen).spans] != [record.kept for record in before.spans]
+    assert error(student, teacher, images()) < 0.7 * was
 
 
 def test_results_are_the_same_at_every_run_and_an_error_changes_nothing():
