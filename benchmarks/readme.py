@@ -10,7 +10,7 @@ from pathlib import Path
 
 from benchmarks import package, zoo
 from benchmarks.calibration import absorbed_tables, accuracy_tables, cost
-from benchmarks.conversion import budget, budget_costs, paper, speed, warm_start
+from benchmarks.conversion import budget, budget_costs, paper, spans, speed, warm_start
 from benchmarks.deployment import forms, int8, latency_accuracy, latency_gpu, latency_tables, widths
 from benchmarks.distillation import overhead, recovery_tables
 from benchmarks.harness.arguments import argument_parser, parse
@@ -21,6 +21,7 @@ from benchmarks.tasks import dense
 BENCHMARKS = (
     *(
         zoo,
+        spans,
         paper,
         warm_start,
         speed,

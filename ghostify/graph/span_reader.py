@@ -24,6 +24,7 @@ from .span_values import Axis, Track, Value
 from .spans import Span, SpanUse
 
 OUTPUT = "its maps are an output"
+_BOUND = "is called more than once, is hooked or part of a Ghost module, or takes several inputs"
 
 
 def find_spans(
@@ -127,9 +128,7 @@ class _SpanReader:
     def _read_call(self, node: fx.Node, module: nn.Module) -> Value | None:
         target, inputs = str(node.target), self._inputs(node)
         if target in self.shared or (any(True for _ in module.parameters()) and len(inputs) != 1):
-            return self._bound(
-                node, module, f"{self._named(node)} is called more than once, is hooked, or takes several inputs"
-            )
+            return self._bound(node, module, f"{self._named(node)} {_BOUND}")
         source = self.values[inputs[0]] if len(inputs) == 1 else None
         if isinstance(module, nn.Linear) and type(module) is nn.Linear:
             return self._read_linear(node, module, source)
