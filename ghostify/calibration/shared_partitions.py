@@ -2,7 +2,7 @@
 
 from torch import fx, nn
 
-from ..deployment.channel_orders import channel_orders
+from ..deployment.channel_streams import channel_streams
 from ..graph.running import GraphRun
 from ..layers.ghost_module import GhostModule
 from .alignment import Partition
@@ -30,10 +30,10 @@ def shared_partitions(pair: PartPair) -> dict[str, Partition]:
 def _partitions_by_target(graph: fx.Graph, modules: dict[str, nn.Module]) -> dict[str, Partition]:
     """One empty partition for all layers of each stream of channels that more than one layer makes."""
     partitions: dict[str, Partition] = {}
-    for values in channel_orders(graph, modules, set()):
-        if not values.fixed and len(values.convs) > 1:
+    for stream in channel_streams(graph, modules, set()).streams:
+        if not stream.fixed and len(stream.makers) > 1:
             partition = Partition()
-            partitions.update({str(node.target): partition for node in values.convs})
+            partitions.update({str(node.target): partition for node in stream.makers})
     return partitions
 
 

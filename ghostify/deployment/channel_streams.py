@@ -1,130 +1,160 @@
-"""Which values of a graph have the order of their channels in common, and which layers make, carry and take them.
+"""Streams: the spans of a graph as :func:`ghostify.fold` sees them, who gives and takes their channels in any order.
 
-Values that are added, or that an activation or a pool makes of each other, have one order in common: they are a stream.
+Values that are added, or that an activation or a pool makes of each other, have the order of their channels in common.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
+from itertools import chain
 
 from torch import fx, nn
 
-from ..graph.operations import is_carrier, is_channelwise, is_concatenation, is_pair, is_pool, is_size, name_of
+from ..graph.operations import called_module, is_concatenation, is_pair, is_pool, is_size, name_of
+from ..graph.span_reader import span_layouts
+from ..layers.convolution import as_convolution
 from ..layers.layer_classes import is_plain
 from .folded_ghost import FoldedGhost
 
 
-@dataclass
+@dataclass(eq=False)
 class ChannelStream:
-    """Values whose channels stand in one order; it grows while the graph is read.
+    """Channels that stand in one order wherever they go.
 
     Attributes:
-        makers: calls of Ghost modules and of convolutions that make the values.
-        concatenations: those that make the values.
-        carriers: calls of layers with values for each channel, which are to be permuted with the stream.
-        takers: calls of layers that take the values in any order of their channels.
-        needs: pairs of a value and a node that reads it and needs the original order.
+        channels: how many.
+        makers: calls of the layers that make them; of those that are added, the later arguments of sums first.
+        needs: values that are these channels alone, and the nodes that read them and need the original order.
         fixed: why the stream must stand in the original order; empty where it need not.
-        pooled: whether a pool makes a value of the stream.
+        pooled: whether a pool makes a value that is these channels alone.
     """
 
-    makers: list[fx.Node] = field(default_factory=list)
-    concatenations: list[fx.Node] = field(default_factory=list)
-    carriers: list[fx.Node] = field(default_factory=list)
-    takers: list[fx.Node] = field(default_factory=list)
+    channels: int
+    makers: tuple[fx.Node, ...]
     needs: list[tuple[fx.Node, fx.Node]] = field(default_factory=list)
     fixed: str = ""
     pooled: bool = False
 
-    def absorb(self, other: "ChannelStream") -> None:
-        """Take in the values of another stream."""
-        self.makers += other.makers
-        self.concatenations += other.concatenations
-        self.carriers += other.carriers
-        self.takers += other.takers
-        self.needs += other.needs
-        self.fixed = self.fixed or other.fixed
-        self.pooled = self.pooled or other.pooled
+    def fix(self, reason: str) -> None:
+        """The stream must stand in the original order; the first reason stays."""
+        self.fixed = self.fixed or reason
 
 
-def channel_streams(graph: fx.Graph, modules: Mapping[str, nn.Module], shared: set[str]) -> dict[fx.Node, ChannelStream]:
-    """The stream of each node's value.
+@dataclass(frozen=True)
+class ChannelStreams:
+    """The streams of a graph.
+
+    Attributes:
+        streams: in the order in which their first makers are called.
+        runs: the streams of each value, one after the other; values whose channels are not the second dimension are left out.
+        dims: the dimension of the channels of each of these values, from the end where it is known from there.
+        needs: pairs of a value and a node that reads it and needs the original order.
+    """
+
+    streams: list[ChannelStream]
+    runs: dict[fx.Node, tuple[ChannelStream, ...]]
+    dims: dict[fx.Node, int]
+    needs: list[tuple[fx.Node, fx.Node]]
+
+
+def channel_streams(graph: fx.Graph, modules: Mapping[str, nn.Module], shared: set[str]) -> ChannelStreams:
+    """The streams of a graph, read off its spans.
 
     Args:
-        graph: a network for inference.
-        modules: the modules that it calls, by their targets.
+        graph: a network for inference; it is not changed.
+        modules: the modules that it calls, by their targets; Ghost modules as :class:`FoldedGhost`.
         shared: targets that are called more than once, or read from outside.
     """
-    reader = _StreamReader(modules, shared)
+    bound = {target for target in shared if target in modules and _has_values(modules[target])}
+    spans, layouts = span_layouts(graph, {target: _in_spans(module) for target, module in modules.items()}, bound)
+    calls = {str(node.target): node for node in graph.nodes if node.op == "call_module"}
+    streams = [ChannelStream(span.channels, tuple(calls[target] for target in reversed(span.makers))) for span in spans]
+    of_maps = {node: layout for node, layout in layouts.items() if layout.axis == "second" and not layout.flat}
+    runs = {node: tuple(streams[i] for i in layout.runs) for node, layout in of_maps.items()}
+    dims = {node: 1 if layout.places is None else -1 - layout.places for node, layout in of_maps.items()}
+    reader = _StreamReader(ChannelStreams(streams, runs, dims, []), modules, bound)
     for node in graph.nodes:
         reader.read(node)
-    return reader.stream_of
+    return reader.result
+
+
+def _has_values(module: nn.Module) -> bool:
+    return any(True for _ in chain(module.parameters(), module.buffers()))
+
+
+def _in_spans(module: nn.Module) -> nn.Module:
+    """The module as spans know it: a Ghost module is a convolution of as many channels."""
+    if not isinstance(module, FoldedGhost):
+        return module
+    conv = (nn.Conv1d, nn.Conv2d, nn.Conv3d)[-2 - module.channel_dim]
+    return conv(as_convolution(module.primary[0]).in_channels, module.out_channels, 1, device="meta")
 
 
 class _StreamReader:
-    """Reads the nodes of a graph in order; values read so far have their streams in ``stream_of``."""
+    """Notes who needs the original order of the streams of a graph.
 
-    def __init__(self, modules: Mapping[str, nn.Module], shared: set[str]):
-        self.modules, self.shared = modules, shared
-        self.stream_of: dict[fx.Node, ChannelStream] = {}
+    Args:
+        result: the streams; their needs and reasons are added.
+        modules: those of the graph, by their targets.
+        bound: targets of layers with values for each channel that can't be changed.
+    """
+
+    def __init__(self, result: ChannelStreams, modules: Mapping[str, nn.Module], bound: set[str]):
+        self.result, self.modules, self.bound = result, modules, bound
+        self.makers = {maker.target for stream in result.streams for maker in stream.makers}
+        for stream in result.streams:
+            for maker in stream.makers:
+                self._fix([stream], self._own_order(maker))
 
     def read(self, node: fx.Node) -> None:
         """Note what a node does to the order of the channels of its inputs."""
-        self.stream_of[node] = ChannelStream()
-        if node.op == "call_module":
-            self._read_call(node, self.modules[str(node.target)])
-        elif is_channelwise(node, None):
-            self._tie(node, node.all_input_nodes[:1] if node.op == "call_method" else node.all_input_nodes)
-            self.stream_of[node].pooled |= is_pool(node, None)
-        elif is_pair(node):
-            self._tie(node, node.all_input_nodes)
-        elif is_concatenation(node):
-            self.stream_of[node].concatenations.append(node)
-        elif is_size(node):
-            self.stream_of[node].fixed = "a size"
-        else:
-            self._bar(node)
+        runs = self.result.runs
+        reads = [source for source in node.all_input_nodes if source in runs]
+        if node.op == "call_module" and node.target in self.makers:
+            if not self._takes_any_order(node):
+                self._need(reads, node)
+        elif node in runs:
+            self._carry(node, reads)
+        elif not is_size(node):
+            self._need(reads, node)
 
-    def _read_call(self, node: fx.Node, module: nn.Module) -> None:
-        source = node.all_input_nodes[0] if len(node.all_input_nodes) == 1 else None
-        alone = str(node.target) not in self.shared or not any(True for _ in module.parameters())
-        if source is None or not alone:
-            self._bar(node)
-        elif isinstance(module, FoldedGhost):
-            self._take(node, source, module.primary[0])
-            self.stream_of[node].makers.append(node)
-        elif is_carrier(module):
-            self._tie(node, [source])
-            self.stream_of[node].carriers.append(node)
-        elif isinstance(module, nn.modules.conv._ConvNd) and is_plain(module):
-            self._take(node, source, module)
-            self.stream_of[node].makers.append(node)
-            if module.groups != 1:
-                self.stream_of[node].fixed = f"{node.target} is a grouped convolution"
-        elif is_channelwise(node, module):
-            self._tie(node, [source])
-            self.stream_of[node].pooled |= is_pool(node, module)
-        else:
-            self._bar(node)
+    def _own_order(self, maker: fx.Node) -> str:
+        """Why a layer gives its channels in the original order only; empty where it can give any."""
+        module = self.modules[str(maker.target)]
+        if str(maker.target) in self.bound:
+            return f"{maker.target} is called more than once, or its weights are read from outside"
+        if isinstance(module, FoldedGhost):
+            return ""  # in whatever order it computes them
+        if not isinstance(module, nn.modules.conv._ConvNd) or not is_plain(module):
+            return f"{maker.target} has channels of its own"
+        return "" if module.groups == 1 else f"{maker.target} is a grouped convolution"
 
-    def _tie(self, node: fx.Node, sources: Sequence[fx.Node]) -> None:
-        """The value of a node has its order in common with these."""
-        for source in sources:
-            stream, other = self.stream_of[node], self.stream_of[source]
-            if stream is not other:
-                other.absorb(stream)
-                for key, value in self.stream_of.items():
-                    if value is stream:
-                        self.stream_of[key] = other
+    def _takes_any_order(self, node: fx.Node) -> bool:
+        """Whether a layer is a convolution of one group, whose weights can be permuted."""
+        module = self.modules[str(node.target)]
+        conv = module.primary[0] if isinstance(module, FoldedGhost) else module
+        convolution = isinstance(conv, nn.modules.conv._ConvNd) and is_plain(conv) and conv.groups == 1
+        return convolution and str(node.target) not in self.bound
 
-    def _take(self, node: fx.Node, source: fx.Node, conv: nn.Module) -> None:
-        """A convolution reads a value: weights of one group can be permuted to take it in any order."""
-        if getattr(conv, "groups", 1) == 1 and is_plain(conv):
-            self.stream_of[source].takers.append(node)
-        else:
-            self.stream_of[source].needs.append((source, node))
+    def _carry(self, node: fx.Node, reads: list[fx.Node]) -> None:
+        """A node gives the channels of what it reads as they come."""
+        runs = self.result.runs
+        if is_pool(node, called_module(node, self.modules)) and len(runs[node]) == 1:
+            runs[node][0].pooled = True
+        if is_concatenation(node):
+            return
+        known = [runs[source] for source in reads]
+        all_known = len(reads) == len(node.all_input_nodes) or not is_pair(node)
+        alike = [given == runs[node] or sum(stream.channels for stream in given) == 1 for given in known]
+        if not all_known or not all(alike) or runs[node] not in known:
+            self._fix(chain(runs[node], *known), f"{name_of(node)} combines channels whose order is fixed")
 
-    def _bar(self, node: fx.Node) -> None:
-        """A node takes its inputs in the original order only, and so is its value."""
-        for source in node.all_input_nodes:
-            self.stream_of[source].needs.append((source, node))
-        self.stream_of[node].fixed = f"{name_of(node)} has channels of its own"
+    def _need(self, values: list[fx.Node], node: fx.Node) -> None:
+        """A node takes these values in the original order only."""
+        for value in values:
+            self.result.needs.append((value, node))
+            if len(self.result.runs[value]) == 1:
+                self.result.runs[value][0].needs.append((value, node))
+
+    def _fix(self, streams: Iterable[ChannelStream], reason: str) -> None:
+        for stream in streams:
+            stream.fix(reason)

@@ -5,13 +5,14 @@ from collections.abc import Iterator, Mapping
 import torch
 from torch import Tensor, fx, nn
 
-from ..graph.operations import called_module, is_identity_in_evaluation
+from ..graph.operations import called_module, is_carrier, is_identity_in_evaluation
 from ..graph.running import attribute_of
 from ..graph.tracing import Part
 from ..layers.convolution import as_convolution, as_weighted
 from ..layers.ghost_module import take_channels
 from ..layers.layer_classes import is_kind, narrow
-from .channel_orders import ChannelOrder, channel_orders
+from .channel_orders import ChannelOrders
+from .channel_streams import channel_streams
 from .fold_report import FoldedPart
 from .folded_ghost import FoldedGhost, fold_norm, permute_inputs
 from .parted_maps import part_maps
@@ -106,35 +107,42 @@ class _PartFolder:
 
     def fold_orders(self) -> None:
         """Leave channels in the order in which Ghost modules compute them, as far as what follows can take them so."""
-        orders = channel_orders(self.graph, self.modules, self.shared)
-        for values in orders:
-            if values.order is not None:
-                self._permute(values, values.order)
-        for values in orders:
-            for node in values.ghosts:
-                ghost = self._ghost(node)
-                if ghost.order is not None:
-                    reason = values.fixed or "other layers that make the same sum have another order"
-                    self._note(str(node.target), "channel order", reason)
-                elif not torch.equal(ghost.original_channels, torch.arange(ghost.out_channels)):
-                    self._note(str(node.target), "channel order")
-
-    def _permute(self, values: ChannelOrder, order: Tensor) -> None:
-        """Let the layers around these values make and take their channels in another order."""
-        for node in values.ghosts:
-            self._ghost(node).set_order(order)
-        for node in (*values.convs, *values.carriers):
-            target = str(node.target)
-            self.modules[target] = narrow(self.modules[target], order)
-        for node in values.takers:
-            module = self.modules[str(node.target)]
-            permute_inputs(as_convolution(module.primary[0] if isinstance(module, FoldedGhost) else module), order)
+        streams = channel_streams(self.graph, self.modules, self.shared)
+        orders = ChannelOrders(streams, self.modules)
+        needs = {reader for _, reader in streams.needs}
+        for node, module in self._calls():
+            taken = None if node in needs or not node.args else orders.of(node.all_input_nodes[0])
+            self._permute(node, orders.of(node), taken)
+            if isinstance(module, FoldedGhost):
+                self._note_order(str(node.target), module, orders.reason_for(node))
         restored: dict[fx.Node, fx.Node] = {}
-        back = torch.argsort(order)
-        for value, reader in values.needs:
-            if value not in restored:
-                restored[value] = self._restore(value, back, values.dim)
-            reader.replace_input_with(value, restored[value])
+        for value, reader in streams.needs:
+            if (order := orders.of(value)) is not None:
+                if value not in restored:
+                    restored[value] = self._restore(value, torch.argsort(order), streams.dims[value])
+                reader.replace_input_with(value, restored[value])
+
+    def _permute(self, node: fx.Node, given: Tensor | None, taken: Tensor | None) -> None:
+        """Let the layer that a node calls give and take its channels in another order; None for the original one."""
+        target = str(node.target)
+        module = self.modules[target]
+        if isinstance(module, FoldedGhost):
+            if given is not None:
+                module.set_order(given)
+            if taken is not None:
+                permute_inputs(as_convolution(module.primary[0]), taken)
+        elif is_carrier(module) or is_kind(module, "conv"):
+            if given is not None:
+                module = self.modules[target] = narrow(module, given)
+            if taken is not None and not is_carrier(module):
+                permute_inputs(as_convolution(module), taken)
+
+    def _note_order(self, target: str, ghost: FoldedGhost, reason: str) -> None:
+        """Note whether a Ghost module still restores the original order."""
+        if ghost.order is not None:
+            self._note(target, "channel order", reason or "other layers that make the same sum have another order")
+        elif not torch.equal(ghost.original_channels, torch.arange(ghost.out_channels)):
+            self._note(target, "channel order")
 
     def _restore(self, value: fx.Node, back: Tensor, dim: int) -> fx.Node:
         """A node that gives the channels of ``value`` in the original order."""
@@ -153,12 +161,6 @@ class _PartFolder:
             module = called_module(node, self.modules)
             if module is not None:
                 yield node, module
-
-    def _ghost(self, node: fx.Node) -> FoldedGhost:
-        """The Ghost module that a node calls."""
-        ghost = self.modules[str(node.target)]
-        assert isinstance(ghost, FoldedGhost)
-        return ghost
 
     def _replace(self, node: fx.Node, other: fx.Node) -> None:
         """Let all that reads a node read another one."""

@@ -20,8 +20,8 @@ from .operations import (
     place_of,
 )
 from .span_shapes import flattened, kept_value, value_of_function
-from .span_values import Axis, Track, Value
-from .spans import Span, SpanUse
+from .span_values import Track, Value
+from .spans import Axis, ChannelLayout, Span, SpanUse
 
 OUTPUT = "its maps are an output"
 _BOUND = "is called more than once, is hooked or part of a Ghost module, or takes several inputs"
@@ -49,7 +49,27 @@ def find_spans(
     reader = _SpanReader(modules, shared, output, around)
     for node in graph.nodes:
         reader.read(node)
-    return [track.span(streams) for track in reader.tracks() if track.makers]
+    return [track.span(streams) for track in reader.tracks()]
+
+
+def span_layouts(
+    graph: fx.Graph, modules: Mapping[str, nn.Module], shared: set[str]
+) -> tuple[list[Span], dict[fx.Node, ChannelLayout]]:
+    """The spans of a graph, streams among them, and which of them the channels of each node's value are.
+
+    Values whose channels are not understood have no layout. The arguments are those of :func:`find_spans`.
+    """
+    reader = _SpanReader(modules, shared, OUTPUT, "")
+    for node in graph.nodes:
+        reader.read(node)
+    tracks = reader.tracks()
+    index = {id(track): i for i, track in enumerate(tracks)}
+    layouts = {}
+    for node, value in reader.values.items():
+        if value is not None:
+            runs = tuple(index[id(track.root())] for track in value.tracks)
+            layouts[node] = ChannelLayout(runs, value.axis, value.places, value.flat)
+    return [track.span(streams=True) for track in tracks], layouts
 
 
 class _SpanReader:

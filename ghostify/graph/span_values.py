@@ -3,14 +3,10 @@
 from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
 from math import lcm
-from typing import Literal
 
 from torch import fx
 
-from .spans import Span, SpanUse
-
-# where the channels of a value stand: second of (N, C, ...), last of (N, ..., C), or of (N, C), where both are one
-Axis = Literal["second", "last", "only"]
+from .spans import Axis, Span, SpanUse
 
 STREAM = "its maps are added to those of other layers, as the outputs of residual blocks are"
 

@@ -6,6 +6,10 @@ channel share their spans; a concatenation keeps the spans of what it joins, one
 """
 
 from dataclasses import dataclass
+from typing import Literal
+
+# where the channels of a value stand: second of (N, C, ...), last of (N, ..., C), or of (N, C), where both are one
+Axis = Literal["second", "last", "only"]
 
 
 @dataclass(frozen=True)
@@ -42,3 +46,20 @@ class Span:
     readers: tuple[SpanUse, ...]
     groups: int = 1
     reason: str = ""
+
+
+@dataclass(frozen=True)
+class ChannelLayout:
+    """Where the channels of a node's value stand, and whose they are.
+
+    Attributes:
+        runs: indices of spans, one after the other as their channels are; a span may stand there more than once.
+        axis: where the channels stand.
+        places: how many dimensions of places there are besides batch and channels; None where that is not known.
+        flat: whether places were flattened into the channels.
+    """
+
+    runs: tuple[int, ...]
+    axis: Axis = "second"
+    places: int | None = None
+    flat: bool = False

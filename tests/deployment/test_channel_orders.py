@@ -114,11 +114,74 @@ class GatedByItsPart(nn.Module):
         return self.last(torch.cat([x, mean], 1) * mean)
 
 
+class MeanOfSignals(nn.Module):
+    """A mean over dimension -2, the channels of one-dimensional maps, beside those maps."""
+
+    def __init__(self):
+        super().__init__()
+        self.first, self.last = nn.Conv1d(3, 16, 3, padding=1), nn.Conv1d(17, 8, 1)
+
+    def forward(self, x):
+        x = self.first(x)
+        return self.last(torch.cat([x, x.mean([-2], keepdim=True)], 1))
+
+
+class LeavesAndComesBack(nn.Module):
+    """Maps times their own means, whose dimensions of places went and came back on the way."""
+
+    def __init__(self):
+        super().__init__()
+        self.first, self.last = nn.Conv2d(3, 16, 3, padding=1), nn.Conv2d(16, 8, 1)
+
+    def forward(self, x):
+        x = self.first(x)
+        return self.last(x * x.mean((2, 3))[:, :, None, None])
+
+
+class JoinedAndAdded(nn.Module):
+    """Two concatenations that are added: run by run, each has the order of its channels in common with the other."""
+
+    def __init__(self):
+        super().__init__()
+        self.layers = nn.ModuleList(nn.Conv2d(3, 16, 3, padding=1) for _ in range(4))
+        self.norm, self.last = nn.BatchNorm2d(32), nn.Conv2d(32, 8, 1)
+
+    def forward(self, x):
+        a, b, c, d = (layer(x) for layer in self.layers)
+        return self.last(self.norm(torch.cat([a, b], 1) + torch.cat([c, d], 1)).relu())
+
+
 @pytest.mark.parametrize(
-    ("network", "shape"), [(JoinedSignals, (2, 3, 8)), (GatedByOneMap, (2, 3, 8, 8)), (GatedByItsPart, (2, 3, 8, 8))]
+    ("network", "shape"),
+    [
+        *((MeanOfSignals, (2, 3, 8)), (LeavesAndComesBack, (2, 3, 8, 8)), (JoinedAndAdded, (2, 3, 8, 8))),
+        *((JoinedSignals, (2, 3, 8)), (GatedByOneMap, (2, 3, 8, 8)), (GatedByItsPart, (2, 3, 8, 8))),
+    ],
 )
 def test_values_of_different_numbers_of_channels_and_dimensions(network, shape):
     torch.manual_seed(0)
-    student = ghostify.convert(network(), 2, skip=(), min_channels=1).eval()
+    student = ghostify.convert(randomize(network()), 2, skip=(), min_channels=1).eval()
     x = torch.randn(shape)
     torch.testing.assert_close(ghostify.fold(student)(x), student(x), rtol=1e-4, atol=1e-5)
+
+
+def test_concatenations_that_are_added_have_an_order_in_common_run_by_run():
+    student = student_of(JoinedAndAdded(), skip=())
+    folded = ghostify.fold(student)
+    assert_same(student, folded)
+    assert {name for name in left(folded, "channel order") if name != "last"} == {"layers.0", "layers.1"}
+
+
+def test_maps_whose_new_size_is_that_of_others_keep_their_order():
+    class Net(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.first, self.last = nn.Conv2d(3, 16, 3, stride=2), nn.Conv2d(16, 8, 1)
+
+        def forward(self, x):
+            return self.last(nn.functional.interpolate(self.first(x), size=x.shape[-2:]))
+
+    student = student_of(Net(), skip=())
+    folded = ghostify.fold(student)
+    assert_same(student, folded)
+    assert "first" not in left(folded, "channel order")
