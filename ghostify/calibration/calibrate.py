@@ -16,11 +16,11 @@ from ..common.copying import copy_shared
 from ..common.progress import site_bar
 from ..common.random_state import without_caller_modes
 from ..common.spill import SpilledList
+from ..inputs.image_range import range_warning
 from ..inputs.images import ImageData, as_calls, peek
 from .absorbed_start import absorbed_start
 from .copies import add_copies, default_copies, images_in
 from .fit_state import FitState
-from .image_range import range_warning
 from .network_fit import NetworkFit
 from .norms import settle_norms
 from .pair_checks import Pair, check_pair

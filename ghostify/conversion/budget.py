@@ -19,7 +19,7 @@ from .sensitivity_table import Sensitivity
 from .settings import GhostConfig
 from .site_costs import SiteCosts, measure_costs
 from .site_losses import MeasuredLosses, SiteLosses, WeightProxy
-from .target import Budget, Target, amount
+from .target import Budget, Target, out_of_reach
 
 log = logging.getLogger(__name__)
 
@@ -112,7 +112,7 @@ def _share_out(
     least = fixed + sum(min(option.cost for option in options) for options in choices)
     limit = target.value * costs.total if target.share else target.value
     if not least <= limit < costs.total:
-        raise ArgumentError(_out_of_reach(target, limit, least, costs.total, most))
+        raise ArgumentError(out_of_reach(target, limit, least, costs.total, f"with ratios up to {most:g}"))
     picked = allocate([list(options) for options in choices], limit - fixed)
     assert picked is not None
     planned = fixed + sum(option.cost for option in picked)
@@ -139,12 +139,3 @@ def _exact(planned: PlannedSite) -> PlannedSite:
     """The planned site with the ratio that its channels come to, for the report."""
     channels = getattr(planned.site.module, "out_channels", 0)
     return replace(planned, ratio=round(channels / planned.intrinsic, 3)) if planned.site.kind == "conv" else planned
-
-
-def _out_of_reach(target: Target, limit: float, least: float, original: float, most: float) -> str:
-    texts = [amount(target.metric, value) for value in (limit, least, original)]
-    share = f" ({target.value:g} of the original's)" if target.share else ""
-    return (
-        f"target {target.metric} {texts[0]}{share} is out of reach: with ratios up to {most:g} the model comes to between "
-        f"{texts[1]} ({least / original:.3f}) and below {texts[2]} (1.000)"
-    )

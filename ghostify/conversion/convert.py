@@ -14,6 +14,7 @@ from ..graph.find_sites import find_sites, trace_layers
 from ..graph.network_spans import find_network_spans
 from ..graph.sites import Site
 from ..graph.spans import Span
+from ..inputs.images import ImageData
 from ..inputs.zoo import create_model
 from ..layers.ghost_module import GhostModule
 from ..layers.reduced_linear import ReducedLinear
@@ -26,6 +27,7 @@ from .only_if_faster import only_faster
 from .plan import check_patterns, make_plan, nothing_to_convert
 from .sensitivity_table import Sensitivity
 from .settings import SKIPS, GhostConfig
+from .span_budget import plan_span_budget
 from .span_plan import plan_layers, plan_spans
 
 M = TypeVar("M", bound=nn.Module)
@@ -37,6 +39,7 @@ def convert(
     *,
     target: Mapping[str, float | str] | None = None,
     sensitivity: Sensitivity | str | Path | None = None,
+    images: ImageData | None = None,
     dw_size: int = 3,
     cheap: str = "depthwise",
     ratios: Mapping[str, float | None] | None = None,
@@ -62,7 +65,9 @@ def convert(
             share of the original's; ``{"flops": "2G"}``, multiply-adds; ``{"latency": 0.6}`` or ``{"latency": "12ms"}``, the
             sum of what each site takes on this machine. Each site gets a ratio of its own such that little is lost.
         sensitivity: what :func:`ghostify.sensitivity` found, or its file, for ``target`` to go by; far better than the guess
-            from the weights that is made without.
+            from the weights that is made without. For ``cheap="absorbed"`` it is measured with ``method="one_pass"``.
+        images: for ``target`` and ``cheap="absorbed"``, in place of ``sensitivity``: unlabelled images as for
+            :func:`ghostify.calibrate`, of which at most 256 are run through the original once to tell what each span loses.
         dw_size: kernel size d of the depthwise cheap operation: 1, 3, 5 or 7.
         cheap: ``"depthwise"``, the paper's; ``"pointwise"``, a 1x1 convolution over all intrinsic maps; or ``"auto"``,
             pointwise where it costs at most an eighth of the dense layer for each map, else depthwise.
@@ -82,7 +87,7 @@ def convert(
             that are not faster there as Ghost modules stay dense. What was timed is remembered in ``~/.cache/ghostify``.
         example_input: for ``target`` and ``only_if_faster``: a tensor, a shape such as ``(1, 3, 224, 224)``, or a tuple of
             forward arguments. Not needed for models of timm and torchvision, or for params.
-        progress: show a progress bar while sites are timed.
+        progress: show a progress bar while sites are timed or spans are surveyed.
         inplace: change ``model`` itself instead of a copy.
 
     Returns:
@@ -101,6 +106,7 @@ def convert(
         ratio=ratio,
         target=target,
         sensitivity=sensitivity,
+        images=images,
         only_if_faster=only_if_faster,
         example_input=example_input,
         progress=progress,
@@ -121,12 +127,17 @@ def convert(
     check_model(network)
     plan = _plan_for(network, config, goal)
     _check_plan(network, plan, inplace)
+    return _carry_out(network, plan, config, inplace or network is not model)
+
+
+def _carry_out(network: M, plan: NetworkPlan, config: GhostConfig, inplace: bool) -> M:
+    """The student that a plan makes of a network; the network itself where it may be changed ``inplace``."""
     # parameters made in inference mode could never be trained, and the choice of channels needs a device with values
     with torch.inference_mode(False), torch.device("cpu"):
         sites = {planned.site.name: planned.site for planned in plan.sites}
         absorption = absorb_by_weights(network, plan.spans, sites, config.init, config.seed)
         swaps = absorption.layers | make_swaps(rebased(plan.sites, absorption.layers), config.init, config.seed)
-        student = swap(network, swaps, inplace or network is not model)
+        student = swap(network, swaps, inplace)
     spans = [record_span(span, absorption.kept.get(span.name)) for span in plan.spans]
     attach_recipe(student, make_recipe(plan.sites, config.to_dict(plan.budget), recipe_of(network), spans))
     return student
@@ -139,7 +150,12 @@ def _plan_for(network: nn.Module, config: GhostConfig, goal: ConversionGoal) -> 
     if config.cheap == "absorbed":
         if goal.only_if_faster is not None:
             raise ArgumentError("only_if_faster goes with Ghost modules; absorbed ghosts leave plain narrower layers")
-        return _plan_absorbed(sites, find_network_spans(network, parts), config)
+        spans = find_network_spans(network, parts)
+        if goal.target is not None:
+            return plan_span_budget(network, sites, spans, parts, config, goal)
+        return _plan_absorbed(sites, spans, config)
+    if goal.images is not None:
+        raise ArgumentError(f"images goes with cheap='absorbed'; for cheap={config.cheap!r} give ghostify.sensitivity's result")
     if goal.target is not None:
         plan, budget = plan_budget(network, sites, config, goal.target, goal.sensitivity, goal.example_input)
         return NetworkPlan(plan, budget=budget)

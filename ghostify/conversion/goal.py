@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from ..errors import ArgumentError, ArgumentTypeError
+from ..inputs.images import ImageData
 from .sensitivity_table import Sensitivity
 from .target import Target
 
@@ -15,15 +16,17 @@ class ConversionGoal:
 
     Attributes:
         target: what the student may cost; None without.
-        sensitivity: the measurement that the target goes by; None for a guess from the weights.
+        sensitivity: the measurement that the target goes by; None for images, or a guess from the weights.
+        images: images that tell what spans lose; None without.
         only_if_faster: the runtime on which each Ghost module is to be faster; None where speed does not matter.
         example_input: what is counted or timed for, in any form that the user may give; None for what the model is known to
             take.
-        progress: show a progress bar while sites are timed.
+        progress: show a progress bar while sites are timed or spans are surveyed.
     """
 
     target: Target | None
     sensitivity: Sensitivity | None
+    images: ImageData | None
     only_if_faster: str | None
     example_input: object
     progress: bool
@@ -35,6 +38,7 @@ class ConversionGoal:
         ratio: float | None,
         target: Mapping[str, float | str] | None,
         sensitivity: Sensitivity | str | Path | None,
+        images: ImageData | None,
         only_if_faster: str | None,
         example_input: object,
         progress: bool,
@@ -50,11 +54,15 @@ class ConversionGoal:
             raise ArgumentError(f"give either ratio={ratio!r} or target={dict(target or {})!r}, not both")
         if parsed is None and sensitivity is not None:
             raise ArgumentError("sensitivity goes with target=, which is missing")
+        if images is not None and parsed is None:
+            raise ArgumentError("images goes with target=, which is missing")
+        if images is not None and sensitivity is not None:
+            raise ArgumentError("give either images or sensitivity, which was measured on images, not both")
         if parsed is None and only_if_faster is None and example_input is not None:
             raise ArgumentError("example_input goes with target= or only_if_faster=, which are missing")
         if parsed is not None and only_if_faster is not None:
             raise ArgumentError("only_if_faster goes with ratio=, not with target=, whose share-out it would undo")
-        return cls(parsed, _read_sensitivity(sensitivity), only_if_faster, example_input, progress)
+        return cls(parsed, _read_sensitivity(sensitivity), images, only_if_faster, example_input, progress)
 
 
 def _read_sensitivity(sensitivity: object) -> Sensitivity | None:

@@ -4,7 +4,7 @@ import json
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from ..common.files import write_text
 from ..common.report import ReportBase, TextTable
@@ -40,6 +40,23 @@ class SiteSensitivity:
 
 
 @dataclass(frozen=True)
+class SpanSensitivity:
+    """What a span loses, all others as they were; the narrowed span's readers are fitted anew.
+
+    Attributes:
+        name: qualified name of the first layer that makes its maps.
+        channels: how many it has.
+        counts: numbers of channels that may stay, in increasing order.
+        losses: squared error of what its readers give when so many stay, relative to the variance of their blocks' outputs.
+    """
+
+    name: str
+    channels: int
+    counts: tuple[int, ...]
+    losses: tuple[float, ...]
+
+
+@dataclass(frozen=True)
 class Header:
     """What was measured, and how: two measurements with equal headers may be put together."""
 
@@ -52,6 +69,7 @@ class Header:
     weights: int  # checksums
     pixels: int
     labels: int = 0
+    method: str = "site_by_site"
 
 
 @dataclass(frozen=True)
@@ -60,8 +78,9 @@ class Sensitivity(ReportBase):
 
     Attributes:
         header: model, images and settings.
-        rows: sites in execution order, ratios in increasing order.
+        rows: sites, or spans by the layers that make them, in execution order, ratios in increasing order.
         top1: share of the same images that the original gets right; None without labels.
+        spans: what spans lose at every number of channels, where they were measured by one pass.
     """
 
     indent = 1
@@ -69,6 +88,7 @@ class Sensitivity(ReportBase):
     header: Header
     rows: tuple[SiteSensitivity, ...]
     top1: float | None = None
+    spans: tuple[SpanSensitivity, ...] = ()
 
     @property
     def sites(self) -> list[str]:
@@ -130,7 +150,8 @@ class Sensitivity(ReportBase):
             if data.pop("format") != FORMAT:
                 raise ValueError("of another version of ghostify")
             header = Header(**{**data["header"], "ratios": tuple(data["header"]["ratios"])})
-            return cls(header, tuple(SiteSensitivity(**row) for row in data["rows"]), data["top1"])
+            rows = tuple(SiteSensitivity(**row) for row in data["rows"])
+            return cls(header, rows, data["top1"], tuple(map(_read_span, data.get("spans", ()))))
         except OSError as error:
             raise ArgumentError(f"sensitivity {str(path)!r} can't be read: {error.strerror}") from error
         except (ValueError, TypeError, KeyError, AttributeError) as error:
@@ -139,9 +160,10 @@ class Sensitivity(ReportBase):
 
     def summary(self) -> str:
         """The totals in a few lines."""
-        measured = f"{self.header.model}: {len(self.sites)} sites, {self.header.images} images, cheap={self.header.cheap!r}"
-        lines = [measured] + ([f"top-1 of the original on them {self.top1:.2%}"] if self.top1 is not None else [])
-        if self.rows and all(row.kl is None for row in self.rows):
+        what = f"{len(self.spans)} spans in one pass" if self.spans else f"{len(self.sites)} sites"
+        lines = [f"{self.header.model}: {what}, {self.header.images} images, cheap={self.header.cheap!r}"]
+        lines = lines + ([f"top-1 of the original on them {self.top1:.2%}"] if self.top1 is not None else [])
+        if self.rows and not self.spans and all(row.kl is None for row in self.rows):
             lines.append("no class scores in what the model returns: relative errors of the sites instead of divergences")
         return "\n".join(lines)
 
@@ -174,6 +196,19 @@ class Sensitivity(ReportBase):
         place = {name: i for i, name in enumerate(order)}
         merged = sorted([*self.rows, *rows], key=lambda row: (place[row.name], row.ratio))
         return replace(self, rows=tuple(merged))
+
+
+def _read_span(data: Mapping[str, Any]) -> SpanSensitivity:
+    """A span from plain data.
+
+    Raises:
+        ValueError: counts and losses that do not belong together, which a damaged file may hold.
+    """
+    span = SpanSensitivity(**{**data, "counts": tuple(data["counts"]), "losses": tuple(map(float, data["losses"]))})
+    in_order = all(a < b for a, b in zip(span.counts, span.counts[1:], strict=False))
+    if not span.counts or len(span.counts) != len(span.losses) or not in_order or span.counts[-1] != span.channels:
+        raise ValueError(f"the span {span.name!r} has counts that are not in order, or not as many losses")
+    return span
 
 
 def check_header(table: Sensitivity, wanted: Header, path: Path) -> None:

@@ -16,6 +16,20 @@ from .settings import GhostConfig
 MOST = 4.0  # the highest ratio where no measurement says how a site bears more
 
 
+def check_weights(sensitivity: Sensitivity, model: nn.Module) -> None:
+    """Check that a sensitivity was measured on this model, unless it has no values.
+
+    Raises:
+        ArgumentError: it was measured on other weights.
+    """
+    header = sensitivity.header
+    if not on_meta(model) and checksum_of_weights(model) != header.weights:
+        raise ArgumentError(
+            f"sensitivity was measured on other weights ({header.model}), not on those of this {type(model).__name__}: "
+            "measure it anew"
+        )
+
+
 class SiteLosses(Protocol):
     """What each site loses; ``most`` is the highest ratio that losses are known for."""
 
@@ -42,11 +56,7 @@ class MeasuredLosses:
 
     def __init__(self, sensitivity: Sensitivity, config: GhostConfig, model: nn.Module):
         header = sensitivity.header
-        if not on_meta(model) and checksum_of_weights(model) != header.weights:
-            raise ArgumentError(
-                f"sensitivity was measured on other weights ({header.model}), not on those of this {type(model).__name__}: "
-                "measure it anew"
-            )
+        check_weights(sensitivity, model)
         for name in ("cheap", "dw_size"):
             measured, setting = getattr(header, name), getattr(config, name)
             if measured != setting:

@@ -106,3 +106,21 @@ def amount(metric: str, value: float) -> str:
         if value >= size:
             return f"{value / size:.4g}{unit}"
     return f"{value:.0f}"
+
+
+def out_of_reach(target: Target, limit: float, least: float, original: float, how: str) -> str:
+    """The error's message for a target that a model can't keep to, with the range that is feasible.
+
+    Args:
+        target: as the user gave it.
+        limit: what it comes to.
+        least: what the model costs at least; ``how`` says with what.
+        original: what the original costs.
+        how: what the model costs so little with, in words.
+    """
+    texts = [amount(target.metric, value) for value in (limit, least, original)]
+    share = f" ({target.value:g} of the original's)" if target.share else ""
+    return (
+        f"target {target.metric} {texts[0]}{share} is out of reach: {how} the model comes to between "
+        f"{texts[1]} ({least / original:.3f}) and below {texts[2]} (1.000)"
+    )

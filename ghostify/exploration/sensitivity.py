@@ -8,7 +8,6 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from ..calibration.image_range import range_warning
 from ..common.calls import Arguments
 from ..common.checks import check_model, whole_number
 from ..common.copying import channels_last, copy_swapped
@@ -21,6 +20,7 @@ from ..conversion.sensitivity_table import Header, Sensitivity, SiteSensitivity,
 from ..conversion.settings import GhostConfig
 from ..errors import ArgumentError, ArgumentTypeError, UnsupportedModelError
 from ..graph.find_sites import find_sites
+from ..inputs.image_range import range_warning
 from ..inputs.images import ImageData, as_calls, peek
 from ..losses import main_output
 from ..tasks.task import Outputs

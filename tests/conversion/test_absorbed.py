@@ -4,9 +4,9 @@ import copy
 import pickle
 
 import pytest
-import timm
 import torch
 import torchvision
+from helpers.families import FAMILIES
 from helpers.networks import Residual, randomize
 from torch import fx, nn
 
@@ -20,37 +20,6 @@ def converted(model, ratio=2, **settings):
 
 def shapes(model):
     return {name: tuple(value.shape) for name, value in model.state_dict().items()}
-
-
-class Plain(nn.Module):
-    """Convolutions one after the other, maps flattened, and fully connected layers, as in a VGG."""
-
-    def __init__(self):
-        super().__init__()
-        convs = [
-            layer
-            for ins, outs in ((3, 16), (16, 24), (24, 32))
-            for layer in (nn.Conv2d(ins, outs, 3, padding=1), nn.BatchNorm2d(outs), nn.ReLU(inplace=True), nn.MaxPool2d(2))
-        ]
-        self.features, self.pool = nn.Sequential(*convs), nn.AdaptiveAvgPool2d(3)
-        self.classifier = nn.Sequential(nn.Linear(288, 64), nn.ReLU(inplace=True), nn.Dropout(), nn.Linear(64, 10))
-
-    def forward(self, x):
-        return self.classifier(torch.flatten(self.pool(self.features(x)), 1))
-
-
-FAMILIES = {
-    "resnet": lambda: torchvision.models.resnet18(num_classes=10),
-    "bottleneck": lambda: timm.create_model("resnet26", num_classes=10),
-    "mobilenet": lambda: timm.create_model("mobilenetv2_035", num_classes=10),
-    "efficientnet": lambda: timm.create_model("test_efficientnet", num_classes=10),
-    "regnet": lambda: timm.create_model("regnety_002", num_classes=10),
-    "resnext": lambda: timm.create_model("resnext26ts", num_classes=10),
-    "densenet": lambda: torchvision.models.DenseNet(8, (2, 2), 16, num_classes=10),
-    "vgg": lambda: Plain(),
-    "convnext": lambda: timm.create_model("test_convnext", num_classes=10),
-    "vit": lambda: timm.create_model("test_vit", num_classes=10),
-}
 
 
 @pytest.fixture(params=FAMILIES)

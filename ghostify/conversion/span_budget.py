@@ -1,0 +1,229 @@
+"""Budgets of networks whose spans are narrowed: how many channels each keeps, so that the whole keeps to a target."""
+
+import logging
+import math
+import warnings
+from collections.abc import Mapping, Sequence
+from contextlib import ExitStack
+from dataclasses import replace
+
+import numpy as np
+from torch import nn
+
+from ..common.calls import PositionalArguments
+from ..common.copying import on_meta
+from ..errors import ArgumentError, UnsupportedModelError
+from ..graph.sites import Site
+from ..graph.spans import Span
+from ..graph.tracing import Part
+from ..inputs.examples import arguments_for, example_input
+from ..surgery.planned import PlannedSpan
+from .goal import ConversionGoal
+from .network_plan import NetworkPlan
+from .plan import check_patterns, nothing_to_convert
+from .settings import GhostConfig
+from .site_costs import measure_costs
+from .site_losses import check_weights
+from .span_allocation import best_answer
+from .span_losses import SpanLosses, losses_by_weights, losses_of_table
+from .span_plan import pins_of, plan_layers, plan_span, width_step
+from .span_survey import HeldImages, held_images, losses_by_images
+from .target import Budget, Target, out_of_reach
+from .width_costs import width_costs
+from .width_network import Choice, WidthNetwork
+
+log = logging.getLogger(__name__)
+
+DENSE = "kept dense by the target"
+
+UNREACHED = "no image reached all layers that read its maps"
+
+
+def plan_span_budget(
+    model: nn.Module,
+    sites: Sequence[Site],
+    spans: Sequence[Span],
+    parts: Sequence[Part],
+    config: GhostConfig,
+    goal: ConversionGoal,
+) -> NetworkPlan:
+    """The plan that keeps to a target at the least loss.
+
+    Args:
+        model: the original.
+        sites: its layers.
+        spans: all of its spans.
+        parts: of the model that trace.
+        config: settings; spans that ``ratios`` names keep what it says, all others are free.
+        goal: the target, and what tells the losses of spans: images, a sensitivity of one pass, or, with neither, weights.
+
+    Raises:
+        ArgumentError: a target out of reach, with the range that is feasible; no input known; images that can't be used; a
+            sensitivity of another model, or one that was measured site by site.
+        UnsupportedModelError: no span can be narrowed.
+    """
+    target = goal.target
+    assert target is not None
+    if target.metric == "latency":
+        raise ArgumentError("target latency does not go with cheap='absorbed': aim at flops or params, and time the student")
+    check_patterns(sites, config)
+    by_name = {site.name: site for site in sites}
+    narrowest = [_narrowest(span, by_name, config) for span in spans]
+    if all(planned.reason for planned in narrowest):
+        raise UnsupportedModelError(nothing_to_convert(model, [planned.reason for planned in narrowest]))
+    with ExitStack() as stack:
+        held = None if goal.images is None else stack.enter_context(held_images(model, goal.images))
+        if held is not None and held.warning is not None:
+            warnings.warn(held.warning, stacklevel=4)  # for the line that calls convert
+        share = _ShareOut(model, sites, narrowest, config, target, _arguments(model, goal, held))
+        share.check_reach()  # what is out of reach is so before images are run
+        losses = _losses(model, sites, [planned.span for planned in share.free], parts, config, goal, held)
+    plan = share.plan(losses)
+    log.info("%s", plan.budget)
+    return plan
+
+
+def _narrowest(span: Span, sites: Mapping[str, Site], config: GhostConfig) -> PlannedSpan:
+    """A span with as few channels as it may keep, or as many as the settings say."""
+    return plan_span(span, sites, replace(config, ratio=float(max(2, span.channels))))
+
+
+def _arguments(model: nn.Module, goal: ConversionGoal, held: HeldImages | None) -> PositionalArguments:
+    """The arguments of the forward pass that costs are counted for: those of an image where no others are known."""
+    assert goal.target is not None
+    if goal.target.metric == "params":
+        return ()
+    if held is not None and goal.example_input is None and example_input(model) is None:
+        return held.example
+    return arguments_for(model, goal.example_input, "target")
+
+
+def _losses(
+    model: nn.Module,
+    sites: Sequence[Site],
+    spans: Sequence[Span],
+    parts: Sequence[Part],
+    config: GhostConfig,
+    goal: ConversionGoal,
+    held: HeldImages | None,
+) -> SpanLosses:
+    """What each span loses: by images, by a sensitivity, or by weights.
+
+    Raises:
+        ArgumentError: a sensitivity of other weights or of another kind; or a model without values where those are needed.
+    """
+    if held is not None:
+        return losses_by_images(held, spans, parts, config.seed, goal.progress)
+    if goal.sensitivity is None:
+        if on_meta(model):
+            raise ArgumentError("target needs a model that has weights to go by; this one is on the meta device")
+        return losses_by_weights(model, spans, sites)
+    if not goal.sensitivity.spans:
+        raise ArgumentError("sensitivity was measured site by site, with Ghost modules: measure it with method='one_pass'")
+    check_weights(goal.sensitivity, model)
+    return losses_of_table(goal.sensitivity)
+
+
+class _ShareOut:
+    """A target, shared out over the spans of a network.
+
+    Args:
+        model: the original.
+        sites: its layers.
+        narrowest: its spans; those that are free with as few channels as they may keep.
+        config: settings.
+        target: what the whole may cost.
+        arguments: of the forward pass that costs are counted for.
+
+    Attributes:
+        changing: the spans of which channels may go.
+        free: those of them whose channels are to be chosen.
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        sites: Sequence[Site],
+        narrowest: Sequence[PlannedSpan],
+        config: GhostConfig,
+        target: Target,
+        arguments: PositionalArguments,
+    ):
+        self.model, self.sites, self.narrowest, self.config, self.target = model, sites, narrowest, config, target
+        self.arguments = arguments
+        self.changing = [planned for planned in narrowest if planned.reason is None]
+        self.free = [planned for planned in self.changing if not pins_of(planned.span, config)]
+        self.costs = width_costs(target.metric, model, [planned.span for planned in self.changing], arguments)
+        self.limit = target.value * self.costs.total if target.share else target.value
+        self.saved = self._saved(narrowest)  # whatever becomes of spans
+
+    def check_reach(self) -> None:
+        """Refuse a target that even the narrowest spans do not keep to.
+
+        Raises:
+            ArgumentError: it is out of reach.
+        """
+        self._check(WidthNetwork([[_choice(planned.kept)] for planned in self.changing], self.costs.layers))
+
+    def plan(self, losses: SpanLosses) -> NetworkPlan:
+        """The plan of least loss.
+
+        Raises:
+            ArgumentError: the target is out of reach, since no image reached some spans.
+        """
+        network = WidthNetwork([self._choices(planned, losses) for planned in self.changing], self.costs.layers)
+        least = self._check(network)
+        best = best_answer(network, math.floor(self.limit + self.saved) + 0.5)  # costs are whole numbers, summed up in floats
+        assert best is not None
+        widths = {
+            planned.name: int(network.gives[row, choice])
+            for row, (planned, choice) in enumerate(zip(self.changing, best.picked, strict=True))
+        }
+        spans = [self._planned(planned, widths, losses) for planned in self.narrowest]
+        cost = round(best.cost) - self._saved(spans)
+        budget = Budget(self.target.metric, self.limit, self.costs.total, least, cost)
+        return NetworkPlan(plan_layers(self.sites, spans, self.config), spans, budget)
+
+    def _choices(self, planned: PlannedSpan, losses: SpanLosses) -> list[Choice]:
+        span = planned.span
+        if planned not in self.free:
+            return [_choice(planned.kept)]
+        if planned.name not in losses:
+            return [_choice(span.channels)]
+        step = math.lcm(span.groups, width_step(span, self.config))
+        counts = dict.fromkeys([*range(planned.kept, span.channels, step), span.channels])
+        return [_choice(m, float(losses[planned.name][m])) for m in counts if np.isfinite(losses[planned.name][m])]
+
+    def _planned(self, planned: PlannedSpan, widths: Mapping[str, int], losses: SpanLosses) -> PlannedSpan:
+        """A span with the channels that the answer gives it."""
+        span = planned.span
+        if planned not in self.free:
+            return planned
+        kept = widths[planned.name]
+        if kept < span.channels:
+            return PlannedSpan(span, kept, round(span.channels / kept, 3))
+        return PlannedSpan(span, kept, reason=DENSE if planned.name in losses else UNREACHED)
+
+    def _check(self, network: WidthNetwork) -> float:
+        """What the network costs at least.
+
+        Raises:
+            ArgumentError: the target is out of reach.
+        """
+        least = round(network.cheapest().cost) - self.saved
+        if not least <= self.limit < self.costs.total:
+            how = "with as few channels as spans may keep"
+            raise ArgumentError(out_of_reach(self.target, self.limit, least, self.costs.total, how))
+        return least
+
+    def _saved(self, spans: Sequence[PlannedSpan]) -> float:
+        """What fully connected layers that get a smaller rank save."""
+        reduced = [planned for planned in plan_layers(self.sites, spans, self.config) if planned.ratio is not None]
+        if not reduced:
+            return 0
+        costs = measure_costs(self.target.metric, self.model, [planned.site for planned in reduced], self.arguments)
+        return sum(costs.dense(planned.site) - costs.ghost(planned) for planned in reduced)
+
+
+def _choice(kept: int, loss: float = 0.0) -> Choice:
+    return Choice(0.0, loss, kept, kept)
