@@ -10,6 +10,7 @@ from ..graph.functions_as_modules import activation_of_function
 from ..graph.operations import called_module, is_identity_in_evaluation
 from ..graph.sums import find_sum
 from ..graph.usage import Usage
+from ..layers.convolution import as_weighted
 from ..layers.layer_classes import is_kind
 from ..layers.norm_affine import affine_of
 from .network_walk import Place
@@ -29,16 +30,16 @@ class ReaderOutput:
     block: fx.Node
 
 
-def output_of(place: Place, channels: int, usage: Usage) -> ReaderOutput:
+def output_of(place: Place, usage: Usage) -> ReaderOutput:
     """What follows a layer.
 
     Args:
         place: the call of the layer.
-        channels: outputs of the layer.
         usage: of the modules of the network.
     """
-    layer = usage.modules[place.name]
-    one = torch.ones(channels, dtype=torch.float64, device=next(layer.parameters()).device)
+    weight = as_weighted(usage.modules[place.name]).weight
+    channels = len(weight)
+    one = torch.ones(channels, dtype=torch.float64, device=weight.device)
     modules = dict(place.run.root.named_modules(remove_duplicate=False))
     norm_node = _only_user(place.node, modules)
     norm = called_module(norm_node, modules) if norm_node is not None else None

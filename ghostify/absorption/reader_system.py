@@ -58,19 +58,23 @@ class ReaderSystem:
         for group in range(self.reader.groups):
             inside = (maps // self.reader.maps == group).all(1)
             if bool(inside.any()):
-                rows = self._rows(self._maps_of(group).nonzero().flatten())
-                place = torch.full((self.unknowns,), -1).scatter(0, rows, torch.arange(len(rows)))
-                columns = place[self._rows(maps % self.reader.maps).flatten(1)]
-                rows = rows.to(self.gram.device)
-                filters = self._weighed(group, metric)
-                cross = self.gram[group] @ filters
-                power = float((filters * cross).sum())
-                columns = torch.where(inside[:, None], columns, -1)
-                if len(rows) == self.unknowns:
-                    found.append(ReaderProblem(self.gram[group], cross, power, columns, factor=self._factor[group]))
-                else:
-                    found.append(ReaderProblem(self.gram[group][rows][:, rows], cross[rows], power, columns))
+                found.append(self._problem(group, self._rows(maps % self.reader.maps).flatten(1), inside, metric))
         return found
+
+    def _problem(self, group: int, columns: Tensor, inside: Tensor, metric: Tensor) -> ReaderProblem:
+        """The regression of one group, which reads the maps ``inside`` through these columns (n, numbers of a map)."""
+        live = self._rows(self._maps_of(group).nonzero().flatten())
+        place = torch.full((self.unknowns,), -1).scatter(0, live, torch.arange(len(live)))
+        columns = torch.where(inside[:, None], place[columns], -1)
+        filters = self._weighed(group, metric)
+        gram, cross, factor = self.gram[group], self.gram[group] @ filters, self._factor[group]
+        power = float((filters * cross).sum())
+        if len(live) < self.unknowns:
+            rows = live.to(gram.device)
+            gram, cross = gram[rows][:, rows], cross[rows]
+            factor = torch.linalg.cholesky(gram)
+        problem = ReaderProblem(gram, cross, power, columns, factor=factor)
+        return _of_few(problem, inside) if 2 * columns[inside].numel() <= len(live) else problem
 
     def drop(self, maps: Tensor) -> None:
         """Note that some of the layer's maps do not stay."""
@@ -148,3 +152,21 @@ def _root(square: Tensor) -> Tensor:
         return square.clamp_min(0).sqrt()
     values, vectors = torch.linalg.eigh(square)
     return vectors * values.clamp_min(0).sqrt()
+
+
+def _of_few(problem: ReaderProblem, inside: Tensor) -> ReaderProblem:
+    """The same problem without the columns of all other maps, which stay and are fitted anew whatever goes.
+
+    By the Schur complement: the inverse of what is left of the second moments is the block of their inverse.
+    """
+    assert problem.factor is not None
+    rows = problem.columns[inside].flatten().to(problem.gram.device)
+    chosen = torch.zeros(len(problem.gram), len(rows), dtype=torch.float64, device=rows.device)
+    chosen[rows, torch.arange(len(rows), device=rows.device)] = 1
+    half = torch.linalg.solve_triangular(problem.factor, chosen, upper=False)
+    gram = torch.cholesky_inverse(torch.linalg.cholesky(half.T @ half))
+    filters = torch.cholesky_solve(problem.cross, problem.factor)[rows]
+    cross = gram @ filters
+    columns = torch.full_like(problem.columns, -1)
+    columns[inside] = torch.arange(len(rows)).view(-1, columns.shape[1])
+    return ReaderProblem(gram, cross, float((filters * cross).sum()), columns, problem.weight)

@@ -4,7 +4,7 @@ from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor, fx, nn
 
 from ..common.calls import Arguments
 from ..errors import ArgumentError
@@ -131,7 +131,7 @@ def survey_spans(
     parts = trace_layers(model) if parts is None else parts
     usage, settings = Usage(model, parts), settings or SurveySettings()
     work = _Work(usage, free, counts, channels or {}, metrics or {}, settings, on_span or (lambda name: None), len(calls))
-    NetworkWalk(model, parts, set(work.uses), work.visit, settings.memory).run(calls)
+    NetworkWalk(model, parts, set(work.uses), work, settings.memory).run(calls)
     return work.finish()
 
 
@@ -182,11 +182,15 @@ class _Work:
             for use in span.readers:
                 self.uses.setdefault(use.target, []).append((name, use))
 
+    def looks_at(self, place: Place) -> list[fx.Node]:
+        """The output of the block that a reader belongs to, where its losses are relative to that."""
+        return [] if place.name in self.metrics else [output_of(place, self.usage).block]
+
     def visit(self, place: Place) -> None:
         """Gather what a reader sees; then decide the spans of which all readers have been visited, and finish readers."""
         layer = self.usage.modules[place.name]
         reader = ReaderLayer(layer, [use for _, use in self.uses[place.name]])
-        output = output_of(place, reader.groups * reader.outputs, self.usage)
+        output = output_of(place, self.usage)
         moments = None
         source = place.node.all_input_nodes[0]
         for (inputs,) in place.run.run([source]):

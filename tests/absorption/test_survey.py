@@ -172,6 +172,54 @@ def test_spans_that_one_layer_reads_are_decided_one_after_the_other():
     assert all(float(one.elimination.losses[1]) < 1e-6 for one in alone.spans.values())
 
 
+def test_a_layer_that_reads_more_than_the_span_fits_all_of_it_anew():
+    class Joined(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.a, self.c, self.b = nn.Conv2d(3, 4, 1), nn.Conv2d(3, 12, 1), nn.Conv2d(16, 5, 1)
+
+        def forward(self, x):
+            return self.b(torch.cat([self.a(x).relu(), self.c(x).relu()], 1))
+
+    torch.manual_seed(0)
+    model = Joined().double().eval()
+    x = torch.randn(8, 3, 8, 8, dtype=torch.float64)
+    with torch.no_grad():
+        maps = torch.cat([model.a(x).relu(), model.c(x).relu()], 1).movedim(1, -1).flatten(0, -2)
+        maps = maps - maps.mean(0)
+        wanted = maps @ model.b.weight.flatten(1).T
+    ridge = (1e-3 * maps.square().mean() * len(maps)).sqrt() * torch.eye(16, dtype=torch.float64)
+    survey = survey_spans(model, free_spans(model), calls_of(x), settings=SurveySettings(ridge=1e-3))
+    pull = torch.cat([wanted, ridge @ model.b.weight.detach().flatten(1).T])
+    for count in (3, 2, 1):
+        kept = [*survey.spans["a"].elimination.kept(count).tolist(), *range(4, 16)]
+        design = torch.cat([maps, ridge])[:, kept]
+        left = pull - design @ torch.linalg.lstsq(design, pull).solution
+        loss = float(left.square().sum() / wanted.square().sum())
+        assert float(survey.spans["a"].elimination.losses[count]) == pytest.approx(loss, rel=1e-8)
+
+
+def test_what_an_earlier_layer_ran_ahead_of_is_still_there():
+    class Block(nn.Module):
+        """The shortcut's layer comes first, and the output of its block needs all other layers."""
+
+        def __init__(self):
+            super().__init__()
+            self.stem, self.shortcut = nn.Conv2d(3, 6, 1), nn.Conv2d(6, 4, 1)
+            self.a, self.b, self.c = nn.Conv2d(6, 6, 1), nn.Conv2d(6, 6, 3, padding=1), nn.Conv2d(6, 4, 1)
+
+        def forward(self, x):
+            x = self.stem(x).relu()
+            shortcut = self.shortcut(x)
+            x = self.b(self.a(x).relu().tanh()).relu().tanh()
+            return (shortcut + self.c(x)).relu()
+
+    torch.manual_seed(0)
+    model = Block().eval()
+    survey = survey_spans(model, free_spans(model), calls_of(*torch.randn(2, 4, 3, 6, 6)))
+    assert set(survey.spans) == {"stem", "a", "b"}
+
+
 @pytest.mark.parametrize(
     ("counts", "message"),
     [({"nothing": 1}, "first maker of no span"), ({"a": 0}, "keep 1 to 6"), ({"a": 7}, "not 7"), ({"b": 2}, "an output")],
