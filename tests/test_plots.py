@@ -7,6 +7,7 @@ from helpers.networks import Residual, randomize
 
 import ghostify
 from ghostify.plots import plot_maps
+from ghostify.students.conversion_recipe import recipe_of
 
 mpl.use("Agg")
 
@@ -45,3 +46,36 @@ def test_pointwise_ghosts_and_bad_input():
         plot_maps(student, "conv1", [[1, 2]])
     with pytest.raises(ghostify.ArgumentError):
         plot_maps(student, "conv1", torch.randn(1, 4, 8, 8))
+
+
+def test_absorbed_maps_stand_below_those_that_stay_as_the_original_computes_them():
+    torch.manual_seed(0)
+    teacher, image = randomize(Residual(16)), torch.randn(3, 8, 8)
+    student = ghostify.convert(teacher, 2, cheap="absorbed")
+    kept = set(recipe_of(student).narrowed[0].kept)
+    with torch.no_grad():
+        networks = (teacher.eval(), student.eval())
+        maps, own = (net.bn1(net.conv1(net.act(net.stem(image[None]))))[0] for net in networks)
+    alone = plot_maps(student, "conv1", image)
+    assert "8 of 16 maps" in alone.get_suptitle()
+    assert [int(ax.get_title()) for ax in alone.axes] == sorted(kept)
+    for ax, drawn in zip(alone.axes, own, strict=True):
+        torch.testing.assert_close(torch.as_tensor(ax.images[0].get_array()), drawn)
+    both = plot_maps(student, "conv1", image, original=teacher)
+    assert "conv2 absorbs below" in both.get_suptitle()
+    assert {int(ax.get_title()) for ax in both.axes[8:]} == set(range(16)) - kept
+    for ax in both.axes[8:]:
+        torch.testing.assert_close(torch.as_tensor(ax.images[0].get_array()), maps[int(ax.get_title())])
+
+
+def test_absorbed_maps_and_bad_input():
+    teacher, image = randomize(Residual(16)), torch.randn(3, 8, 8)
+    student = ghostify.convert(teacher, 2, cheap="absorbed")
+    with pytest.raises(ghostify.ArgumentError, match="no layer of this network whose maps are partly absorbed; it has conv1"):
+        plot_maps(student, "conv2", image)
+    with pytest.raises(ghostify.ArgumentError, match="no Ghost modules and no absorbed maps: convert it first"):
+        plot_maps(teacher, "conv1", image)
+    with pytest.raises(ghostify.ArgumentError, match="original makes 8 maps at 'conv1', not 16"):
+        plot_maps(student, "conv1", image, original=student)
+    with pytest.raises(ghostify.ArgumentError, match="original Linear has no layer 'bn1'"):
+        plot_maps(student, "conv1", image, original=torch.nn.Linear(1, 1))

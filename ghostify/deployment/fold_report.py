@@ -64,7 +64,7 @@ class FoldReport(ReportBase):
             reasons = "".join(f"; {count} left: {reason}" for reason, count in left.most_common(3))
             if parts:
                 lines.append(f"{kind:14s}{len(parts) - sum(left.values())} of {len(parts)} folded{reasons}")
-        return "\n".join(lines)
+        return "\n".join(lines) or "nothing to fold: no norm, no Ghost module, no identity"
 
     def _records(self) -> Sequence[Mapping[str, object]]:
         return [asdict(part) for part in self.parts]

@@ -4,6 +4,7 @@ import pytest
 import torch
 from helpers.folding import assert_same, left, student_of
 from helpers.networks import randomize
+from helpers.scenes import detector
 from torch import nn
 
 import ghostify
@@ -185,3 +186,13 @@ def test_maps_whose_new_size_is_that_of_others_keep_their_order():
     folded = ghostify.fold(student)
     assert_same(student, folded)
     assert "first" not in left(folded, "channel order")
+
+
+def test_a_pyramid_whose_maps_take_the_size_of_larger_ones_has_one_order():
+    student = student_of(detector("retinanet"), "pointwise").double()
+    folded = ghostify.fold(student)
+    images = torch.rand(1, 3, 96, 112).double()
+    with torch.no_grad():
+        for wanted, given in zip(student.backbone(images).values(), folded.backbone(images).values(), strict=True):
+            torch.testing.assert_close(given, wanted, rtol=1e-6, atol=1e-6 * float(wanted.abs().max()))
+    assert [name for name in left(folded, "channel order") if "inner_blocks" in name] == ["backbone.fpn.inner_blocks.0.0"]
