@@ -6,10 +6,12 @@ import json
 
 import pytest
 import torch
+from helpers.absorption import absorbed, calls_of, free_spans
 from helpers.networks import Residual, randomize
 
 import ghostify
 from ghostify import Recipe
+from ghostify.absorption.survey import survey_spans
 from ghostify.deployment.runtimes import RUNTIMES
 
 pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU")
@@ -54,6 +56,19 @@ def test_calibration(teacher, images, method):
     with torch.no_grad():
         wanted = teacher(images)
     assert abs(_apart(outputs[0], wanted) - _apart(outputs[1], wanted)) < 0.05
+
+
+def test_a_survey_and_what_it_absorbs(teacher, images):
+    spans = free_spans(teacher)
+    kept, weights = [], []
+    for device in ("cpu", "cuda"):
+        model = copy.deepcopy(teacher).to(device)
+        survey = survey_spans(model, spans, calls_of(*images.to(device).split(64)), {span.makers[0]: 20 for span in spans})
+        assert _devices(absorbed(model, survey)) == {device}
+        kept.append({name: one.kept.tolist() for name, one in survey.spans.items()})
+        weights.append(survey.readers["conv2"].weight)
+    assert kept[0] == kept[1]
+    assert _apart(weights[1], weights[0]) < 1e-3
 
 
 def test_images_on_the_cpu_find_their_way(teacher, images):

@@ -7,8 +7,11 @@ from helpers.networks import Residual, randomize
 from torch import nn
 
 from ghostify import ArgumentError
+from ghostify.absorption.reader_layer import ReaderLayer
+from ghostify.absorption.reader_moments import ReaderMoments
 from ghostify.absorption.survey import SurveySettings, survey_spans
 from ghostify.graph.network_spans import find_network_spans
+from ghostify.graph.spans import SpanUse
 
 
 class Small(nn.Module):
@@ -120,6 +123,17 @@ def test_batches_spilled_values_and_counts_change_nothing():
     counted = survey_spans(model, spans, calls_of(x), {"conv1": 7}).spans["conv1"]
     assert counted.kept.tolist() == whole.kept(7).tolist()
     torch.testing.assert_close(counted.elimination.losses[7:], whole.losses[7:])
+
+
+def test_what_is_held_of_the_images_does_not_grow_with_their_number():
+    reader = ReaderLayer(nn.Conv2d(4, 5, 3), [SpanUse("reader")])
+    sizes = []
+    for batches in (1, 20):
+        moments = ReaderMoments(reader, 8 * batches, 0, True)
+        for _ in range(batches):
+            moments.add(torch.randn(8, 4, 9, 9))
+        sizes.append(sum(value.numel() for value in vars(moments).values() if isinstance(value, torch.Tensor)))
+    assert sizes[0] == sizes[1] < 2 * 36**2
 
 
 class Loop(nn.Module):
