@@ -27,7 +27,7 @@ SensitivityFile = Annotated[Path | None, typer.Option("--sensitivity", help="Wha
 
 DwSize = Annotated[int, typer.Option(help="Kernel size of the depthwise cheap operation: 1, 3, 5 or 7.")]
 
-Cheap = Annotated[str, typer.Option(help="depthwise, pointwise or auto.")]
+Cheap = Annotated[str, typer.Option(help="depthwise, pointwise, auto, or absorbed: plain narrower layers.")]
 
 Ratios = Annotated[
     list[str] | None,

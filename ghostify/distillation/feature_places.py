@@ -13,7 +13,7 @@ from ..students.conversion_recipe import recipe_of
 
 def find_places(student: nn.Module, teacher: nn.Module, run: Callable[[nn.Module], object]) -> list[str]:
     """Find the modules of the student whose outputs can be compared with those of the teacher's modules of the same name: the
-    block of each converted convolution, or the convolution's own site where that is no block, as in a plain stack of layers.
+    block of each convolution that was converted or narrowed, or the convolution's own site where that is no block, as in a plain stack of layers.
 
     Args:
         student: what :func:`ghostify.convert` made; another network has no such places.
@@ -40,7 +40,7 @@ def _candidates(student: nn.Module) -> list[str]:
     recipe = recipe_of(student)
     names: dict[str, None] = {}
     for record in recipe.sites if recipe else ():
-        if record.converted and record.kind == "conv":
+        if (record.converted or record.absorbed) and record.kind == "conv":
             parent = record.name.rpartition(".")[0]
             stack = parent == "" or isinstance(student.get_submodule(parent), (nn.Sequential, nn.ModuleList, nn.ModuleDict))
             names[(record.act or record.norm or record.name) if stack else parent] = None
