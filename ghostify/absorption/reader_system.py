@@ -13,6 +13,7 @@ from .reader_moments import ReaderMoments
 from .regression import Ridge
 
 CONSTANT = 1e-12  # share of the mean variance below which a value of a patch is constant
+FEW_SAMPLES = 1000  # for each unknown, below which the ridge grows: a classifier sees one of an image, and would fit noise
 OUTPUTS_AT_ONCE = 1 << 22  # numbers of the filters that are solved for in one go
 
 
@@ -23,7 +24,7 @@ class ReaderSystem:
 
     Args:
         moments: of what the layer reads.
-        ridge: relative to the mean variance; more where there are fewer samples than unknowns.
+        ridge: relative to the mean variance; more where there are few samples to an unknown.
 
     Attributes:
         reader: the layer.
@@ -40,7 +41,7 @@ class ReaderSystem:
         variance = self.gram.diagonal(dim1=1, dim2=2)
         scale = variance.mean(1)
         self._constant = variance <= CONSTANT * torch.maximum(scale[:, None], moments.mean().square().amax(1))
-        strength = ridge * max(1.0, self.unknowns / moments.samples) * scale
+        strength = ridge * max(1.0, FEW_SAMPLES * self.unknowns / moments.samples) * scale
         strength = torch.where(self._constant.all(1), 1.0, strength)
         ridges = Ridge(self.gram, strength[:, None, None])  # adds the strength to the moments, and more where they need it
         self._factor = ridges.factor

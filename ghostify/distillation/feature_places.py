@@ -12,8 +12,10 @@ from ..students.conversion_recipe import recipe_of
 
 
 def find_places(student: nn.Module, teacher: nn.Module, run: Callable[[nn.Module], object]) -> list[str]:
-    """Find the modules of the student whose outputs can be compared with those of the teacher's modules of the same name: the
-    block of each convolution that was converted or narrowed, or the convolution's own site where that is no block, as in a plain stack of layers.
+    """Find the modules of the student whose outputs can be compared with those of the teacher's modules of the same name.
+
+    They are the block of each convolution that was converted or narrowed, or the convolution's own site where that is no block,
+    as in a plain stack of layers.
 
     Args:
         student: what :func:`ghostify.convert` made; another network has no such places.

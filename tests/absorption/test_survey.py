@@ -9,6 +9,7 @@ from torch import nn
 from ghostify import ArgumentError
 from ghostify.absorption.reader_layer import ReaderLayer
 from ghostify.absorption.reader_moments import ReaderMoments
+from ghostify.absorption.reader_system import FEW_SAMPLES
 from ghostify.absorption.survey import SurveySettings, survey_spans
 from ghostify.graph.network_spans import find_network_spans
 from ghostify.graph.spans import SpanUse
@@ -38,7 +39,7 @@ def lstsq(model, x, kept, ridge, intercept):
         filters = model.b.weight.flatten(1).T
         if intercept:
             patches = patches - patches.mean(0)
-        strength = ridge * patches.square().mean()
+        strength = ridge * max(1, FEW_SAMPLES * patches.shape[1] / len(patches)) * patches.square().mean()
         rows = (torch.tensor(kept)[:, None] * 9 + torch.arange(9)).flatten()
         pull = (strength * len(patches)).sqrt() * torch.eye(54, dtype=torch.float64)
         design, wanted = torch.cat([patches, pull]), torch.cat([patches @ filters, pull @ filters])
@@ -202,7 +203,8 @@ def test_a_layer_that_reads_more_than_the_span_fits_all_of_it_anew():
         maps = torch.cat([model.a(x).relu(), model.c(x).relu()], 1).movedim(1, -1).flatten(0, -2)
         maps = maps - maps.mean(0)
         wanted = maps @ model.b.weight.flatten(1).T
-    ridge = (1e-3 * maps.square().mean() * len(maps)).sqrt() * torch.eye(16, dtype=torch.float64)
+    few = max(1, FEW_SAMPLES * 16 / len(maps))
+    ridge = (few * 1e-3 * maps.square().mean() * len(maps)).sqrt() * torch.eye(16, dtype=torch.float64)
     survey = survey_spans(model, free_spans(model), calls_of(x), settings=SurveySettings(ridge=1e-3))
     pull = torch.cat([wanted, ridge @ model.b.weight.detach().flatten(1).T])
     for count in (3, 2, 1):
