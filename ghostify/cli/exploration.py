@@ -34,6 +34,9 @@ def sensitivity(
     out: Annotated[Path, typer.Option(help="JSON file to write; what stands there already is not measured again.")],
     network: Annotated[NetworkOptions, Group()],
     ratios: Annotated[str, typer.Option(help="To be tried, with commas between them.")] = "1.5,2,3,4",
+    method: Annotated[
+        str, typer.Option(help="site_by_site, for Ghost modules; or one_pass, for absorbed ghosts.")
+    ] = "site_by_site",
     dw_size: DwSize = 3,
     cheap: Cheap = "auto",
     max_images: MostImages = 64,
@@ -57,6 +60,7 @@ def sensitivity(
         original.eval(),
         images,
         parse_numbers("--ratios", ratios),
+        method=method,
         cheap=cheap,
         dw_size=dw_size,
         max_images=max_images,

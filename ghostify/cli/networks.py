@@ -85,7 +85,10 @@ def make_student(
         settings["example_input"] = parse_shape(options.input)
         if options.sensitivity is None and images is not None:
             convert(network, options.ratio, **settings)  # what can't be done is said before the work
-            settings["sensitivity"] = _measure_sites(network, images, options)
+            if options.cheap == "absorbed":
+                settings |= {"images": images, "progress": sys.stderr.isatty()}
+            else:
+                settings["sensitivity"] = _measure_sites(network, images, options)
     if options.sensitivity is not None:
         settings["sensitivity"] = options.sensitivity
     if options.only_if_faster is not None:

@@ -40,17 +40,19 @@ class SiteSensitivity:
 
 
 @dataclass(frozen=True)
-class SpanSensitivity:
-    """What a span loses, all others as they were; the narrowed span's readers are fitted anew.
+class LossCurve:
+    """What a span loses at every number of channels, all others as they were and its readers fitted anew.
 
     Attributes:
         name: qualified name of the first layer that makes its maps.
+        cheap: ``"absorbed"``.
         channels: how many it has.
         counts: numbers of channels that may stay, in increasing order.
         losses: squared error of what its readers give when so many stay, relative to the variance of their blocks' outputs.
     """
 
     name: str
+    cheap: str
     channels: int
     counts: tuple[int, ...]
     losses: tuple[float, ...]
@@ -80,7 +82,7 @@ class Sensitivity(ReportBase):
         header: model, images and settings.
         rows: sites, or spans by the layers that make them, in execution order, ratios in increasing order.
         top1: share of the same images that the original gets right; None without labels.
-        spans: what spans lose at every number of channels, where they were measured by one pass.
+        curves: what spans lose at every number of channels, where they were measured by one pass.
     """
 
     indent = 1
@@ -88,7 +90,7 @@ class Sensitivity(ReportBase):
     header: Header
     rows: tuple[SiteSensitivity, ...]
     top1: float | None = None
-    spans: tuple[SpanSensitivity, ...] = ()
+    curves: tuple[LossCurve, ...] = ()
 
     @property
     def sites(self) -> list[str]:
@@ -123,7 +125,7 @@ class Sensitivity(ReportBase):
             cells,
             sites,
             [f"{ratio:g}" for ratio in ratios],
-            title=f"{self.header.model}: {METRICS[metric]}, one site at a time",
+            title=f"{self.header.model}: {METRICS[metric]}, one {'span' if self.curves else 'site'} at a time",
             label=METRICS[metric],
             logarithmic=metric == "kl",
             low_is_dark=metric == "top1",
@@ -151,7 +153,7 @@ class Sensitivity(ReportBase):
                 raise ValueError("of another version of ghostify")
             header = Header(**{**data["header"], "ratios": tuple(data["header"]["ratios"])})
             rows = tuple(SiteSensitivity(**row) for row in data["rows"])
-            return cls(header, rows, data["top1"], tuple(map(_read_span, data.get("spans", ()))))
+            return cls(header, rows, data["top1"], tuple(map(_read_curve, data.get("curves", ()))))
         except OSError as error:
             raise ArgumentError(f"sensitivity {str(path)!r} can't be read: {error.strerror}") from error
         except (ValueError, TypeError, KeyError, AttributeError) as error:
@@ -160,10 +162,10 @@ class Sensitivity(ReportBase):
 
     def summary(self) -> str:
         """The totals in a few lines."""
-        what = f"{len(self.spans)} spans in one pass" if self.spans else f"{len(self.sites)} sites"
+        what = f"{len(self.curves)} spans in one pass" if self.curves else f"{len(self.sites)} sites"
         lines = [f"{self.header.model}: {what}, {self.header.images} images, cheap={self.header.cheap!r}"]
         lines = lines + ([f"top-1 of the original on them {self.top1:.2%}"] if self.top1 is not None else [])
-        if self.rows and not self.spans and all(row.kl is None for row in self.rows):
+        if self.rows and not self.curves and all(row.kl is None for row in self.rows):
             lines.append("no class scores in what the model returns: relative errors of the sites instead of divergences")
         return "\n".join(lines)
 
@@ -198,17 +200,17 @@ class Sensitivity(ReportBase):
         return replace(self, rows=tuple(merged))
 
 
-def _read_span(data: Mapping[str, Any]) -> SpanSensitivity:
-    """A span from plain data.
+def _read_curve(data: Mapping[str, Any]) -> LossCurve:
+    """A curve from plain data.
 
     Raises:
         ValueError: counts and losses that do not belong together, which a damaged file may hold.
     """
-    span = SpanSensitivity(**{**data, "counts": tuple(data["counts"]), "losses": tuple(map(float, data["losses"]))})
-    in_order = all(a < b for a, b in zip(span.counts, span.counts[1:], strict=False))
-    if not span.counts or len(span.counts) != len(span.losses) or not in_order or span.counts[-1] != span.channels:
-        raise ValueError(f"the span {span.name!r} has counts that are not in order, or not as many losses")
-    return span
+    curve = LossCurve(**{**data, "counts": tuple(data["counts"]), "losses": tuple(map(float, data["losses"]))})
+    in_order = all(a < b for a, b in zip(curve.counts, curve.counts[1:], strict=False))
+    if len(curve.counts) != len(curve.losses) or not in_order or curve.counts[-1:] != (curve.channels,) or curve.counts[0] < 0:
+        raise ValueError(f"the losses of {curve.name!r} do not go with its channels")
+    return curve
 
 
 def check_header(table: Sensitivity, wanted: Header, path: Path) -> None:

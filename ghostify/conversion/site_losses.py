@@ -57,6 +57,8 @@ class MeasuredLosses:
     def __init__(self, sensitivity: Sensitivity, config: GhostConfig, model: nn.Module):
         header = sensitivity.header
         check_weights(sensitivity, model)
+        if sensitivity.curves:
+            raise ArgumentError("sensitivity was measured in one pass, which goes with cheap='absorbed'")
         for name in ("cheap", "dw_size"):
             measured, setting = getattr(header, name), getattr(config, name)
             if measured != setting:

@@ -118,7 +118,7 @@ def _losses(
         if on_meta(model):
             raise ArgumentError("target needs a model that has weights to go by; this one is on the meta device")
         return losses_by_weights(model, spans, sites)
-    if not goal.sensitivity.spans:
+    if not goal.sensitivity.curves:
         raise ArgumentError("sensitivity was measured site by site, with Ghost modules: measure it with method='one_pass'")
     check_weights(goal.sensitivity, model)
     return losses_of_table(goal.sensitivity)

@@ -45,9 +45,9 @@ def losses_by_weights(model: nn.Module, spans: Sequence[Span], sites: Sequence[S
 
 def losses_of_table(table: Sensitivity) -> SpanLosses:
     """The losses that a sensitivity of one pass holds."""
-    curves = {}
-    for span in table.spans:
-        losses = np.full(span.channels + 1, np.inf)
-        losses[list(span.counts)] = span.losses
-        curves[span.name] = completed(losses)
-    return curves
+    known = {}
+    for curve in table.curves:
+        losses = np.full(curve.channels + 1, np.inf)
+        losses[list(curve.counts)] = curve.losses
+        known[curve.name] = completed(losses)
+    return known

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from ..common.calls import Arguments
-from ..common.checks import check_model, whole_number
+from ..common.checks import check_choice, check_model, whole_number
 from ..common.copying import channels_last, copy_swapped
 from ..common.parallel import Engine, run_parallel
 from ..common.progress import site_bar
@@ -24,6 +24,7 @@ from ..inputs.image_range import range_warning
 from ..inputs.images import ImageData, as_calls, peek
 from ..losses import main_output
 from ..tasks.task import Outputs
+from .one_pass import measure_in_one_pass
 from .score_comparison import ScoreComparison
 from .site_scan import Plans, SiteScan
 
@@ -33,6 +34,7 @@ def sensitivity(
     images: ImageData,
     ratios: Sequence[float] = (1.5, 2, 3, 4),
     *,
+    method: str = "site_by_site",
     cheap: str = "auto",
     dw_size: int = 3,
     labels: object = None,
@@ -48,22 +50,25 @@ def sensitivity(
 ) -> Sensitivity:
     """Measure what each site loses at each ratio, while all others stay as they are.
 
-    Each site in turn is replaced by a Ghost module that is fitted in closed form to the images, and the network is run to
-    its end. The result tells which sites bear much and which little; ``convert(model, target=..., sensitivity=...)``
-    gives each its ratio by it.
+    Site by site, each in turn is replaced by a Ghost module that is fitted in closed form to the images, and the network is run
+    to its end. In one pass, the images are run through the original once, and regressions tell what each span loses at every
+    number of its maps when its readers absorb the others: in about the time of one calibration, for ``cheap="absorbed"``.
+    ``convert(model, target=..., sensitivity=...)`` gives each site, or span, its ratio by the result.
 
     Args:
         model: the original network; it is not changed.
         images: as for :func:`ghostify.calibrate`.
-        ratios: to be tried, each above 1.
-        cheap, dw_size: as for :func:`ghostify.convert`, and to be the same there.
-        labels: (N,) classes of the images, for a top-1 as well.
+        ratios: to be tried, each above 1; of one pass those that the table shows, while it knows them all.
+        method: ``"site_by_site"``, for Ghost modules; or ``"one_pass"``, for absorbed ghosts.
+        cheap, dw_size: as for :func:`ghostify.convert`, and to be the same there. One pass leaves ``cheap`` as it is, or takes
+            ``"absorbed"``, which means the same.
+        labels: (N,) classes of the images, for a top-1 as well; site by site.
         max_images: images beyond this many are not read.
         batch_size: images at a time.
         outputs: from what the model returns to its class scores, in a list; see :func:`ghostify.losses.main_output`.
         out: a JSON file that is written after each site. If it is there already, only what it lacks is measured: sites after an
             interruption, or further ratios.
-        workers: processes, each with its share of the sites and of the machine's threads.
+        workers: processes, each with its share of the sites and of the machine's threads; site by site.
         engine: ``"local"``, or ``"ray"`` for tasks on a Ray cluster, as many at a time as it has room for with ``workers=1``.
         address: of the Ray cluster; None for the one this machine belongs to.
         seed: of the positions that wide layers sample.
@@ -71,7 +76,8 @@ def sensitivity(
 
     Returns:
         For each site and ratio: the relative error of the site's output; the Kullback-Leibler divergence of the model's
-        class probabilities, in nats, mean over images (None for a model without class scores); and top-1.
+        class probabilities, in nats, mean over images (None for a model without class scores); and top-1. Of one pass for each
+        span and ratio the error of what its readers give, relative to the variance of the outputs of their blocks.
 
     Raises:
         ArgumentError, ArgumentTypeError: a setting or an image that can't be used, or ``out`` holds another measurement.
@@ -84,11 +90,16 @@ def sensitivity(
     if not isinstance(model, nn.Module):
         raise ArgumentTypeError(f"model must be a torch.nn.Module, not {type(model).__name__}")
     check_model(model)
+    check_choice("method", method, ("site_by_site", "one_pass"))
     where = Engine(engine, workers, address=address if engine == "ray" else None)
     max_images, batch_size = whole_number("max_images", max_images, 1), whole_number("batch_size", batch_size, 1)
-    seed = whole_number("seed", seed, 0) % 2**32
-    ratios = _sorted_ratios(ratios)
-    plans = _make_plans(model, ratios, cheap, dw_size)
+    ratios, path = _sorted_ratios(ratios), None if out is None else Path(out)
+    config = GhostConfig(max(ratios), dw_size, cheap, seed=whole_number("seed", seed, 0) % 2**32)
+    if method == "one_pass":
+        if labels is not None or not where.is_this_process:
+            raise ArgumentError("labels, workers and engine go with method='site_by_site'")
+        return measure_in_one_pass(model, images, config, ratios, max_images, batch_size, path, progress)
+    plans = _make_plans(model, ratios, config)
     with without_caller_modes(next(model.parameters()).device), torch.no_grad():
         original = channels_last(copy_swapped(model, {})).eval()
         first, batches = peek(as_calls(images, original, max_images, batch_size))
@@ -97,21 +108,11 @@ def sensitivity(
             warnings.warn(warning, stacklevel=2)
         calls = [(tuple(map(channels_last, args)), kwargs) for args, kwargs in batches]
         comparison = ScoreComparison(original, calls, outputs, _labels_of(calls, labels))
-        header = _header(type(model).__name__, comparison, GhostConfig(max(ratios), dw_size, cheap, seed=seed), ratios)
-        table = Sensitivity(header, (), comparison.original_top1())
-        path = None if out is None else Path(out)
+        table = Sensitivity(_header(type(model).__name__, comparison, config, ratios), (), comparison.original_top1())
         if path is not None and path.exists():
-            table = _read_table(path, header)
-        missing = _missing_from(table, plans)
-        with site_bar("measuring", len(plans), progress) as advance:
-            for name in plans.keys() - missing.keys():
-                advance(name)
-            for rows in _measure(SiteScan(comparison, missing, cheap == "auto", seed), where):
-                table = table.with_rows(rows, list(plans))
-                if path is not None:
-                    table.save(path)
-                advance(rows[0].name)
-    return table
+            table = _read_table(path, table.header)
+        scan = SiteScan(comparison, _missing_from(table, plans), cheap == "auto", config.seed)
+        return _completed(table, plans, scan, where, path, progress)
 
 
 def _sorted_ratios(ratios: Iterable[float]) -> tuple[float, ...]:
@@ -125,21 +126,23 @@ def _sorted_ratios(ratios: Iterable[float]) -> tuple[float, ...]:
     return numbers
 
 
-def _make_plans(model: nn.Module, ratios: Sequence[float], cheap: str, dw_size: int) -> Plans:
+def _make_plans(model: nn.Module, ratios: Sequence[float], config: GhostConfig) -> Plans:
     """Sites in execution order, and what becomes of each at each ratio.
 
     Raises:
+        ArgumentError: ghosts that are absorbed stand at no site.
         UnsupportedModelError: no site can be converted at any of the ratios.
     """
+    if config.cheap == "absorbed":
+        raise ArgumentError("cheap='absorbed' goes with method='one_pass'")
     sites = find_sites(model)
     plans: Plans = {}
     for ratio in ratios:
-        for planned in make_plan(sites, GhostConfig(ratio, dw_size, cheap)):
+        for planned in make_plan(sites, replace(config, ratio=ratio)):
             if planned.ratio is not None:
                 plans.setdefault(planned.site.name, {})[ratio] = planned
     if not plans:
-        reasons = [planned.reason for planned in make_plan(sites, GhostConfig(max(ratios), dw_size, cheap))]
-        raise UnsupportedModelError(nothing_to_convert(model, reasons))
+        raise UnsupportedModelError(nothing_to_convert(model, [planned.reason for planned in make_plan(sites, config)]))
     return {site.name: plans[site.name] for site in sites if site.name in plans}
 
 
@@ -193,6 +196,21 @@ def _read_table(path: Path, header: Header) -> Sensitivity:
     table = Sensitivity.load(path)
     check_header(table, header, path)
     return replace(table, header=replace(header, ratios=tuple(sorted({*table.header.ratios, *header.ratios}))))
+
+
+def _completed(
+    table: Sensitivity, plans: Plans, scan: SiteScan, engine: Engine, path: Path | None, progress: bool
+) -> Sensitivity:
+    """The table with the rows that the scan measures, written after each site."""
+    with site_bar("measuring", len(plans), progress) as advance:
+        for name in plans.keys() - scan.plans.keys():
+            advance(name)
+        for rows in _measure(scan, engine):
+            table = table.with_rows(rows, list(plans))
+            if path is not None:
+                table.save(path)
+            advance(rows[0].name)
+    return table
 
 
 def _missing_from(table: Sensitivity, plans: Plans) -> Plans:

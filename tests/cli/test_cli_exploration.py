@@ -38,6 +38,31 @@ def test_a_target_is_shared_out_by_a_sensitivity(monkeypatch, capsys, folder):
     assert {name: p.shape for name, p in student.named_parameters()} == {n: p.shape for n, p in wanted.named_parameters()}
 
 
+def test_absorbed_ghosts_are_shared_out_by_one_pass(monkeypatch, capsys, folder):
+    torch.manual_seed(0)
+    teacher = randomize(Residual(32))
+    save_file(teacher.state_dict(), folder / "w.safetensors")
+    np.save(folder / "few.npy", torch.randn(12, 3, 12, 12).numpy())
+    (folder / "absorbed_residual.py").write_text(
+        "from helpers.networks import Residual\n\ndef build():\n    return Residual(32)\n"
+    )
+    model, images = ["--factory", "absorbed_residual:build", "--weights", "w.safetensors"], ["--images", "few.npy"]
+    code, out, _ = run(monkeypatch, capsys, "sensitivity", *model, *images, "--method", "one_pass", "--out", "found.json")
+    assert code == 0
+    assert "1 spans in one pass, 12 images" in out
+    target = ["--target", "flops=0.7", "--input", "1x3x12x12", "--cheap", "absorbed"]
+    by_table = ["convert", *model, *target, "--sensitivity", "found.json"]
+    by_images = ["calibrate", *model, *target, *images]
+    shapes = []
+    for number, command in enumerate((by_table, by_images)):
+        code, out, _ = run(monkeypatch, capsys, *command, "--out", f"{number}.safetensors")
+        assert code == 0
+        student = ghostify.load(folder / f"{number}.safetensors", factory=teacher)
+        shapes.append({name: parameter.shape for name, parameter in student.named_parameters()})
+    assert shapes[0] == shapes[1]
+    assert shapes[0]["conv1.weight"][0] < 32
+
+
 SWEEP = """
 factory: swept_residual:build
 weights: w.safetensors
