@@ -154,6 +154,16 @@ def _measure_sites(data: SweepData, trials: Sequence[Trial], engine: Engine, pro
         if trial.settings.get("target") is None or key in paths:
             continue
         paths[key] = data.out / f"sensitivity_{fingerprint(key.model)}_{key.cheap}_{key.dw_size}.json"
+        if key.cheap == "absorbed":
+            sensitivity(
+                data.model(key.model),
+                data.images,
+                method="one_pass",
+                max_images=MEASURED_IMAGES,
+                out=paths[key],
+                progress=progress,
+            )
+            continue
         sensitivity(
             data.model(key.model),
             data.images,

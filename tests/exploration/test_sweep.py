@@ -81,3 +81,12 @@ def test_trial_names_differ_and_stay():
     trials = make_trials({"ratio": [1.5, 2, np.float64(3)], "ratios": [{"a": 2}, {"a": None}], "cheap": ["auto"]}, ["m"])
     assert len({trial.name for trial in trials}) == 7
     assert all(Trial(json.loads(json.dumps(trial.settings))).name == trial.name for trial in trials)
+
+
+def test_targets_of_absorbed_ghosts_go_by_one_pass(parts, tmp_path):
+    grid = {"target": [{"flops": 0.7}], "cheap": ["absorbed"], "method": ["none", "least_squares"]}
+    found = sweep_of(parts, tmp_path, grid)
+    assert not found.failed
+    assert [0.4 < result.flops_share <= 0.7 for result in found.results[1:]] == [True, True]
+    (file,) = tmp_path.glob("sensitivity_*.json")
+    assert [curve.name for curve in ghostify.Sensitivity.load(file).curves] == ["conv1"]
