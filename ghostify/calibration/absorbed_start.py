@@ -14,7 +14,9 @@ from ..graph.find_sites import find_sites
 from ..graph.sites import DEPTHWISE, Site
 from ..layers.convolution import Convolution
 from ..students.conversion_recipe import ConversionRecipe, SpanRecord
+from ..students.replay import planned_as
 from ..surgery.narrowing import NarrowedSpan, channels_of, copied_layers, layers_around, others
+from ..surgery.swap import make_swaps
 
 
 @dataclass(frozen=True)
@@ -80,10 +82,16 @@ def absorbed_start(
     modules = dict(teacher.named_modules())
     layers = copied_layers(absorb(modules, narrowed, readers))
     slim = copy_swapped(teacher, {modules[name]: layer for name, layer in layers.items()})
-    work = {student.get_submodule(name): copied for name, copied in copied_layers(layers).items() if name not in untouched}
+    sites = {site.name: site for site in find_sites(slim)}
+    swaps = copied_layers(layers) | _ghosts_among(layers, sites, recipe)
+    work = {  # a norm that a Ghost module has taken in stands nowhere else
+        student.get_submodule(name): layer
+        for name, layer in swaps.items()
+        if name not in untouched and not isinstance(layer, nn.Identity)
+    }
     return AbsorbedStart(
         student=copy_swapped(student, work),
-        sites={site.name: site for site in find_sites(slim)},
+        sites=sites,
         kept=_kept_outputs(narrowed, modules),
         narrower=frozenset(layer for one in narrowed for layer in layers_around(one.span)),
         readers=frozenset(use.target for one in narrowed for use in one.span.readers),
@@ -91,6 +99,18 @@ def absorbed_start(
         if unseen
         else (),
     )
+
+
+def _ghosts_among(layers: Collection[str], sites: Mapping[str, Site], recipe: ConversionRecipe) -> dict[str, nn.Module]:
+    """Qualified name -> new layer, for what Ghost modules replace, of those Ghost modules that are made of narrowed layers.
+
+    Args:
+        layers: the names of the layers that got narrower.
+        sites: the sites of the narrowed original, by name.
+        recipe: the student's.
+    """
+    records = [record for record in recipe.sites if record.converted and record.name in layers]
+    return make_swaps([planned_as(record, sites[record.name]) for record in records])
 
 
 def _kept(one: SurveyedSpan) -> Tensor:

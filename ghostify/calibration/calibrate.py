@@ -127,7 +127,8 @@ def _prepared(
     """A calibration whose models and first batch are checked, to be run before the block ends."""
     start = time.perf_counter()
     pair = check_pair(student, teacher)
-    settings = replace(settings, auto=pair.recipe.config.get("cheap") == "auto")
+    mixed = bool(pair.recipe.spans) and "budget" in pair.recipe.config  # operations were chosen with the widths, by images
+    settings = replace(settings, auto=pair.recipe.config.get("cheap") == "auto" and not mixed)
     with without_caller_modes(next(teacher.parameters()).device):
         original = copy_shared(teacher).eval()
         first, calls = peek(as_calls(images, original, counts.max_images, counts.batch_size))

@@ -66,11 +66,13 @@ def convert(
             sum of what each site takes on this machine. Each site gets a ratio of its own such that little is lost.
         sensitivity: what :func:`ghostify.sensitivity` found, or its file, for ``target`` to go by; far better than the guess
             from the weights that is made without. For ``cheap="absorbed"`` it is measured with ``method="one_pass"``.
-        images: for ``target`` and ``cheap="absorbed"``, in place of ``sensitivity``: unlabelled images as for
+        images: for ``target`` and ``cheap="absorbed"`` or ``"auto"``, in place of ``sensitivity``: unlabelled images as for
             :func:`ghostify.calibrate`, of which at most 256 are run through the original once to tell what each span loses.
         dw_size: kernel size d of the depthwise cheap operation: 1, 3, 5 or 7.
         cheap: ``"depthwise"``, the paper's; ``"pointwise"``, a 1x1 convolution over all intrinsic maps; or ``"auto"``,
-            pointwise where it costs at most an eighth of the dense layer for each map, else depthwise.
+            pointwise where it costs at most an eighth of the dense layer for each map, else depthwise. With ``target`` and
+            ``images``, ``"auto"`` shares the target out over both kinds: spans keep as many maps as pays, as with
+            ``"absorbed"``, and convolutions without an activation that give the outputs of blocks stay or become Ghost modules.
         ratios: other ratios by qualified name or glob, ``{"layer4.*": 4, "layer1.0.conv1": None}``. The last match wins,
             None keeps a site dense, and a full name also overrules ``skip`` and ``min_channels``.
         linear_ratio: how many times fewer weights fully connected layers get (:class:`ReducedLinear`). The last
@@ -155,7 +157,10 @@ def _plan_for(network: nn.Module, config: GhostConfig, goal: ConversionGoal) -> 
             return plan_span_budget(network, sites, spans, parts, config, goal)
         return _plan_absorbed(sites, spans, config)
     if goal.images is not None:
-        raise ArgumentError(f"images goes with cheap='absorbed'; for cheap={config.cheap!r} give ghostify.sensitivity's result")
+        if config.cheap != "auto":
+            kinds = "cheap='absorbed' and 'auto'"
+            raise ArgumentError(f"images goes with {kinds}; for cheap={config.cheap!r} give ghostify.sensitivity's result")
+        return plan_span_budget(network, sites, find_network_spans(network, parts), parts, config, goal)
     if goal.target is not None:
         plan, budget = plan_budget(network, sites, config, goal.target, goal.sensitivity, goal.example_input)
         return NetworkPlan(plan, budget=budget)

@@ -86,5 +86,10 @@ def _ghost_weights(planned: PlannedSite) -> int:
         return m * (linear.in_features + linear.out_features)
     conv = planned.site.conv
     per_map = conv.weight.numel() // conv.out_channels
-    each = m if planned.cheap == "pointwise" else planned.dw_size ** len(conv.kernel_size)
-    return m * per_map + (conv.out_channels - m) * each
+    return m * per_map + (conv.out_channels - m) * cheap_weights(planned)
+
+
+def cheap_weights(planned: PlannedSite) -> int:
+    """Weights of the cheap operation for each ghost map of a convolution."""
+    conv = planned.site.conv
+    return planned.intrinsic if planned.cheap == "pointwise" else planned.dw_size ** len(conv.kernel_size)

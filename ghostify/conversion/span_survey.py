@@ -7,6 +7,7 @@ from dataclasses import dataclass
 import torch
 from torch import nn
 
+from ..absorption.output_moments import OutputMoments, output_moments
 from ..absorption.survey import SurveySettings, survey_spans
 from ..common.calls import Arguments, PositionalArguments
 from ..common.copying import copy_shared
@@ -83,3 +84,14 @@ def losses_by_images(
     with site_bar("surveying", len(spans), progress) as advance:
         survey = survey_spans(held.original, spans, held.calls, parts=parts, settings=settings, on_span=advance)
     return {name: completed(one.elimination.losses.numpy()) for name, one in survey.spans.items()}
+
+
+def moments_by_images(held: HeldImages, names: Sequence[str], parts: Sequence[Part]) -> dict[str, OutputMoments]:
+    """How the outputs of some convolutions vary together; those that no image reaches are left out.
+
+    Args:
+        held: the images.
+        names: qualified names of the convolutions.
+        parts: of the model that trace.
+    """
+    return output_moments(held.original, names, held.calls, parts, MEMORY) if names else {}

@@ -26,7 +26,9 @@ class WidthCosts:
     layers: tuple[LayerCost, ...]
 
 
-def width_costs(metric: str, model: nn.Module, spans: Sequence[Span], arguments: PositionalArguments) -> WidthCosts:
+def width_costs(
+    metric: str, model: nn.Module, spans: Sequence[Span], arguments: PositionalArguments, sites: Sequence[str] = ()
+) -> WidthCosts:
     """The costs of a model by ``"flops"`` or ``"params"``.
 
     Args:
@@ -34,8 +36,10 @@ def width_costs(metric: str, model: nn.Module, spans: Sequence[Span], arguments:
         model: the original.
         spans: whose widths may change; all others keep their channels.
         arguments: of a forward pass; not needed for params.
+        sites: qualified names of layers that make no such span, and may come to compute fewer of their outputs from their
+            inputs; their positions follow those of the spans.
     """
-    around = _Surroundings(dict(model.named_modules(remove_duplicate=False)), spans)
+    around = _Surroundings(dict(model.named_modules(remove_duplicate=False)), spans, sites)
     if metric == "params":
         total, dense = count_params(model), [*around.weights({}), *around.values()]
     else:
@@ -52,9 +56,10 @@ class _Surroundings:
         weighted: qualified names of convolutions and fully connected layers, in the order of the spans.
     """
 
-    def __init__(self, modules: Mapping[str, nn.Module], spans: Sequence[Span]):
+    def __init__(self, modules: Mapping[str, nn.Module], spans: Sequence[Span], sites: Sequence[str] = ()):
         self.modules, self.spans = modules, spans
-        self.makes = {maker: index for index, span in enumerate(spans) for maker in span.makers}
+        self.makers = {maker: index for index, span in enumerate(spans) for maker in span.makers}
+        self.makes = self.makers | {name: len(spans) + index for index, name in enumerate(sites)}
         self.reads: dict[str, list[tuple[int, float]]] = {}
         self.carries: dict[str, list[tuple[int, float]]] = {}
         for index, span in enumerate(spans):
@@ -85,10 +90,10 @@ class _Surroundings:
 
     def values(self) -> Iterator[tuple[LayerCost, int]]:
         """Biases, and what norms, activations and depthwise convolutions have besides a weight, for each channel."""
-        for name in self.makes:
+        for name in self.makers:
             bias = getattr(self.modules[name], "bias", None)
             if bias is not None:
-                yield LayerCost(1, inputs=1, makes=self.makes[name]), bias.numel()
+                yield LayerCost(1, inputs=1, makes=self.makers[name]), bias.numel()
         for name in self.carries:
             carrier = self.modules[name]
             weight = carrier.weight if name in self.weighted else None

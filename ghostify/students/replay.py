@@ -100,6 +100,16 @@ def _planned(model: nn.Module, record: SiteRecord) -> PlannedSite:
         shared if act is None else _layer(model, act, "activation"),
         record.shared_act,
     )
+    return planned_as(record, site)
+
+
+def planned_as(record: SiteRecord, site: Site) -> PlannedSite:
+    """The plan that makes of a site what a record says.
+
+    Args:
+        record: of a site that was converted.
+        site: the same site of the original, or of the original narrowed.
+    """
     cheap: Cheap = "pointwise" if record.cheap == "pointwise" else "depthwise"
     return PlannedSite(site, record.ratio, record.intrinsic, cheap, record.dw_size or 3)
 
