@@ -13,10 +13,20 @@ import torch
 from torch import Tensor, nn
 
 from ..common.copying import copy_layer
+from ..errors import ArgumentError
 from ..graph.sites import Site
 from ..graph.spans import Span, SpanUse
 from ..layers.convolution import Convolution, WeightedLayer, as_convolution, as_weighted
-from ..surgery.narrowing import NarrowedSpan, columns_of, copied_layers, inputs_of, narrowed_layers, others, with_inputs
+from ..surgery.narrowing import (
+    NarrowedSpan,
+    columns_of,
+    copied_layers,
+    inputs_of,
+    layers_around,
+    narrowed_layers,
+    others,
+    with_inputs,
+)
 from ..surgery.planned import PlannedSpan
 from ..surgery.white_noise import TINY, Channels, channel_correlation, describe_channels
 from .elimination import Elimination, ReaderProblem, eliminate
@@ -54,6 +64,9 @@ def absorb_by_weights(
         init: ``"warm"``; or ``"random"``, which takes the first channels and resets the layers. On the meta device neither
             computes anything.
         seed: of ``"random"``.
+
+    Raises:
+        ArgumentError: a layer around a span has values that are not finite.
     """
     modules = dict(network.named_modules())
     planned = [span for span in spans if span.reason is None]
@@ -85,6 +98,9 @@ def eliminate_by_weights(
         sites: the layers of the network by name.
         modules: its modules by name.
         least: channels that stay at least, a multiple of the span's groups.
+
+    Raises:
+        ArgumentError: a layer around the span has values that are not finite.
     """
     return _eliminate(span, modules, _model_of(span, sites, modules), least)
 
@@ -110,7 +126,12 @@ class _MapModel:
 
 
 def _model_of(span: Span, sites: Mapping[str, Site], modules: Mapping[str, nn.Module]) -> _MapModel:
-    """The maps of the first layer that makes them, carried through the depthwise convolutions on the way."""
+    """The maps of the first layer that makes them, carried through the depthwise convolutions on the way.
+
+    Raises:
+        ArgumentError: a layer around the span has values that are not finite.
+    """
+    _check_finite(span, modules)
     correlation: Tensor | None = None
     for name in (span.makers[0], *(use.target for use in span.carriers if use.offset == 0)):
         module = modules[name]
@@ -124,6 +145,13 @@ def _model_of(span: Span, sites: Mapping[str, Site], modules: Mapping[str, nn.Mo
     assert correlation is not None, "the first maker is a convolution or fully connected"
     deviation = last.out_var.cpu().clamp_min(TINY).sqrt()
     return _MapModel(last.out_mean.cpu(), correlation * deviation[:, None] * deviation)
+
+
+def _check_finite(span: Span, modules: Mapping[str, nn.Module]) -> None:
+    for target in sorted(layers_around(span) & modules.keys()):
+        for name, tensor in [*modules[target].named_parameters(), *modules[target].named_buffers()]:
+            if not bool(tensor.isfinite().all()):
+                raise ArgumentError(f"model has NaN or infinite weights in '{target}.{name}'")
 
 
 def _carried(correlation: Tensor, channels: Channels) -> Tensor:
