@@ -80,7 +80,8 @@ def narrow_channels(module: nn.Module, channels: Tensor) -> nn.Module:
     total = _channel_count(module)
     memo: dict[int, object] = {}
     for name, tensor in [*module.named_parameters(), *module.named_buffers()]:
-        if tensor.numel() == 1:  # one number for all channels
+        of_one_channel = total == 1 and tensor.dim() > 0 and not hasattr(module, "num_parameters")
+        if tensor.numel() == 1 and not of_one_channel:  # one number for all channels
             continue
         if tensor.shape[0] == total:
             memo[id(tensor)] = take(tensor, channels)

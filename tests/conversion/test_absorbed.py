@@ -122,6 +122,15 @@ def test_in_place_and_as_a_graph_module():
     assert torch.equal(model(x), expected)
 
 
+def test_the_report_counts_spans_of_which_one_map_stays():
+    model = Residual()
+    student = converted(model, 1000, round_to=1)
+    report = ghostify.report(student, (1, 3, 16, 16))
+    assert any(span.kept == 1 for span in report.spans)
+    assert report.before.params == sum(p.numel() for p in model.parameters())
+    assert report.after.params == sum(p.numel() for p in student.parameters())
+
+
 def test_ghost_modules_may_be_made_of_the_layers_that_are_left():
     model = torchvision.models.resnet18(num_classes=10).eval()
     absorbed = converted(model)
