@@ -76,3 +76,23 @@ def test_mode_and_flags_survive_calibration():
     assert all(module.training for network in (student, teacher) for module in network.modules())
     assert [name for name, p in student.named_parameters() if not p.requires_grad] == ["conv2.weight"]
     assert torch.equal(student.eval()(X), other(X))
+
+
+@pytest.mark.slow
+def test_a_detector_is_calibrated_through_its_parts():
+    import torchvision
+
+    build_detector = torchvision.models.detection.fasterrcnn_mobilenet_v3_large_320_fpn
+    detector = build_detector(weights=None, weights_backbone=None, num_classes=3, min_size=96, max_size=96).eval()
+    x = torch.rand(4, 3, 96, 96)
+    student = student_of(detector)
+
+    def apart():
+        pairs = zip(student.backbone(x).values(), detector.backbone(x).values(), strict=True)
+        return sum(float((one - wanted).norm() / wanted.norm()) for one, wanted in pairs)
+
+    with torch.no_grad():
+        before = apart()
+        assert ghostify.calibrate(student, detector, x, method="least_squares").fitted
+        assert apart() < 0.1 * before
+        assert student(list(x[:1]))[0].keys() == {"boxes", "labels", "scores"}
