@@ -204,7 +204,8 @@ def tables() -> dict[str, str]:
             short.append(f"- {row['model']}: {float(row['reached'] or 0):.1%} ({reasons(row)})")
     header = ["library", "models", "converted", "outputs of equal structure and shape", "nothing to convert", "errors"]
     header += ["mostly convolutions", "of those, 95 % of dense-convolution FLOPs reached"]
-    note = '"Nothing to convert" are networks whose only convolution is the first. Short of 95 %:'
+    note = """"Nothing to convert" to Ghost modules are networks whose only convolution is the first; absorbed ghosts narrow
+fully connected pairs in most of them ([what they reach](docs/architecture.md#what-absorbed-ghosts-reach)). Short of 95 %:"""
     return {"zoo": "\n".join([table(header, lines), "", note, "", *short])}
 
 

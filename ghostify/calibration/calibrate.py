@@ -55,6 +55,9 @@ def calibrate(
     every block repairs what was lost before it. Convolutions and fully connected layers that were not converted are refitted
     as well, where a converted one lies before them.
 
+    Of a student with absorbed ghosts the images first choose the maps that stay, by one pass through the teacher, as many as
+    :func:`ghostify.convert` said, and the layers that read them absorb the others; then these are the sites that are fitted.
+
     Args:
         student: what :func:`ghostify.convert` made of ``teacher``. It is changed only once all is done: an error or an
             interruption leaves it as it was.
@@ -81,7 +84,8 @@ def calibrate(
         progress: show a progress bar.
 
     Returns:
-        What became of each site: its relative error before and after, and its reason where its warm start was kept.
+        What became of each site: its relative error before and after, and its reason where its warm start was kept. Sites of
+        a student with absorbed ghosts are the layers that absorb maps.
 
     Raises:
         ArgumentError, ArgumentTypeError: a setting, an image or a teacher that can't be used; the message says why.

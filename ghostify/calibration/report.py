@@ -17,10 +17,12 @@ class SiteResult:
     Attributes:
         name: qualified name of the layer.
         kind: ``"conv"`` or ``"linear"``.
-        cheap: the cheap operation; empty for fully connected layers.
+        cheap: the cheap operation; ``"absorbed"`` for a layer that absorbs maps; empty for fully connected layers
+            of smaller rank.
         before, after: the squared error of its output, relative to the variance of what the teacher asks of it, on the
-            calibration images: with the warm start and with the closed form, both on the same input. A branch is measured
-            against what its shortcut lacks, which can be out of its reach. None where the warm start was kept, for ``reason``.
+            calibration images: with the warm start (the absorbed filters) and with the closed form, both on the same input. A
+            branch is measured against what its shortcut lacks, which can be out of its reach. None where the warm start was
+            kept, for ``reason``.
         note: what should be known of the fit.
         reason: why the warm start was kept; None where the site was fitted.
     """

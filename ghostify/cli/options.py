@@ -15,23 +15,25 @@ Pretrained = Annotated[bool, typer.Option(help="Fetch the pretrained weights of 
 
 Ratio = Annotated[
     float | None,
-    typer.Option(help="s, by default 2: a layer of n channels computes ceil(n / s) and makes the others of those."),
+    typer.Option(help="s, by default 2: a layer of n channels computes ceil(n / s) and makes, or drops, the others."),
 ]
 
 Target = Annotated[
     str | None,
-    typer.Option(help="In place of --ratio: flops=0.5, params=5M or latency=0.6; each site then gets a ratio of its own."),
+    typer.Option(help="In place of --ratio: flops=0.5, params=5M or latency=0.6; each site or span then gets its own ratio."),
 ]
 
 SensitivityFile = Annotated[Path | None, typer.Option("--sensitivity", help="What ghostify sensitivity wrote, for --target.")]
 
 DwSize = Annotated[int, typer.Option(help="Kernel size of the depthwise cheap operation: 1, 3, 5 or 7.")]
 
-Cheap = Annotated[str, typer.Option(help="depthwise, pointwise, auto, or absorbed: plain narrower layers.")]
+Cheap = Annotated[
+    str, typer.Option(help="depthwise, pointwise, auto; or absorbed: no ghosts to compute, plain narrower layers.")
+]
 
 Ratios = Annotated[
     list[str] | None,
-    typer.Option("--set", help="GLOB=RATIO for some sites, GLOB=dense to keep them; the last match wins."),
+    typer.Option("--set", help="GLOB=RATIO for some layers, GLOB=dense to keep them; the last match wins."),
 ]
 
 LinearRatio = Annotated[float | None, typer.Option(help="Shrink fully connected layers this many times.")]

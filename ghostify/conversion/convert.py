@@ -54,39 +54,50 @@ def convert(
     progress: bool = False,
     inplace: bool = False,
 ) -> M:
-    """Convert a convolutional network to Ghost modules.
+    """Convert a network to Ghost modules, or, with ``cheap="absorbed"``, to a plain narrower one.
+
+    Absorbed ghosts are maps that are never computed: the layers that read them absorb them. Of each span, the maps between
+    the layers that make them and those that read them, some stay; these layers, and what carries the maps, get narrower and
+    keep their classes. Outputs of the network and of residual blocks stay as they are.
 
     Args:
         model: the network; or a constructor such as ``torchvision.models.resnet50``; or a name, ``"resnet50"``,
             ``"timm/..."`` or ``"torchvision/..."``. Constructors and names give untrained networks: pass a module to
             keep its weights.
-        ratio: s, any number > 1, by default 2. A layer of n channels computes m = ceil(n / s) and makes n - m of those.
+        ratio: s, any number > 1, by default 2. A layer of n channels computes m = ceil(n / s) and makes n - m of those; with
+            absorbed ghosts m of the n maps of a span stay, and the others are not made.
         target: in place of ``ratio``, what the student may cost, never more: ``{"flops": 0.5}`` or ``{"params": 0.5}``, a
             share of the original's; ``{"flops": "2G"}``, multiply-adds; ``{"latency": 0.6}`` or ``{"latency": "12ms"}``, the
-            sum of what each site takes on this machine. Each site gets a ratio of its own such that little is lost.
+            sum of what each site takes on this machine, for Ghost modules only. Each site or span gets a ratio of its own such
+            that little is lost.
         sensitivity: what :func:`ghostify.sensitivity` found, or its file, for ``target`` to go by; far better than the guess
             from the weights that is made without. For ``cheap="absorbed"`` it is measured with ``method="one_pass"``.
         images: for ``target`` and ``cheap="absorbed"`` or ``"auto"``, in place of ``sensitivity``: unlabelled images as for
             :func:`ghostify.calibrate`, of which at most 256 are run through the original once to tell what each span loses.
         dw_size: kernel size d of the depthwise cheap operation: 1, 3, 5 or 7.
         cheap: ``"depthwise"``, the paper's; ``"pointwise"``, a 1x1 convolution over all intrinsic maps; or ``"auto"``,
-            pointwise where it costs at most an eighth of the dense layer for each map, else depthwise. With ``target`` and
-            ``images``, ``"auto"`` shares the target out over both kinds: spans keep as many maps as pays, as with
-            ``"absorbed"``, and convolutions without an activation that give the outputs of blocks stay or become Ghost modules.
+            pointwise where it costs at most an eighth of the dense layer for each map, else depthwise; or ``"absorbed"``, no
+            operation at all. With ``target`` and ``images``, ``"auto"`` shares the target out over both kinds: spans keep as
+            many maps as pays, as with ``"absorbed"``, and convolutions without an activation that give the outputs of blocks
+            stay or become Ghost modules.
         ratios: other ratios by qualified name or glob, ``{"layer4.*": 4, "layer1.0.conv1": None}``. The last match wins,
-            None keeps a site dense, and a full name also overrules ``skip`` and ``min_channels``.
+            None keeps a site dense, and a full name also overrules ``skip`` and ``min_channels``. Absorbed ghosts go by the
+            layers that make the maps of a span: None keeps all of these maps, while the layer may still read fewer.
         linear_ratio: how many times fewer weights fully connected layers get (:class:`ReducedLinear`). The last
             layer before the output stays as it is unless ``ratios`` has its full name.
         skip: what stays dense by its place: ``"first"`` convolution, convolutions on ``"pooled"`` 1x1 maps, convolutions that
             come ``"last"``, as in segmentation heads: what follows them on the way to the output has no weights, and is no
-            activation but a sigmoid or tanh. In networks that trace in parts alone, as detectors do, none counts as last.
-        min_channels: layers with fewer output channels stay dense.
-        round_to: round the intrinsic channels up to a multiple of this, for hardware that likes 8 or 16.
+            activation but a sigmoid or tanh. In networks that trace in parts alone, as detectors do, none counts as last. Of
+            spans all maps stay where the first convolution makes them, or where all layers that make them are skipped.
+        min_channels: layers with fewer output channels stay dense, and spans of fewer maps keep them all.
+        round_to: round the intrinsic channels, or the maps that stay, up to a multiple of this, for hardware that likes 8 or
+            16. None: no rounding for Ghost modules; spans of 64 maps and more keep a multiple of 8, of 16 and more one of 4.
         init: ``"warm"`` starts Ghost modules from the original weights and norms; ``"random"`` resets them, for training
             from scratch.
         seed: of ``init="random"``.
         only_if_faster: a runtime as for :func:`ghostify.latency`, ``"openvino"``, ``"onnxruntime"``, ``"compile"``, ...: sites
-            that are not faster there as Ghost modules stay dense. What was timed is remembered in ``~/.cache/ghostify``.
+            that are not faster there as Ghost modules stay dense; not for absorbed ghosts. What was timed is remembered in
+            ``~/.cache/ghostify``.
         example_input: for ``target`` and ``only_if_faster``: a tensor, a shape such as ``(1, 3, 224, 224)``, or a tuple of
             forward arguments. Not needed for models of timm and torchvision, or for params.
         progress: show a progress bar while sites are timed or spans are surveyed.
@@ -94,7 +105,8 @@ def convert(
 
     Returns:
         A model of the same class, on the same device and of the same type, which takes and gives the same shapes.
-        :func:`ghostify.report` tells what was converted. The argument is unchanged unless ``inplace``.
+        :func:`ghostify.report` tells what was converted, and why the rest was not; of absorbed ghosts also its ``spans``,
+        each with the layers around it. The argument is unchanged unless ``inplace``.
 
     Raises:
         ArgumentError, ArgumentTypeError: a setting is out of range, or a name is not known.
@@ -103,6 +115,7 @@ def convert(
     Example:
         >>> student = ghostify.convert(torchvision.models.resnet50(), ratio=2)
         >>> print(ghostify.report(student))
+        >>> narrower = ghostify.convert(teacher, target={"flops": 0.5}, cheap="absorbed", images=images)
     """
     goal = ConversionGoal.parse(
         ratio=ratio,

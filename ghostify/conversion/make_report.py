@@ -25,7 +25,7 @@ from .target import Budget
 
 
 def report(student: nn.Module, example_input: object = None, counter: str = "torch") -> Report:
-    """Say what :func:`ghostify.convert` saved on a model.
+    """Say what :func:`ghostify.convert` saved on a model: a row for each layer, and the spans of absorbed ghosts.
 
     FLOPs are multiply-adds of convolutions, linear layers and matrix products, attention included, whoever counts.
 

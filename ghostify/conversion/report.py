@@ -35,7 +35,8 @@ class Report(ReportBase):
         before, after: totals of the original and of the student.
         reached: share of the FLOPs of dense convolutions, the first aside, that were converted, 0 to 1.
         budget: what a ``target`` came to, and what it could have been.
-        spans: the maps between layers, of which some may be absorbed by what reads them; none with Ghost modules alone.
+        spans: the maps between layers, of which some may be absorbed by the layers that read them, each with the number of maps
+            that stay, or the reason why all do; ``pandas.DataFrame(report.spans)`` is a table. Empty without absorbed ghosts.
     """
 
     index = "name"
@@ -118,7 +119,9 @@ class Report(ReportBase):
         spans = {name: span for span in self.spans for name in span.makers}
         absorbed = {name: span for span in self.spans if span.reason is None for name in (*span.readers, *span.carriers)}
         rows = [_cells(row, spans.get(row.name), absorbed.get(row.name)) for row in self.rows]
-        return TextTable(_TITLES, rows, right=(3, 4, 5), fold=True)
+        ghosts = not self.spans or any(row.ratio for row in self.rows)
+        last = "cheap operation, or why dense" if ghosts else "its span, or why dense"
+        return TextTable((*_TITLES, last), rows, right=(3, 4, 5), fold=True)
 
     def summary(self) -> str:
         """The totals, a line each."""
@@ -144,7 +147,7 @@ class Report(ReportBase):
         return "\n".join([*lines, f"{UNIT} Input: {shapes}."])
 
 
-_TITLES = ("site", "layers", "shape", "ratio", "params", "FLOPs", "cheap operation, or why dense")
+_TITLES = ("site", "layers", "shape", "ratio", "params", "FLOPs")
 
 
 def _cells(row: Row, made: SpanRow | None, read: SpanRow | None) -> tuple[str, ...]:
@@ -157,13 +160,13 @@ def _cells(row: Row, made: SpanRow | None, read: SpanRow | None) -> tuple[str, .
 
 
 def _absorbed(name: str, made: SpanRow | None, read: SpanRow | None) -> str:
-    """What became of the maps around a layer."""
+    """At which layers the spans end that a layer makes, and reads or carries; its shape tells how many maps stay."""
     parts = []
     if made is not None and made.reason is None:
         others = f" and {len(made.readers) - 1} more" if len(made.readers) > 1 else ""
-        parts.append(f"{made.kept} of {made.channels} maps, read by {made.readers[0]}{others}")
+        parts.append(f"read by {made.readers[0]}{others}")
     if read is not None:
-        parts.append(f"{'absorbs' if name in read.readers else 'carries'} maps of {read.name}")
+        parts.append(f"{'reads' if name in read.readers else 'carries'} {read.name}")
     return "; ".join(parts)
 
 

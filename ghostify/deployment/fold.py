@@ -24,7 +24,8 @@ def fold(student: nn.Module) -> nn.Module:
     Batch norms go into the convolutions before them. Ghost modules no longer put their channels into the original order where
     the layers that follow can take them as they come: through activations, pools, norms, depthwise convolutions, sums and
     concatenations up to the next convolution, whose input channels are permuted instead. Identity, dropout and stochastic depth
-    go. The result can't be trained, converted or saved by :func:`ghostify.save`; export it, or keep the student.
+    go. Layers that absorbed ghosts made narrower are folded like any others. The result can't be trained, converted or saved by
+    :func:`ghostify.save`; export it, or keep the student.
 
     Args:
         student: a converted network, or any other; of one that is folded you get a copy. It is not changed.

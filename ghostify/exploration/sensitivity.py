@@ -86,6 +86,8 @@ def sensitivity(
     Example:
         >>> found = ghostify.sensitivity(teacher, images, progress=True)
         >>> student = ghostify.convert(teacher, target={"flops": 0.5}, cheap="auto", sensitivity=found)
+        >>> found = ghostify.sensitivity(teacher, images, method="one_pass")
+        >>> student = ghostify.convert(teacher, target={"flops": 0.5}, cheap="absorbed", sensitivity=found)
     """
     if not isinstance(model, nn.Module):
         raise ArgumentTypeError(f"model must be a torch.nn.Module, not {type(model).__name__}")
