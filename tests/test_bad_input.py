@@ -63,7 +63,10 @@ CASES = {
     "dw_size negative": (convert(Residual(), dw_size=-3), r"dw_size must be"),
     "dw_size string": (convert(Residual(), dw_size="3"), r"dw_size must be"),
     "dw_size large": (convert(Residual(), dw_size=9), r"dw_size must be"),
-    "cheap": (convert(Residual(), cheap="deep"), r"cheap must be one of 'depthwise', 'pointwise', 'auto', not 'deep'"),
+    "cheap": (
+        convert(Residual(), cheap="deep"),
+        r"cheap must be one of 'depthwise', 'pointwise', 'auto', 'absorbed', not 'deep'",
+    ),
     "init": (convert(Residual(), init="cold"), r"init must be one of"),
     "skip string": (convert(Residual(), skip="first"), r"skip must be a sequence"),
     "skip unknown": (convert(Residual(), skip=("lats",)), r"skip must be one of"),

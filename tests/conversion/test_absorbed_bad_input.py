@@ -78,7 +78,7 @@ def test_images_of_every_wrong_kind(use, case):
         ({"target": {"flops": True}}, "must be of a form"),
         ({"target": {"flops": 0.5, "params": 0.5}}, "must have one of"),
         ({"target": None}, "images goes with target="),
-        ({"cheap": "auto"}, "images goes with cheap='absorbed'"),
+        ({"cheap": "pointwise"}, "images goes with cheap='absorbed'"),
         ({"sensitivity": "s.json"}, "either images or sensitivity"),
     ],
     ids=str,

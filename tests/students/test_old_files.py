@@ -71,13 +71,22 @@ def test_a_student_within_a_budget_keeps_its_sites(expected):
     assert outputs(student, expected["images"]).isfinite().all()
 
 
+def fields_of_old(report):
+    """What a report of version 0.1.0 had; the present one says besides that nothing was narrowed."""
+    data = json.loads(report.to_json())
+    assert data.pop("spans") == []
+    for row in data["rows"]:
+        assert (row.pop("in_channels_after"), row.pop("out_channels_after")) == (row["in_channels"], row["out_channels"])
+    return data
+
+
 def test_whole_students_load_from_pickles(expected):
     student = torch.load(OLD / "student.pt", weights_only=False)
     assert any(isinstance(module, ghostify.GhostModule) for module in student.modules())
     assert any(isinstance(module, ghostify.ReducedLinear) for module in student.modules())
     assert close(outputs(student, expected["images"]), expected["outputs"])
     assert close(outputs(ghostify.fold(student), expected["images"]), expected["folded"])
-    assert ghostify.report(student, (1, 3, 8, 8)).to_json() == (OLD / "report.json").read_text()
+    assert fields_of_old(ghostify.report(student, (1, 3, 8, 8))) == json.loads((OLD / "report.json").read_text())
 
 
 def test_folded_networks_load_from_pickles(expected):
@@ -108,7 +117,7 @@ def test_sensitivities_choose_ratios(teacher):
 
 
 def test_a_report_has_the_same_fields(student):
-    assert json.loads(ghostify.report(student, (1, 3, 8, 8)).to_json()) == json.loads((OLD / "report.json").read_text())
+    assert fields_of_old(ghostify.report(student, (1, 3, 8, 8))) == json.loads((OLD / "report.json").read_text())
 
 
 def test_a_training_recipe_has_its_settings():
