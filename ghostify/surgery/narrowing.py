@@ -146,6 +146,10 @@ def with_inputs(layer: nn.Module, columns: Tensor) -> nn.Module:
 
 def with_channels(carrier: nn.Module, channels: Tensor) -> nn.Module:
     """A norm, an activation with parameters or a depthwise convolution that carries only these channels, in this order."""
+    if isinstance(carrier, nn.PReLU):  # of a single channel, too, which elsewhere is a number for all channels
+        act = copy_layer(carrier)
+        act.weight, act.num_parameters = take(carrier.weight, channels), len(channels)
+        return act
     made = narrow(carrier, channels)
     if isinstance(made, Convolution):
         made.in_channels = made.groups = made.out_channels

@@ -131,6 +131,17 @@ def test_the_report_counts_spans_of_which_one_map_stays():
     assert report.after.params == sum(p.numel() for p in student.parameters())
 
 
+def test_an_activation_of_which_one_number_stays_is_widened_in_the_report():
+    layers = (nn.Conv2d(3, 8, 3), nn.BatchNorm2d(8), nn.PReLU(8), nn.Conv2d(8, 8, 3, groups=8), nn.Conv2d(8, 8, 3), nn.PReLU())
+    model = randomize(nn.Sequential(*layers)).eval()
+    student = converted(model, 8, skip=())
+    assert (student[0].out_channels, student[1].num_features, student[2].num_parameters, student[3].groups) == (1, 1, 1, 1)
+    assert student(torch.randn(1, 3, 9, 9)).shape == (1, 8, 3, 3)
+    report = ghostify.report(student, (1, 3, 9, 9))
+    assert report.before.params == sum(p.numel() for p in model.parameters())
+    assert report.after.params == sum(p.numel() for p in student.parameters())
+
+
 def test_ghost_modules_may_be_made_of_the_layers_that_are_left():
     model = torchvision.models.resnet18(num_classes=10).eval()
     absorbed = converted(model)
