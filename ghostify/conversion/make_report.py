@@ -89,7 +89,7 @@ def _arguments(student: nn.Module, example: object) -> PositionalArguments | Non
 
 def _dense_twin(student: nn.Module, recipe: ConversionRecipe) -> nn.Module:
     """The original's structure, rebuilt from the student's own layers, with values of no meaning."""
-    modules = dict(student.named_modules())
+    modules = dict(student.named_modules(remove_duplicate=False))
     dense: dict[str, nn.Module] = {}
     chains: dict[str, list[nn.Module]] = {}  # of what stands in one Ghost module's place where a graph calls one name alone
     for record in recipe.sites:

