@@ -24,7 +24,7 @@ from torch.utils._pytree import tree_flatten
 
 import ghostify
 from benchmarks.harness.arguments import argument_parser, parse
-from benchmarks.harness.every_model import Row, build, family_of, fill
+from benchmarks.harness.every_model import Row, build, family_of, fill, is_mostly_convolution
 from benchmarks.harness.markdown import table
 from benchmarks.harness.results import RESULTS, read_csv
 from ghostify.common.costs import measure
@@ -62,9 +62,8 @@ def examine(name: str) -> Outcome:
     outcome = Outcome(name)
     try:
         model, outcome.meta = build(name)
-        convolutions = sum(m.weight.numel() for m in model.modules() if isinstance(m, torch.nn.modules.conv._ConvNd))
         outcome.params_before = sum(p.numel() for p in model.parameters())
-        outcome.mostly_convolution = convolutions > outcome.params_before / 2
+        outcome.mostly_convolution = is_mostly_convolution(model)
         try:
             student = ghostify.convert(model)
         except ghostify.UnsupportedModelError as error:

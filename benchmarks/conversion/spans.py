@@ -28,7 +28,7 @@ from torch import nn
 
 import ghostify
 from benchmarks.harness.arguments import argument_parser, parse
-from benchmarks.harness.every_model import Row, build, family_of, fill
+from benchmarks.harness.every_model import Row, build, family_of, fill, is_mostly_convolution
 from benchmarks.harness.markdown import percent, table
 from benchmarks.harness.results import RESULTS, read_csv
 from ghostify.common.costs import Costs, measure
@@ -74,9 +74,7 @@ def examine(name: str) -> Outcome:
     outcome = Outcome(name)
     try:
         model, meta = build(name)
-        params = sum(p.numel() for p in model.parameters())
-        convolutions = sum(m.weight.numel() for m in model.modules() if isinstance(m, nn.modules.conv._ConvNd))
-        outcome.mostly_convolution = convolutions > params / 2
+        outcome.mostly_convolution = is_mostly_convolution(model)
         count(model, costs_of(name, model, meta), outcome)
     except Exception as error:  # the row records whatever happened
         outcome.reason = f"{type(error).__name__}: {error}".strip().splitlines()[0][:300]

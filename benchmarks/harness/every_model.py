@@ -17,7 +17,7 @@ from rich.progress import track
 from torch import nn
 
 import ghostify
-from benchmarks.harness.results import read_csv
+from benchmarks.harness.results import append_row, read_csv
 
 Row = dict[str, str]
 
@@ -41,22 +41,12 @@ def fill(names: Sequence[str], out: Path, examine: Callable[[str], Any], row_typ
     todo = [name for name in names if name not in done]
     columns = [field.name for field in fields(row_type)]
     for outcome in track(_outcomes(todo, examine, row_type, workers), total=len(todo), description="models"):
-        _append(part, columns, asdict(outcome))
+        append_row(part, columns, asdict(outcome))
         done[outcome.model] = {k: "" if v is None else str(v) for k, v in asdict(outcome).items()}
     rows = [done[name] for name in names if name in done]
     _write(out, columns, rows)
     part.unlink(missing_ok=True)
     return rows
-
-
-def _append(path: Path, columns: Sequence[str], row: dict[str, Any]) -> None:
-    """Write a row at once, to go on after an interruption."""
-    new = not path.exists()
-    with path.open("a", newline="") as file:
-        writer = csv.DictWriter(file, columns)
-        if new:
-            writer.writeheader()
-        writer.writerow(row)
 
 
 def _write(path: Path, columns: Sequence[str], rows: Sequence[Row]) -> None:
@@ -104,3 +94,9 @@ def _outcomes(todo: Sequence[str], examine: Callable[[str], Any], row_type: type
             yield row_type(victim, reason="its process was killed")
         finally:
             pool.shutdown(wait=True, cancel_futures=True)
+
+
+def is_mostly_convolution(model: nn.Module) -> bool:
+    """Whether more than half of a model's parameters stand in convolutions."""
+    convolutions = sum(m.weight.numel() for m in model.modules() if isinstance(m, nn.modules.conv._ConvNd))
+    return convolutions > sum(p.numel() for p in model.parameters()) / 2

@@ -9,7 +9,6 @@ channels_last), whether the ONNX and torch.export files agree (``ghostify.export
 single tensor the named part was exported), or why not. A family that stands there is not run again.
 """
 
-import csv
 import tempfile
 import time
 import warnings
@@ -26,7 +25,7 @@ import ghostify
 from benchmarks.harness.arguments import argument_parser, parse
 from benchmarks.harness.markdown import table
 from benchmarks.harness.results import RESULTS as FOLDER
-from benchmarks.harness.results import Row, read_csv
+from benchmarks.harness.results import Row, append_row, read_csv
 from benchmarks.zoo import smallest_of_families
 from ghostify.inputs.examples import example_input
 
@@ -153,12 +152,7 @@ def main() -> None:
         if family in done or not fnmatchcase(family, args.family):
             continue
         row = examine(family, name)
-        new = not RESULTS.exists()
-        with RESULTS.open("a", newline="") as file:
-            writer = csv.DictWriter(file, COLUMNS)
-            if new:
-                writer.writeheader()
-            writer.writerow(row)
+        append_row(RESULTS, COLUMNS, row)
         print(row, flush=True)
 
 

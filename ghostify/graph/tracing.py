@@ -118,7 +118,7 @@ class _Tracer(fx.Tracer):
     ) -> object:
         try:
             return super().call_module(m, forward, args, kwargs)
-        except Exception:
+        except Exception:  # of any kind, since it is the network's code; it goes on, once it is known where it came from
             self.failed = self.failed or m  # the innermost one raises first
             raise
 

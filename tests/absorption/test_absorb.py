@@ -7,36 +7,13 @@ import timm
 import torch
 import torchvision
 from helpers.absorption import EXACT, absorbed, apart, calls_of, changed, free_spans, halved, with_copies
-from helpers.networks import Residual, randomize
+from helpers.networks import Gated, Residual, randomize
 from torch import nn
 
 from ghostify.absorption.survey import SurveySettings, survey_spans
 from ghostify.errors import ArgumentError
 
 torch.manual_seed(0)
-
-
-class Gated(nn.Module):
-    """Expansion, depthwise convolution, a gate, groups, a concatenation, a pool and a flattened map."""
-
-    def __init__(self):
-        super().__init__()
-        self.expand, self.norm, self.act = nn.Conv2d(3, 12, 1, bias=False), nn.BatchNorm2d(12), nn.PReLU(12)
-        self.depthwise = nn.Conv2d(12, 12, 3, padding=1, groups=12)
-        self.squeeze, self.excite = nn.Conv2d(12, 6, 1), nn.Conv2d(6, 12, 1)
-        self.project = nn.Conv2d(12, 8, 1)
-        self.grouped = nn.Conv2d(8, 16, 3, padding=1, groups=2)
-        self.side = nn.Conv2d(16, 6, 3, padding=1)
-        self.joint_norm, self.mix = nn.BatchNorm2d(22), nn.Conv2d(22, 4, 1, bias=False)
-        self.head, self.last = nn.Linear(4 * 9, 10), nn.Linear(10, 5)
-
-    def forward(self, x):
-        x = self.depthwise(self.act(self.norm(self.expand(x))))
-        x = x * self.excite(self.squeeze(x.mean((2, 3), keepdim=True)).relu()).sigmoid()
-        x = self.grouped(self.project(x).relu())
-        x = torch.cat([x, self.side(x)], 1)
-        x = nn.functional.max_pool2d(self.mix(self.joint_norm(x).relu()), 2)
-        return self.last(self.head(torch.flatten(x, 1)).relu())
 
 
 class Dense(nn.Module):

@@ -1,7 +1,6 @@
 """convert(target=..., images=..., cheap="auto"): spans are narrowed, and outputs of blocks may become Ghost modules."""
 
 import pytest
-import timm
 import torch
 from helpers.families import FAMILIES
 from helpers.networks import Residual, randomize
@@ -13,20 +12,6 @@ from ghostify.graph.find_sites import trace_layers
 from ghostify.students.conversion_recipe import recipe_of
 
 INPUT = (1, 3, 64, 64)
-
-
-@pytest.fixture(scope="module")
-def resnet():
-    torch.manual_seed(0)
-    return randomize(timm.create_model("resnet18", channels=(32, 32, 64, 64), stem_width=32, output_stride=8)).eval()
-
-
-@pytest.fixture(scope="module")
-def images(resnet):
-    torch.manual_seed(1)
-    images = torch.randn(24, 3, 64, 64)
-    ghostify.reestimate_norms(resnet, images)
-    return images
 
 
 def converted(model, share, images, metric="flops", **settings):

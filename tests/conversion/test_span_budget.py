@@ -4,7 +4,6 @@ import copy
 import warnings
 
 import pytest
-import timm
 import torch
 from helpers.families import FAMILIES
 from helpers.networks import Residual, randomize
@@ -17,19 +16,6 @@ from ghostify.conversion.span_losses import completed
 from ghostify.students.conversion_recipe import recipe_of
 
 INPUT = (1, 3, 64, 64)
-
-
-@pytest.fixture(scope="module")
-def resnet():
-    torch.manual_seed(0)
-    return randomize(timm.create_model("resnet18", channels=(32, 32, 64, 64), stem_width=32, output_stride=8)).eval()
-
-
-@pytest.fixture(scope="module")
-def images(resnet):
-    images = torch.randn(24, 3, 64, 64)
-    ghostify.reestimate_norms(resnet, images)
-    return images
 
 
 def converted(model, share, metric="flops", **settings):

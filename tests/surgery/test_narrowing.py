@@ -2,7 +2,7 @@ import pytest
 import timm
 import torch
 import torchvision
-from helpers.networks import randomize
+from helpers.networks import Gated, randomize
 from helpers.spans import narrowed, some, with_zeros
 from torch import nn
 
@@ -11,27 +11,9 @@ from ghostify.graph.network_spans import find_network_spans
 from ghostify.surgery.narrowing import NarrowedSpan
 
 
-class Gated(nn.Module):
-    """Expansion, depthwise convolution, a gate, a concatenation, groups, PReLU, and a flattened map at the end."""
-
-    def __init__(self):
-        super().__init__()
-        self.expand, self.norm, self.act = nn.Conv2d(3, 12, 1, bias=False), nn.BatchNorm2d(12), nn.PReLU(12)
-        self.depthwise = nn.Conv2d(12, 12, 3, padding=1, groups=12)
-        self.squeeze, self.excite = nn.Conv2d(12, 5, 1), nn.Conv2d(5, 12, 1)
-        self.project = nn.Conv2d(12, 8, 1)
-        self.grouped = nn.Conv2d(8, 16, 3, padding=1, groups=2)
-        self.side = nn.Conv2d(16, 6, 3, padding=1)
-        self.joint_norm, self.mix = nn.BatchNorm2d(22), nn.Conv2d(22, 4, 1)
-        self.head, self.last = nn.Linear(4 * 9, 10), nn.Linear(10, 5)
-
-    def forward(self, x):
-        x = self.depthwise(self.act(self.norm(self.expand(x))))
-        x = x * self.excite(self.squeeze(x.mean((2, 3), keepdim=True)).relu()).sigmoid()
-        x = self.grouped(self.project(x).relu())
-        x = torch.cat([x, self.side(x)], 1)
-        x = nn.functional.max_pool2d(self.mix(self.joint_norm(x).relu()), 2)
-        return self.last(self.head(torch.flatten(x, 1)).relu())
+def odd_gated() -> Gated:
+    """A gate of an odd number of maps, and a bias behind the concatenation."""
+    return Gated(squeezed=5, bias=True)
 
 
 class Line(nn.Module):
@@ -52,7 +34,7 @@ def outputs(model, x):
 
 
 NETWORKS = {
-    "gated": (Gated, (3, 6, 6)), "1d": (lambda: Line(1), (2, 12)), "3d": (lambda: Line(3), (2, 7, 7, 7)),
+    "gated": (odd_gated, (3, 6, 6)), "1d": (lambda: Line(1), (2, 12)), "3d": (lambda: Line(3), (2, 7, 7, 7)),
     "resnet18": (lambda: torchvision.models.resnet18(num_classes=10), (3, 32, 32)),
     "mobilenet_v3": (lambda: torchvision.models.mobilenet_v3_small(num_classes=10), (3, 32, 32)),
     "regnety": (lambda: timm.create_model("regnety_002", num_classes=10), (3, 32, 32)),
@@ -89,7 +71,7 @@ def test_with_all_channels_kept_nothing_changes_in_a_bit(name):
 
 
 def test_layers_keep_class_layout_and_flags():
-    model = Gated().to(memory_format=torch.channels_last)
+    model = odd_gated().to(memory_format=torch.channels_last)
     model.grouped.weight.requires_grad_(False)
     student = narrowed(model, [some(span) for span in find_network_spans(model) if not span.reason])
     assert [type(module) for module in student.modules()] == [type(module) for module in model.modules()]
@@ -100,7 +82,7 @@ def test_layers_keep_class_layout_and_flags():
 
 
 def test_what_can_not_be_kept_is_refused():
-    spans = find_network_spans(Gated())
+    spans = find_network_spans(odd_gated())
     grouped = next(span for span in spans if span.groups == 2 and not span.reason)
     with pytest.raises(ArgumentError, match="equally many channels of its 2 groups"):
         NarrowedSpan(grouped, torch.tensor([0, 1, grouped.channels - 1]))
