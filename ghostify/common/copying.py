@@ -40,7 +40,7 @@ def copy_skeleton(model: M, is_leaf: Callable[[nn.Module], bool]) -> M:
     for module in skeleton.modules():
         if id(module) not in shared:
             module.training = False
-            _clear_hooks(module)
+            clear_hooks(module)
     return skeleton
 
 
@@ -49,11 +49,20 @@ def copy_shared(model: M) -> M:
     return _deepcopy(model, {id(t): t for t in _tensors(model)})
 
 
+def copy_to_run(model: M) -> M:
+    """A copy that shares parameters with ``model`` and has buffers, attributes and modes of its own: a forward pass on it
+    leaves the model as it was."""
+    memo: dict[int, object] = {id(parameter): parameter for parameter in model.parameters()}
+    for module in model.modules():
+        memo.update((id(t), t.detach().clone()) for t in plain_tensors(module).values() if not t.is_leaf)
+    return _deepcopy(model, memo)
+
+
 def copy_without_hooks(model: M) -> M:
     """A deep copy without hooks."""
     copied = copy.deepcopy(model)
     for module in copied.modules():
-        _clear_hooks(module)
+        clear_hooks(module)
     return copied
 
 
@@ -80,7 +89,8 @@ def channels_last(value: T) -> T:
     return value
 
 
-def _clear_hooks(module: nn.Module) -> None:
+def clear_hooks(module: nn.Module) -> None:
+    """Take all hooks off a module."""
     for hooks in ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks"):
         getattr(module, hooks).clear()
 

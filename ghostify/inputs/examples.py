@@ -1,10 +1,19 @@
 """The input that a network takes: what the user gives, or what the network is known to take."""
 
+import contextlib
+import inspect
+import io
+import math
+import warnings
+from collections.abc import Iterator
+
 import torch
 from torch import Tensor, nn
 
-from ..common.calls import PositionalArguments
-from ..errors import ArgumentError, ArgumentTypeError
+from ..common.calls import Arguments, PositionalArguments, evaluation_mode
+from ..common.copying import clear_hooks, copy_to_run, on_meta
+from ..common.random_state import undisturbed
+from ..errors import ArgumentError, ArgumentTypeError, UnsupportedModelError
 
 
 def example_input(model: nn.Module) -> PositionalArguments | None:
@@ -50,6 +59,129 @@ def _origin(model: nn.Module) -> str:
 def _zeros(model: nn.Module, shape: tuple[int, ...]) -> Tensor:
     dtype = next((p.dtype for p in model.parameters() if p.is_floating_point()), torch.float32)
     return torch.zeros(shape, dtype=dtype, device="cpu")
+
+
+def running_input(model: nn.Module, example: object = None) -> Arguments | None:
+    """Arguments that the network runs on: what the user gives, else what its kind takes, else a guess that was tried.
+
+    A guess is a batch of 2 random images, signals, volumes or rows, as wide as the first convolution or fully connected layer
+    reads, of the smallest size that a copy of the network in evaluation mode runs on. Random numbers of the caller, buffers,
+    modes and attributes of the network stay as they were; its hooks run only where it does not run without them.
+
+    Args:
+        model: any network.
+        example: a tensor, a shape, or a tuple of arguments, which is not tried.
+
+    Returns:
+        Arguments and keyword arguments, on the device and of the type of the network's parameters; None where it runs on no
+        guess, takes several inputs, or lies on the meta device.
+
+    Raises:
+        ArgumentError, ArgumentTypeError: ``example`` is no input, see :func:`as_arguments`.
+    """
+    if example is not None:
+        return as_arguments(model, example), {}
+    if on_meta(model):
+        return None
+    guesses = list(_guesses(model))
+    for hooks in (False, True):
+        try:
+            copied = copy_to_run(model)
+        except UnsupportedModelError:
+            return None
+        for module in () if hooks else copied.modules():
+            clear_hooks(module)
+        for args in guesses:
+            # the model itself, too: a closure may hold it and run it
+            with evaluation_mode(model), evaluation_mode(copied), _quiet():
+                try:
+                    copied(*args)
+                except Exception:  # code of any kind runs here
+                    continue
+            return args, {}
+    return None
+
+
+@contextlib.contextmanager
+def _quiet() -> Iterator[None]:
+    """No gradients, no warnings, no words, and no trace in the caller's random states."""
+    with torch.no_grad(), undisturbed(), warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()):
+        warnings.simplefilter("ignore")
+        yield
+
+
+def _guesses(model: nn.Module) -> Iterator[PositionalArguments]:
+    """Inputs that a network may take: what its kind takes, smaller first; then what its first layers say."""
+    known = example_input(model)
+    if known is not None and not all(isinstance(value, Tensor) for value in known):
+        yield known
+        return
+    if known is not None and len(known) > 1:
+        yield tuple(_random(model, tuple(tensor.shape)) for tensor in known)
+        return
+    if not _takes_one(model):
+        return
+    shapes = [] if known is None else _smaller(tuple(known[0].shape))
+    for shape in dict.fromkeys([*shapes, *_shapes_of_layers(model)]):
+        yield (_random(model, shape),)
+    for module in model.modules():
+        if isinstance(module, nn.Embedding):
+            yield (torch.arange(2 * 64).view(2, 64).remainder(module.num_embeddings).to(module.weight.device),)
+            return
+
+
+def _smaller(shape: tuple[int, ...]) -> list[tuple[int, ...]]:
+    """Shapes of a batch of images or videos of at most 64 pixels a side, and of one as the network takes them."""
+    return [(2, *shape[1:-2], *(min(side, 64) for side in shape[-2:])), shape]
+
+
+def _takes_one(model: nn.Module) -> bool:
+    try:
+        inspect.signature(model.forward).bind(None)
+    except TypeError:
+        return False
+    except ValueError:  # code of C has no signature
+        return True
+    return True
+
+
+SIDES = {1: (64, 256, 1024, 4096, 16000, 16), 2: (64, 224, 32, 128, 256, 16, 28, 299, 384, 512), 3: (32, 64, 16, 96, 128)}
+"""Lengths of signals, sides of images and of volumes that are tried, by their dimensions."""
+
+
+def _shapes_of_layers(model: nn.Module) -> Iterator[tuple[int, ...]]:
+    """Shapes of batches of 2 that the first layers of a network read, in the order in which it registers them."""
+    seen: set[str] = set()
+    for module in model.modules():
+        channels, size = getattr(module, "in_channels", None), getattr(module, "kernel_size", None)
+        if type(channels) is int and channels > 0 and isinstance(size, tuple) and len(size) in SIDES and "maps" not in seen:
+            seen.add("maps")
+            sides = dict.fromkeys([*_stated_sides(model), *SIDES[len(size)]])
+            if getattr(module, "transposed", False):  # makes maps larger, from latent ones that are small
+                sides = dict.fromkeys([1, 4, 8, 16, *sides])
+            yield from ((2, channels, *[side] * len(size)) for side in sides)
+        elif isinstance(module, nn.Linear) and module.in_features > 0 and "rows" not in seen:
+            seen.add("rows")
+            yield (2, module.in_features)
+            yield (2, 16, module.in_features)
+
+
+def _stated_sides(model: nn.Module) -> list[int]:
+    """Sides of images that a network, or its configuration, has as an attribute."""
+    owners = (model, getattr(model, "config", None), getattr(model, "cfg", None))
+    sizes = [getattr(owner, name, None) for owner in owners for name in ("image_size", "img_size", "input_size")]
+    sides = [size[-1] if isinstance(size, (tuple, list)) and size else size for size in sizes]
+    return [side for side in sides if type(side) is int and 1 < side <= 1024]
+
+
+def _random(model: nn.Module, shape: tuple[int, ...]) -> Tensor:
+    parameter = next(
+        (p for p in model.parameters() if p.is_floating_point()), torch.zeros((), dtype=torch.float32, device="cpu")
+    )
+    values = torch.randn(
+        shape, generator=torch.Generator("cpu").manual_seed(math.prod(shape)), device="cpu", dtype=torch.float32
+    )
+    return values.to(parameter.device, parameter.dtype)
 
 
 def as_arguments(model: nn.Module, example: object) -> PositionalArguments:
