@@ -196,6 +196,18 @@ class GhostModule(nn.Module):
     groups = property(lambda self: self.primary_conv[0].groups)
     padding_mode = property(lambda self: self.primary_conv[0].padding_mode)
 
+    def __getattr__(self, name: str) -> Any:
+        """
+        Raises:
+            AttributeError: there is no such attribute; the message about weights names what code that reads them can take.
+        """
+        if name in ("weight", "bias"):
+            raise AttributeError(
+                f"a GhostModule has no {name}: two convolutions compute its maps. Code that reads or fuses the weights of "
+                "convolutions takes a student of ghostify.convert(..., cheap='absorbed'), whose layers are plain ones"
+            )
+        return super().__getattr__(name)
+
     def forward(self, x: Tensor) -> Tensor:
         intrinsic = self.primary_conv(x)
         sources = intrinsic if self.intrinsic_act is None else self.intrinsic_act(intrinsic)

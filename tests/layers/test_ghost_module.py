@@ -163,3 +163,14 @@ def test_reduced_linear_at_a_ratio_and_at_full_rank():
 def test_reduced_linear_refuses(settings):
     with pytest.raises(ArgumentError, match=r"rank|ratio"):
         ReducedLinear.from_linear(nn.Linear(8, 8), **settings)
+
+
+@pytest.mark.parametrize("name", ["weight", "bias"])
+def test_code_that_reads_a_weight_is_told_what_it_can_take(name):
+    """Ultralytics' fuse() reads weights, as does much code around convolutions."""
+    module = GhostModule(4, 8)
+    assert not hasattr(module, name)
+    with pytest.raises(AttributeError, match=rf"a GhostModule has no {name}: .* cheap='absorbed'"):
+        getattr(module, name)
+    with pytest.raises(AttributeError, match="'GhostModule' object has no attribute 'wieght'"):
+        module.wieght  # noqa: B018
