@@ -68,7 +68,7 @@ def absorb_by_weights(
     Raises:
         ArgumentError: a layer around a span has values that are not finite.
     """
-    modules = dict(network.named_modules())
+    modules = dict(network.named_modules(remove_duplicate=False))
     planned = [span for span in spans if span.reason is None]
     warm = init == "warm" and not any(as_weighted(modules[span.name]).weight.is_meta for span in planned)
     if not warm:

@@ -79,7 +79,7 @@ def absorbed_start(
     narrowed += [records[name].narrowed() for name in survey.unreached]
     untouched = {layer for name in unseen for layer in layers_around(records[name].span)}
     readers = {name: reader for name, reader in survey.readers.items() if name not in untouched}
-    modules = dict(teacher.named_modules())
+    modules = dict(teacher.named_modules(remove_duplicate=False))
     layers = copied_layers(absorb(modules, narrowed, readers))
     slim = copy_swapped(teacher, {modules[name]: layer for name, layer in layers.items()})
     sites = {site.name: site for site in find_sites(slim)}

@@ -6,12 +6,12 @@ from dataclasses import dataclass
 from torch import fx, nn
 
 from ..common.calls import Arguments, batch_size_of
+from ..common.copying import become
 from ..graph.paths import depends_on, with_ancestors
 from ..graph.running import GraphRun
 from ..graph.sites import Site
 from ..graph.sums import Sum, find_sum
 from ..graph.tracing import Part
-from ..surgery.swap import put
 from .fit_state import FitState
 
 
@@ -82,9 +82,8 @@ class PartPair:
         return self.student_modules[str(node.target)]
 
     def replace_module(self, node: fx.Node, module: nn.Module) -> None:
-        """Put another module in the place of the student's that a node calls."""
-        put(self.student.root, str(node.target), module)
-        self.student_modules[str(node.target)] = module
+        """Make the student's module that a node calls into another one, under all of its names."""
+        become(self.module_of(node), module)
 
     def norm_target(self, site: Site) -> str | None:
         """The name by which the graphs call a site's norm."""

@@ -6,11 +6,10 @@ from dataclasses import replace
 import torch
 from torch import Tensor, nn
 
-from ..common.copying import copy_swapped
+from ..common.copying import become, copy_layer, copy_swapped
 from ..common.tensors import versioned
 from ..layers.ghost_module import GhostModule
 from ..students.conversion_recipe import ConversionRecipe, attach_recipe
-from ..surgery.swap import put
 from .report import SiteResult
 
 
@@ -33,7 +32,7 @@ def transplant(
         kept: the channels of the original that stay of what a narrower layer makes, by its name.
     """
     fitted = [name for name, result in results.items() if result.reason is None]
-    modules = {name: student.get_submodule(name) for name in fitted}
+    modules = {name: copy_layer(student.get_submodule(name)) for name in fitted}
     state = {name: tensor.detach().clone() for name, tensor in student.state_dict().items()}
     try:
         for name in fitted:
@@ -42,14 +41,14 @@ def transplant(
         attach_recipe(student, _updated(recipe, copy, results, kept))
     except BaseException:  # an interruption included
         for name, module in modules.items():
-            put(student, name, module)
+            become(student.get_submodule(name), module)
         student.load_state_dict(versioned(state, student))
         attach_recipe(student, recipe)
         raise
 
 
 def replace_module(student: nn.Module, name: str, new: nn.Module) -> None:
-    """Load a module's values into the one of that name, or put a copy in its place where shapes differ."""
+    """Load a module's values into the one of that name, or make it into a copy of the other where shapes differ."""
     old = student.get_submodule(name)
     shapes = [{key: p.shape for key, p in module.named_parameters()} for module in (old, new)]
     if shapes[0] == shapes[1]:
@@ -59,7 +58,7 @@ def replace_module(student: nn.Module, name: str, new: nn.Module) -> None:
     replacement = copy_swapped(new, {}).train(old.training)
     for parameter in replacement.parameters():
         parameter.requires_grad_(trainable)
-    put(student, name, replacement)
+    become(old, replacement)
 
 
 def _copy_state(student: nn.Module, values: Mapping[str, Tensor]) -> None:

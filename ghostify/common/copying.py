@@ -20,14 +20,43 @@ T = TypeVar("T")
 
 
 def copy_swapped(model: M, swaps: Mapping[nn.Module, nn.Module]) -> M:
-    """A deep copy of ``model`` with each key of ``swaps`` replaced by its value, in every place it stands in."""
+    """A deep copy of ``model`` with each key of ``swaps`` replaced by its value, in every place it stands in.
+
+    The plain attributes of what is replaced go to what replaces it.
+    """
     memo: dict[int, object] = {id(old): new for old, new in swaps.items()}
     gone = {id(part) for old in swaps for part in old.modules()}
     for module in model.modules():
         if id(module) not in gone:
             # a derived tensor (the weight of an old-style weight_norm) has a graph behind it and refuses deepcopy
             memo.update((id(t), t.detach().clone()) for t in plain_tensors(module).values() if not t.is_leaf)
-    return _deepcopy(model, memo)
+    copied = _deepcopy(model, memo)
+    for old, new in swaps.items():
+        vars(new).update(_deepcopy(plain_attributes(old, new), memo))
+    return copied
+
+
+def become(old: nn.Module, new: nn.Module) -> None:
+    """Make a module into another one in all places at once: under each of its names, in plain lists, in functions that hold it.
+
+    Args:
+        old: it keeps its identity and its plain attributes, and is of the other's class afterwards.
+        new: a module that is used for nothing else.
+    """
+    state = {**plain_attributes(old, new), **vars(new)}
+    vars(old).clear()
+    vars(old).update(state)
+    object.__setattr__(old, "__class__", type(new))
+
+
+def plain_attributes(old: nn.Module, new: nn.Module) -> dict[str, object]:
+    """The attributes of a layer that are no part of what torch keeps of a module, and for which another has no answer."""
+    own = vars(nn.Module()).keys()
+    return {
+        name: value
+        for name, value in vars(old).items()
+        if name not in own and not name.startswith("_ghostify") and not hasattr(new, name)
+    }
 
 
 def copy_skeleton(model: M, is_leaf: Callable[[nn.Module], bool]) -> M:
@@ -95,7 +124,7 @@ def clear_hooks(module: nn.Module) -> None:
         getattr(module, hooks).clear()
 
 
-def _deepcopy(model: M, memo: dict[int, object]) -> M:
+def _deepcopy(model: T, memo: dict[int, object]) -> T:
     try:
         return copy.deepcopy(model, memo)
     except Exception as error:  # modules may copy themselves, with code of any kind

@@ -152,9 +152,11 @@ def _carry_out(network: M, plan: NetworkPlan, config: GhostConfig, inplace: bool
         sites = {planned.site.name: planned.site for planned in plan.sites}
         absorption = absorb_by_weights(network, plan.spans, sites, config.init, config.seed)
         swaps = absorption.layers | make_swaps(rebased(plan.sites, absorption.layers), config.init, config.seed)
+        spans = [record_span(span, absorption.kept.get(span.name)) for span in plan.spans]
+        # before the swap, which in place makes other layers of those of the plan
+        recipe = make_recipe(plan.sites, config.to_dict(plan.budget), recipe_of(network), spans)
         student = swap(network, swaps, inplace)
-    spans = [record_span(span, absorption.kept.get(span.name)) for span in plan.spans]
-    attach_recipe(student, make_recipe(plan.sites, config.to_dict(plan.budget), recipe_of(network), spans))
+    attach_recipe(student, recipe)
     return student
 
 

@@ -38,7 +38,7 @@ def losses_by_weights(model: nn.Module, spans: Sequence[Span], sites: Sequence[S
         spans: of which some are free.
         sites: the layers of the model.
     """
-    modules, by_name = dict(model.named_modules()), {site.name: site for site in sites}
+    modules, by_name = dict(model.named_modules(remove_duplicate=False)), {site.name: site for site in sites}
     free = [span for span in spans if not span.reason]
     return {span.makers[0]: completed(eliminate_by_weights(span, by_name, modules).losses.numpy()) for span in free}
 

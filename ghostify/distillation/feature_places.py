@@ -26,7 +26,7 @@ def find_places(student: nn.Module, teacher: nn.Module, run: Callable[[nn.Module
         Names of modules, in the order of sites.
     """
     names = _candidates(student)
-    teacher_modules = dict(teacher.named_modules())
+    teacher_modules = dict(teacher.named_modules(remove_duplicate=False))
     outer = [name for name in names if name in teacher_modules and not any(name.startswith(other + ".") for other in names)]
     with Recorder(student, outer) as student_recorder, Recorder(teacher, outer) as teacher_recorder:
         for recorder, model in ((student_recorder, student), (teacher_recorder, teacher)):

@@ -68,7 +68,7 @@ def trace(model: nn.Module, is_site: Predicate, is_leaf: Predicate) -> list[Part
     Returns:
         Parts that together call every module for which ``is_site`` is true.
     """
-    return list(_parts("", copy_skeleton(model, _is_plain_leaf), is_site, is_leaf))
+    return list(_parts("", copy_skeleton(model, _is_plain_leaf), is_site, is_leaf, set()))
 
 
 def trace_in_training(model: nn.Module, is_leaf: Predicate) -> fx.Graph | None:
@@ -123,8 +123,12 @@ class _Tracer(fx.Tracer):
             raise
 
 
-def _parts(name: str, root: nn.Module, is_site: Predicate, is_leaf: Predicate) -> Iterator[Part]:
-    """The parts of the module ``root`` of this qualified name: the module itself, and submodules that its graph leaves out."""
+def _parts(name: str, root: nn.Module, is_site: Predicate, is_leaf: Predicate, seen: set[nn.Module]) -> Iterator[Part]:
+    """The parts of the module ``root`` of this qualified name: the module itself, and submodules that its graph leaves out.
+
+    A module that has several names is looked at once; ``seen`` has those that were.
+    """
+    seen.add(root)
     if is_site(root):
         parent, _, child = name.rpartition(".")
         yield Part(parent, _single_call(child), whole=not name, entry=name, constants=root)
@@ -134,11 +138,11 @@ def _parts(name: str, root: nn.Module, is_site: Predicate, is_leaf: Predicate) -
         missing = list(root.named_children())
     else:
         yield Part(name, graph, whole=not name, entry=name, constants=root)
-        called = {str(node.target) for node in graph.nodes if node.op == "call_module"}
+        called = {root.get_submodule(str(node.target)) for node in graph.nodes if node.op == "call_module"}
         missing = list(_unreached(root, called, is_site))
     for child, module in missing:
-        if _has_site(module, is_site):
-            yield from _parts(f"{name}.{child}" if name else child, module, is_site, is_leaf)
+        if _has_site(module, is_site) and module not in seen:
+            yield from _parts(f"{name}.{child}" if name else child, module, is_site, is_leaf, seen)
 
 
 def _trace_graph(name: str, root: nn.Module, is_leaf: Predicate) -> fx.Graph | None:
@@ -166,23 +170,25 @@ def _defaults(root: nn.Module) -> dict[str, object]:
     return {p.name: p.default for p in parameters if p.default is not p.empty}
 
 
-def _unreached(root: nn.Module, called: set[str], is_site: Predicate, prefix: str = "") -> Iterator[tuple[str, nn.Module]]:
+def _unreached(
+    root: nn.Module, called: set[nn.Module], is_site: Predicate, prefix: str = ""
+) -> Iterator[tuple[str, nn.Module]]:
     """The names and modules of submodules whose sites the graph of ``root`` never calls.
 
     These are opaque submodules, and heads that run in training mode alone.
 
     Args:
         root: the module that is traced, or a submodule of it in the recursion.
-        called: the targets that the graph calls.
+        called: the modules that the graph calls, whatever their names.
         is_site: whether a module is a site.
         prefix: the name of ``root`` in the graph, with a dot behind it; empty for the module that is traced.
     """
     for child, module in root.named_children():
         name = prefix + child
-        inner = [name, *(f"{name}.{path}" for path, m in module.named_modules() if path and is_site(m))]
-        if is_site(module) and name in called:
+        if is_site(module) and module in called:
             continue
-        if called.isdisjoint(inner[1:]):
+        inside = {inner for inner in module.modules() if inner is not module and is_site(inner)}
+        if module in called or called.isdisjoint(inside):
             yield name, module
         else:
             yield from _unreached(module, called, is_site, f"{name}.")

@@ -10,7 +10,7 @@ from .tracing import Part
 
 
 class Usage:
-    """Counts what is used more than once anywhere in a network.
+    """Counts what is used more than once anywhere in a network, by object: a module may have several names.
 
     Args:
         model: the whole network.
@@ -23,23 +23,24 @@ class Usage:
     def __init__(self, model: nn.Module, parts: Sequence[Part]):
         self.modules = dict(model.named_modules(remove_duplicate=False))
         nodes = [(part.qualified(str(node.target)), node.op) for part in parts for node in part.graph.nodes]
-        self._calls = Counter(name for name, op in nodes if op == "call_module")
-        self._read = {name.rpartition(".")[0] for name, op in nodes if op == "get_attr"}
-        self._owners = Counter(id(p) for m in self.modules.values() for p in m._parameters.values() if p is not None)
-        self._names = Counter(id(module) for module in self.modules.values())
+        owners = (name.rpartition(".")[0] for name, op in nodes if op == "get_attr")
+        self._calls = Counter(self.modules[name] for name, op in nodes if op == "call_module")
+        self._read = {self.modules[name] for name in owners if name in self.modules}
+        self._owners = Counter(id(p) for m in model.modules() for p in m._parameters.values() if p is not None)
 
     def is_owned(self, name: str) -> bool:
-        """Whether the module is called from one place, has one name, no hooks, and no weights that are read from outside."""
+        """Whether the module, whatever its names, is called once, has no hooks, and no weights that are read from outside."""
         module = self.modules[name]
-        return self._calls[name] == 1 and self._names[id(module)] == 1 and not has_hooks(module) and name not in self._read
+        return self._calls[module] == 1 and not has_hooks(module) and module not in self._read
 
     def shared_weights(self, name: str) -> str | None:
         """Why the weights of the module stand for more than its one call; None where they do not."""
-        if self._calls[name] > 1:
-            return f"shared weights: called {self._calls[name]} times"
-        if any(self._owners[id(p)] > 1 for p in self.modules[name].parameters()):
+        module = self.modules[name]
+        if self._calls[module] > 1:
+            return f"shared weights: called {self._calls[module]} times"
+        if any(self._owners[id(p)] > 1 for p in module.parameters()):
             return "shared weights: the same parameters stand in more than one place"
-        return "its weights are read from outside" if name in self._read else None
+        return "its weights are read from outside" if module in self._read else None
 
     def in_ghost_module(self, name: str) -> bool:
         """Whether the module is a Ghost module, ours or a network's own, or lies in one."""

@@ -26,7 +26,7 @@ def check_shapes(student: nn.Module, shapes: Mapping[str, tuple[int, ...]], path
         ArgumentError: the file is of another network.
     """
     needed = {name: tuple(value.shape) for name, value in student.state_dict().items() if not _is_index(name)}
-    for name, module in student.named_modules():
+    for name, module in student.named_modules(remove_duplicate=False):
         if isinstance(module, GhostModule):
             prefix, ghosts = f"{name}." if name else "", module.out_channels - module.intrinsic_channels
             sizes = {f"{prefix}channel_order": (module.out_channels,), f"{prefix}ghost_source": (ghosts,)}

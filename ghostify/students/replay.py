@@ -36,7 +36,7 @@ def replay(model: M, recipe: ConversionRecipe) -> M:
     narrowed = [record.narrowed() for record in recipe.narrowed]
     try:
         with torch.inference_mode(False), torch.device("cpu"):
-            layers = copied_layers(narrowed_layers(dict(model.named_modules()), narrowed))
+            layers = copied_layers(narrowed_layers(dict(model.named_modules(remove_duplicate=False)), narrowed))
             student = swap(model, layers | make_swaps(rebased(plan, layers), init="random"), inplace=False)
     except UnsupportedModelError as error:
         raise ArgumentError(f"the recipe does not fit {type(model).__name__}: {error}") from error

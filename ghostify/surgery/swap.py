@@ -6,7 +6,7 @@ from typing import TypeVar
 
 from torch import fx, nn
 
-from ..common.copying import copy_swapped
+from ..common.copying import become, copy_layer, copy_swapped
 from ..errors import ArgumentError, UnsupportedModelError
 from ..graph.sites import Site
 from ..layers.reduced_linear import ReducedLinear
@@ -61,20 +61,22 @@ def rebased(plan: Sequence[PlannedSite], layers: Mapping[str, nn.Module]) -> lis
 
 
 def swap(model: M, swaps: dict[str, nn.Module], inplace: bool) -> M:
-    """``model`` with the new layers in place; a copy unless ``inplace``.
+    """``model`` with the new layers in all places where the old ones stand, under whatever names; a copy unless ``inplace``.
 
     Args:
         model: any network.
         swaps: qualified name -> new layer.
         inplace: whether the model itself is changed.
     """
+    layers = {model.get_submodule(name): layer for name, layer in swaps.items()}
     if inplace:
-        for name, layer in swaps.items():
-            put(model, name, layer)
+        _keep_apart(layers)
+        for old, new in layers.items():
+            become(old, new)
     else:
-        model = copy_swapped(model, {model.get_submodule(name): layer for name, layer in swaps.items()})
+        model = copy_swapped(model, layers)
     if isinstance(model, fx.GraphModule):
-        _drop_identities(model, {name for name, layer in swaps.items() if isinstance(layer, nn.Identity)})
+        _drop_identities(model, {model.get_submodule(name) for name, layer in swaps.items() if isinstance(layer, nn.Identity)})
     return model
 
 
@@ -84,10 +86,19 @@ def put(model: nn.Module, name: str, value: nn.Module | nn.Parameter) -> None:
     setattr(model.get_submodule(parent), child, value)
 
 
-def _drop_identities(model: fx.GraphModule, names: set[str]) -> None:
+def _keep_apart(layers: Mapping[nn.Module, nn.Module]) -> None:
+    """Give new layers that hold an old one, as a registered ``narrow`` may return it, a twin of it that stays what it was."""
+    for parent in (module for new in layers.values() for module in new.modules()):
+        for name, child in parent.named_children():
+            if child in layers:
+                setattr(parent, name, copy_layer(child))
+
+
+def _drop_identities(model: fx.GraphModule, identities: set[nn.Module]) -> None:
     """Take the calls of these modules, which are identities, out of a traced model's graph."""
+    modules = dict(model.named_modules(remove_duplicate=False))
     for node in list(model.graph.nodes):
-        if node.op == "call_module" and node.target in names:
+        if node.op == "call_module" and modules[str(node.target)] in identities:
             node.replace_all_uses_with(node.args[0])
             model.graph.erase_node(node)
             model.delete_submodule(str(node.target))

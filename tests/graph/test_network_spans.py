@@ -31,13 +31,8 @@ def tie(network):
     network.other.weight = network.a.weight
 
 
-def alias(network):
-    network.alias = network.a
-
-
 CHANGES = {
     "tied weights": tie,
-    "another name": alias,
     "hook on the maker": lambda network: network.a.register_forward_hook(lambda *_: None),
     "hook on the reader": lambda network: network.b.register_forward_pre_hook(lambda *_: None),
     "hook on what carries": lambda network: network.act.register_forward_hook(lambda *_: None),
@@ -99,9 +94,17 @@ def test_what_a_head_reads_in_training_alone_is_not_free():
 
 def test_every_layer_makes_a_span_also_those_that_are_bound():
     network = Pair()
-    network.alias = network.b
+    network.b.register_forward_hook(lambda *_: None)
     assert [span.makers for span in find_network_spans(network)] == [("a",), ("b",)]
     assert all("b is called more than once" in span.reason for span in find_network_spans(network))
+
+
+def test_another_name_of_a_layer_that_is_called_once_bars_nothing():
+    network = Pair()
+    network.aliases = nn.ModuleList([network.a, network.act, network.b])
+    spans = find_network_spans(network)
+    assert [span.makers for span in spans] == [("a",), ("b",)]
+    assert spans[0].reason == ""
 
 
 def test_reasons_have_qualified_names_in_parts_too():
