@@ -139,10 +139,23 @@ def convert(
         seed=seed,
     )
     network = cast(M, model if isinstance(model, nn.Module) else _build(model))
+    return convert_with(network, config, goal, inplace, network is not model)
+
+
+def convert_with(network: M, config: GhostConfig, goal: ConversionGoal, inplace: bool = False, unused: bool = False) -> M:
+    """:func:`convert` with settings and a goal that are checked already.
+
+    Args:
+        network: the original.
+        config: settings.
+        goal: what is aimed at.
+        inplace: change the network itself instead of a copy.
+        unused: whether nobody else has the network, so that no copy is needed.
+    """
     check_model(network)
     plan = _plan_for(network, config, goal)
     _check_plan(network, plan, inplace)
-    return _carry_out(network, plan, config, inplace or network is not model)
+    return _carry_out(network, plan, config, inplace or unused)
 
 
 def _carry_out(network: M, plan: NetworkPlan, config: GhostConfig, inplace: bool) -> M:

@@ -6,6 +6,7 @@ from pathlib import Path
 
 from ..errors import ArgumentError, ArgumentTypeError
 from ..inputs.images import ImageData
+from .layer_seconds import LayerSeconds
 from .sensitivity_table import Sensitivity
 from .target import Target
 
@@ -22,6 +23,8 @@ class ConversionGoal:
         example_input: what is counted or timed for, in any form that the user may give; None for what the model is known to
             take.
         progress: show a progress bar while sites are timed or spans are surveyed.
+        seconds: what layers take on the runtime that a target of latency is meant for; None for Ghost modules, each of which
+            is timed by itself.
     """
 
     target: Target | None
@@ -30,6 +33,7 @@ class ConversionGoal:
     only_if_faster: str | None
     example_input: object
     progress: bool
+    seconds: LayerSeconds | None = None
 
     @classmethod
     def parse(

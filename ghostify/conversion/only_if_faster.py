@@ -12,7 +12,7 @@ from ..deployment.runtimes import runtime_named
 from ..errors import ArgumentError
 from ..inputs.examples import one_input
 from ..surgery.planned import PlannedSite
-from .ghost_timer import GhostTimer, Seconds
+from .runtime_timer import RuntimeTimer, Seconds
 from .settings import GhostConfig
 from .site_latency import inputs_of
 
@@ -52,7 +52,7 @@ def only_faster(
     zeros = one_input(model, example, "only_if_faster")
     x = torch.randn(zeros.shape, generator=torch.Generator().manual_seed(0)).to(zeros.dtype)
     quiet = copy_without_hooks(model).eval().cpu()
-    timer = GhostTimer(chosen)
+    timer = RuntimeTimer(chosen)
     gains, reasons = _by_site(quiet, [p for p in plan if p.ratio is not None], timer, x, progress)
     kept = _without(plan, reasons)
     while gaining := [p.site.name for p in kept if p.site.name in gains and p.ratio is not None]:
@@ -68,7 +68,7 @@ def only_faster(
 
 
 def _by_site(
-    model: nn.Module, planned: Sequence[PlannedSite], timer: GhostTimer, x: Tensor, progress: bool
+    model: nn.Module, planned: Sequence[PlannedSite], timer: RuntimeTimer, x: Tensor, progress: bool
 ) -> tuple[dict[str, float], dict[str, str]]:
     """By name, the seconds that each site gains, and why sites that gain nothing stay as they are."""
     gains: dict[str, float] = {}

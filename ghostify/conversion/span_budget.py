@@ -19,6 +19,7 @@ from ..graph.tracing import Part
 from ..inputs.examples import arguments_for, example_input
 from ..surgery.planned import PlannedSite, PlannedSpan
 from .goal import ConversionGoal
+from .layer_seconds import LayerSeconds
 from .network_plan import NetworkPlan
 from .output_ghosts import OutputGhosts, output_ghosts
 from .plan import check_patterns, nothing_to_convert
@@ -66,9 +67,9 @@ def plan_span_budget(
     """
     target = goal.target
     assert target is not None
-    if target.metric == "latency":
+    if target.metric == "latency" and goal.seconds is None:
         both = " and images" if config.cheap == "auto" else ""
-        aim = "aim at flops or params, and time the student"
+        aim = "aim at flops or params here, or call ghostify.compress"
         raise ArgumentError(f"target latency does not go with cheap={config.cheap!r}{both}: {aim}")
     check_patterns(sites, config)
     by_name = {site.name: site for site in sites}
@@ -80,8 +81,8 @@ def plan_span_budget(
     with ExitStack() as stack:
         held = None if goal.images is None else stack.enter_context(held_images(model, goal.images))
         if held is not None and held.warning is not None:
-            warnings.warn(held.warning, stacklevel=4)  # for the line that calls convert
-        share = _ShareOut(model, sites, narrowest, ghosts, config, target, _arguments(model, goal, held))
+            warnings.warn(held.warning, stacklevel=5)  # for the line that calls convert
+        share = _ShareOut(model, sites, narrowest, ghosts, config, target, _arguments(model, goal, held), goal.seconds)
         share.check_reach()  # what is out of reach is so before images are run
         losses = _losses(model, sites, [planned.span for planned in share.free], parts, config, goal, held)
         moments = {} if held is None else moments_by_images(held, [one.site.name for one in ghosts], parts)
@@ -102,7 +103,7 @@ def _narrowest(span: Span, sites: Mapping[str, Site], config: GhostConfig) -> Pl
 def _arguments(model: nn.Module, goal: ConversionGoal, held: HeldImages | None) -> PositionalArguments:
     """The arguments of the forward pass that costs are counted for: those of an image where no others are known."""
     assert goal.target is not None
-    if goal.target.metric == "params":
+    if goal.target.metric == "params" or goal.seconds is not None:
         return ()
     if held is not None and goal.example_input is None and example_input(model) is None:
         return held.example
@@ -146,6 +147,7 @@ class _ShareOut:
         config: settings.
         target: what the whole may cost.
         arguments: of the forward pass that costs are counted for.
+        seconds: of layers, for a target of latency.
 
     Attributes:
         changing: the spans of which channels may go.
@@ -161,13 +163,15 @@ class _ShareOut:
         config: GhostConfig,
         target: Target,
         arguments: PositionalArguments,
+        seconds: LayerSeconds | None = None,
     ):
         self.model, self.sites, self.narrowest, self.config, self.target = model, sites, narrowest, config, target
         self.arguments, self.ghosts = arguments, ghosts
         self.changing = [planned for planned in narrowest if planned.reason is None]
         self.free = [planned for planned in self.changing if not pins_of(planned.span, config)]
         names = [one.site.name for one in ghosts]
-        self.costs = width_costs(target.metric, model, [planned.span for planned in self.changing], arguments, names)
+        spans = [planned.span for planned in self.changing]
+        self.costs = width_costs(target.metric, model, spans, arguments, names, seconds)
         self.site_costs = measure_costs(target.metric, model, [one.site for one in ghosts], arguments) if ghosts else None
         self.limit = target.value * self.costs.total if target.share else target.value
         self.saved = self._saved(narrowest)  # whatever becomes of spans
@@ -194,7 +198,7 @@ class _ShareOut:
         sites = [self._site_choices(one, site_losses.get(one.site.name)) for one in self.ghosts]
         network = WidthNetwork([*(self._choices(planned, losses) for planned in self.changing), *sites], self.costs.layers)
         least = self._check(network)
-        best = best_answer(network, math.floor(self.limit + self.saved) + 0.5)  # costs are whole numbers, summed up in floats
+        best = best_answer(network, self._summed(self.limit + self.saved))
         assert best is not None
         widths = {
             planned.name: int(network.gives[row, choice])
@@ -203,7 +207,7 @@ class _ShareOut:
         picked = [int(choice) for choice in best.picked[len(self.changing) :]]
         chosen = {one.site.name: _option(one, choice) for one, choice in zip(self.ghosts, picked, strict=True)}
         spans = [self._planned(planned, widths, losses) for planned in self.narrowest]
-        cost = round(best.cost) - self._saved(spans)
+        cost = self._whole(best.cost) - self._saved(spans)
         budget = Budget(self.target.metric, self.limit, self.costs.total, least, cost)
         layers = [
             _with_ghost(planned, chosen.get(planned.site.name)) for planned in plan_layers(self.sites, spans, self.config)
@@ -250,11 +254,19 @@ class _ShareOut:
         Raises:
             ArgumentError: the target is out of reach.
         """
-        least = round(network.cheapest().cost) - self.saved
+        least = self._whole(network.cheapest().cost) - self.saved
         if not least <= self.limit < self.costs.total:
             how = "with as few channels as spans may keep" + (" and Ghost modules" if self.ghosts else "")
             raise ArgumentError(out_of_reach(self.target, self.limit, least, self.costs.total, how))
         return least
+
+    def _whole(self, cost: float) -> float:
+        """A cost that was summed up in floats; multiply-adds and params are whole numbers."""
+        return cost if self.target.metric == "latency" else round(cost)
+
+    def _summed(self, limit: float) -> float:
+        """A limit for costs that are summed up in floats."""
+        return limit * (1 + 1e-9) if self.target.metric == "latency" else math.floor(limit) + 0.5
 
     def _saved(self, spans: Sequence[PlannedSpan]) -> float:
         """What fully connected layers that get a smaller rank save."""

@@ -9,6 +9,7 @@ from ..common.calls import PositionalArguments
 from ..common.costs import count_params, measure
 from ..graph.spans import Span
 from ..layers.convolution import Convolution, WeightedLayer
+from .layer_seconds import LayerSeconds
 from .width_network import LayerCost
 
 
@@ -17,7 +18,7 @@ class WidthCosts:
     """The costs of a network by the widths of its spans.
 
     Attributes:
-        total: of the original: multiply-adds, or parameters.
+        total: of the original: multiply-adds, parameters, or seconds.
         layers: what the widths change, and as a layer without reads what they do not; spans are named by their positions in
             the list that was asked about.
     """
@@ -27,24 +28,35 @@ class WidthCosts:
 
 
 def width_costs(
-    metric: str, model: nn.Module, spans: Sequence[Span], arguments: PositionalArguments, sites: Sequence[str] = ()
+    metric: str,
+    model: nn.Module,
+    spans: Sequence[Span],
+    arguments: PositionalArguments,
+    sites: Sequence[str] = (),
+    seconds: LayerSeconds | None = None,
 ) -> WidthCosts:
-    """The costs of a model by ``"flops"`` or ``"params"``.
+    """The costs of a model by ``"flops"``, ``"params"`` or ``"latency"``.
 
     Args:
-        metric: multiply-adds of one forward pass, or how many numbers parameters hold.
+        metric: multiply-adds of one forward pass, or how many numbers parameters hold; or seconds, where each multiply-add of
+            a layer takes as long as it does in the original's.
         model: the original.
         spans: whose widths may change; all others keep their channels.
-        arguments: of a forward pass; not needed for params.
+        arguments: of a forward pass; for FLOPs alone.
         sites: qualified names of layers that make no such span, and may come to compute fewer of their outputs from their
             inputs; their positions follow those of the spans.
+        seconds: of layers and of the whole; for latency alone.
     """
     around = _Surroundings(dict(model.named_modules(remove_duplicate=False)), spans, sites)
     if metric == "params":
-        total, dense = count_params(model), [*around.weights({}), *around.values()]
+        total: float = count_params(model)
+        dense: list[tuple[LayerCost, float]] = [*around.weights(around.numbers), *around.values()]
+    elif seconds is not None:
+        total, dense = seconds.total, list(around.weights(seconds.layers))
     else:
         costs = measure(model, arguments, around.weighted)
-        total, dense = costs.flops, list(around.weights(costs.positions))
+        flops = {name: number * costs.positions.get(name, 0) for name, number in around.numbers.items()}
+        total, dense = costs.flops, list(around.weights(flops))
     rest = total - sum(cost for _, cost in dense)
     return WidthCosts(total, (LayerCost(rest, inputs=1), *(layer for layer, _ in dense)))
 
@@ -54,6 +66,7 @@ class _Surroundings:
 
     Attributes:
         weighted: qualified names of convolutions and fully connected layers, in the order of the spans.
+        numbers: how many numbers the weight of each of them holds.
     """
 
     def __init__(self, modules: Mapping[str, nn.Module], spans: Sequence[Span], sites: Sequence[str] = ()):
@@ -69,17 +82,18 @@ class _Surroundings:
                 self.carries.setdefault(use.target, []).append((index, use.width))
         names = dict.fromkeys([*self.makes, *self.reads, *self.carries])
         self.weighted = [name for name in names if isinstance(modules[name], (nn.Linear, Convolution))]
+        self.numbers = {name: modules[name].weight.numel() for name in self.weighted}
 
-    def weights(self, positions: Mapping[str, int]) -> Iterator[tuple[LayerCost, int]]:
-        """Weights times positions of convolutions and fully connected layers, and what they are in the original.
+    def weights(self, costs: Mapping[str, float]) -> Iterator[tuple[LayerCost, float]]:
+        """The costs of convolutions and fully connected layers, and what they are in the original.
 
         Args:
-            positions: of each layer in a forward pass; empty to count the weights themselves.
+            costs: of each layer in the original; a layer that is not among them never runs.
         """
         for name in self.weighted:
             layer = self.modules[name]
             assert isinstance(layer, WeightedLayer)
-            cost = layer.weight.numel() * (positions.get(name, 0) if positions else 1)
+            cost = costs.get(name, 0)
             if name in self.carries:
                 yield self._of_channels(name, cost), cost
                 continue
@@ -88,7 +102,7 @@ class _Surroundings:
             fixed = inputs - sum(width * self.spans[index].channels for index, width in reads)
             yield LayerCost(cost / (inputs * outputs), reads, fixed, self.makes.get(name), outputs), cost
 
-    def values(self) -> Iterator[tuple[LayerCost, int]]:
+    def values(self) -> Iterator[tuple[LayerCost, float]]:
         """Biases, and what norms, activations and depthwise convolutions have besides a weight, for each channel."""
         for name in self.makers:
             bias = getattr(self.modules[name], "bias", None)
@@ -101,7 +115,7 @@ class _Surroundings:
             if values:
                 yield self._of_channels(name, values), values
 
-    def _of_channels(self, name: str, cost: int) -> LayerCost:
+    def _of_channels(self, name: str, cost: float) -> LayerCost:
         """A cost that is equal for each channel that a layer carries."""
         carried = self.carries[name]
         known = sum(self.spans[index].channels for index, _ in carried)

@@ -15,6 +15,7 @@ from ..common.parallel import Engine, run_parallel
 from ..common.progress import site_bar
 from ..common.random_state import without_caller_modes
 from ..common.tensors import checksum_of_values, checksum_of_weights
+from ..conversion.one_pass import measure_in_one_pass
 from ..conversion.plan import make_plan, nothing_to_convert
 from ..conversion.sensitivity_table import Header, Sensitivity, SiteSensitivity, check_header
 from ..conversion.settings import GhostConfig
@@ -24,7 +25,6 @@ from ..inputs.image_range import range_warning
 from ..inputs.images import ImageData, as_calls, peek
 from ..losses import main_output
 from ..tasks.task import Outputs
-from .one_pass import measure_in_one_pass
 from .score_comparison import ScoreComparison
 from .site_scan import Plans, SiteScan
 

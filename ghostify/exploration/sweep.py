@@ -9,12 +9,12 @@ from pathlib import Path
 from torch import nn
 
 from ..common.files import write_text
+from ..common.fingerprints import fingerprint
 from ..common.parallel import Engine, run_parallel
 from ..common.progress import site_bar
 from ..errors import ArgumentError, ArgumentTypeError
 from ..inputs.images import ImageData
 from ..inputs.sources import LabelledData
-from .fingerprints import fingerprint
 from .run_trial import SensitivityKey, SweepData, run_trial
 from .sensitivity import sensitivity
 from .sweep_result import SweepResult

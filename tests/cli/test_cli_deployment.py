@@ -9,7 +9,7 @@ from helpers.cli import run
 def test_only_if_faster(monkeypatch, capsys, folder):
     monkeypatch.setenv("XDG_CACHE_HOME", str(folder / "cache"))
     for name in ("TURN", "LAYER_TURN"):
-        monkeypatch.setattr(f"ghostify.conversion.ghost_timer.{name}", 0.005)
+        monkeypatch.setattr(f"ghostify.conversion.runtime_timer.{name}", 0.005)
     for most, code in ((1e9, 0), (0, 2)):  # whatever the clock says, and whatever it says
         monkeypatch.setattr("ghostify.conversion.only_if_faster.MOST", most)
         options = ["--factory", "mynets:build", "--input", "1x3x16x16", "--only-if-faster", "eager", "--out", "s.safetensors"]

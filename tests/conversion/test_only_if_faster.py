@@ -10,7 +10,7 @@ from torch import nn
 
 import ghostify
 from ghostify.conversion import only_if_faster as faster
-from ghostify.conversion.ghost_timer import GhostTimer, Seconds
+from ghostify.conversion.runtime_timer import RuntimeTimer, Seconds
 from ghostify.students.conversion_recipe import recipe_of
 
 SLOW = [pytest.param(name, marks=pytest.mark.slow) for name in ("compile", "onnxruntime", "openvino")]
@@ -40,7 +40,7 @@ def clock(monkeypatch, site, network=lambda sites: Seconds(2, 1)):
         asked.append((len(kernels), ghosts))
         return site(kernels[0]) if len(kernels) == 1 else network(ghosts)
 
-    monkeypatch.setattr(GhostTimer, "_times", times)
+    monkeypatch.setattr(RuntimeTimer, "_times", times)
     return asked
 
 
@@ -129,7 +129,7 @@ def test_really_timed(runtime, monkeypatch, cache):
     if faster.runtime_named(runtime).missing():
         pytest.skip(faster.runtime_named(runtime).missing())
     for name in ("TURN", "LAYER_TURN"):
-        monkeypatch.setattr(f"ghostify.conversion.ghost_timer.{name}", 0.005)
+        monkeypatch.setattr(f"ghostify.conversion.runtime_timer.{name}", 0.005)
     monkeypatch.setattr(faster, "MOST", 1e9)  # whatever the clock says: what is tested is that there are times
     student = ghostify.convert(Residual(32), only_if_faster=runtime, example_input=(1, 3, 32, 32), linear_ratio=2)
     plain = ghostify.convert(Residual(32), linear_ratio=2)

@@ -7,6 +7,7 @@ import torchvision
 from torch import nn
 
 from ghostify.common.costs import count_params, measure
+from ghostify.conversion.layer_seconds import LayerSeconds
 from ghostify.conversion.width_costs import width_costs
 from ghostify.conversion.width_network import Choice, WidthNetwork
 from ghostify.graph.network_spans import find_network_spans
@@ -59,3 +60,16 @@ def test_costs_are_those_of_the_narrowed_network(name):
         assert network.answer([0] * len(spans)).cost == pytest.approx(before[metric], rel=1e-12)
         assert network.answer([1] * len(spans)).cost == pytest.approx(wanted[metric], rel=1e-12)
         assert wanted[metric] < 0.9 * before[metric]
+
+
+def test_seconds_go_with_the_multiply_adds_of_each_layer():
+    """Where every multiply-add takes a nanosecond, and the rest of the network a millisecond."""
+    model = nn.Sequential(nn.Conv2d(3, 8, 3), nn.ReLU(), nn.Conv2d(8, 16, 3), nn.ReLU(), nn.Conv2d(16, 4, 1)).eval()
+    spans = [span for span in find_network_spans(model) if not span.reason]
+    layers = {"0": 36 * 3 * 8 * 9e-9, "2": 16 * 8 * 16 * 9e-9, "4": 16 * 16 * 4 * 1e-9}
+    costs = width_costs("latency", model, spans, (), seconds=LayerSeconds(1e-3 + sum(layers.values()), layers))
+    network = WidthNetwork([[Choice(0, 0, span.channels // 2, span.channels // 2)] for span in spans], costs.layers)
+    expected = 1e-3 + layers["0"] / 2 + layers["2"] / 4 + layers["4"] / 2
+    assert network.answer([0] * len(spans)).cost == pytest.approx(expected)
+    scaled = LayerSeconds.within(1e-6, layers)
+    assert sum(scaled.layers.values()) == pytest.approx(scaled.total)

@@ -92,7 +92,7 @@ def test_a_plan_by_the_table_is_that_by_the_images(model, images, found, tmp_pat
 def test_a_file_is_read_instead_of_measuring_again(model, images, found, tmp_path, monkeypatch):
     out = tmp_path / "s.json"
     assert ghostify.sensitivity(model, images, (2, 4), method="one_pass", cheap="absorbed", out=out) == found
-    monkeypatch.setattr("ghostify.exploration.one_pass.losses_by_images", lambda *_: pytest.fail("measured again"))
+    monkeypatch.setattr("ghostify.conversion.one_pass.losses_by_images", lambda *_: pytest.fail("measured again"))
     more = ghostify.sensitivity(model, images, (3,), method="one_pass", out=out)
     assert more.header.ratios == (2, 3, 4)
     assert more.curves == found.curves

@@ -1,10 +1,10 @@
-"""How long a site, or a whole network, takes on a runtime as it is and with Ghost modules."""
+"""How long a site, or a whole network, takes on a runtime: as it is, and as a student."""
 
 import hashlib
 import json
 import os
 import statistics
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import astuple, dataclass
 from importlib.metadata import version
 from typing import cast
@@ -15,7 +15,8 @@ from torch import Tensor, fx, nn
 from ..deployment.fold import fold, for_inference
 from ..deployment.parted_maps import PartedMaps
 from ..deployment.runtimes import Runtime
-from ..deployment.timing import TURN, in_turns, machine
+from ..deployment.timing import TURN, in_turns, machine, thread_count
+from ..graph.sites import Site
 from ..layers.reduced_linear import ReducedLinear
 from ..surgery.planned import PlannedSite
 from ..surgery.swap import make_swaps, swap
@@ -25,6 +26,9 @@ from .site_latency import layers_of
 from .timing_cache import TimingCache
 
 REPEATS = 10
+
+
+BESIDE_REPEATS = 30  # of a student that is timed beside its original
 
 
 LAYER_TURN = 0.03  # seconds
@@ -43,28 +47,52 @@ class Seconds:
     ghost: float
 
 
-class GhostTimer:
-    """Times layers and networks on a runtime beside what would take their place, and remembers the times on disk.
+@dataclass(frozen=True)
+class Beside:
+    """A student that was timed beside its original, in turns.
 
-    Args:
-        runtime: where they run, with as many threads as torch has.
+    Attributes:
+        original, student: median seconds of one batch.
+        share: the student's time as a share of the original's, the median over turns; what slows the machine down for a while
+            slows both.
+        low, high: quartiles of the share.
     """
 
-    def __init__(self, runtime: Runtime):
+    original: float
+    student: float
+    share: float
+    low: float
+    high: float
+
+
+class RuntimeTimer:
+    """Times layers and networks on a runtime, by themselves or beside what would take their place.
+
+    Times of layers, and of networks that a plan changes, are remembered on disk.
+
+    Args:
+        runtime: where they run.
+        threads: of the runtime; None for as many as torch has.
+    """
+
+    def __init__(self, runtime: Runtime, threads: int | None = None):
         self.runtime = runtime
-        self.threads = torch.get_num_threads()
+        self.threads = torch.get_num_threads() if threads is None else threads
         packages = {package: version(package) for package in ("torch", *runtime.needs)}
         self.cache = TimingCache([machine(), os.cpu_count(), self.threads, runtime.name, packages])
+
+    def layers(self, site: Site, x: Tensor) -> float:
+        """Seconds of the layers at one site as they are, for the input ``x`` of the site."""
+
+        def measure() -> list[float]:
+            return [statistics.median(self._turns({"layers": fold(layers_of(site))}, x, LAYER_TURN)["layers"])]
+
+        return self.cache.remembered([*_key(site, x), ["as they are"]], measure)[0]
 
     def site(self, planned: PlannedSite, x: Tensor) -> Seconds:
         """Seconds of the layers at one site, and of what is planned there, for the input ``x`` of the site."""
         site = planned.site
-        weight = site.weighted.weight
-        key = [
-            [site.layers, list(weight.shape), str(weight.dtype), list(x.shape)],
-            [str(getattr(site.module, name, None)) for name in ("stride", "padding", "dilation", "groups")],
-            [planned.intrinsic, planned.cheap if site.kind == "conv" else "rank", planned.dw_size],
-        ]
+        key = [*_key(site, x), [planned.intrinsic, planned.cheap if site.kind == "conv" else "rank", planned.dw_size]]
 
         def measure() -> tuple[float, float]:
             return astuple(self._times(fold(layers_of(site)), _ghost(planned), x, LAYER_TURN))
@@ -94,14 +122,39 @@ class GhostTimer:
         key = [type(model).__name__, digest, list(x.shape), *(["again"] if again else [])]
         return Seconds(*self.cache.remembered(key, measure))
 
+    def whole(self, model: nn.Module, x: Tensor) -> float:
+        """Median seconds of a whole network, timed anew."""
+        return statistics.median(self._turns({"model": for_inference(model, True)}, x, TURN)["model"])
+
+    def beside(self, original: nn.Module, student: nn.Module, x: Tensor) -> Beside:
+        """Times of a student and its original, taken in turns, anew."""
+        networks = {"original": for_inference(original, True), "student": for_inference(student, True)}
+        seconds = self._turns(networks, x, TURN, BESIDE_REPEATS)
+        shares = [one / other for one, other in zip(seconds["student"], seconds["original"], strict=True)]
+        low, share, high = statistics.quantiles(shares, n=4, method="inclusive")
+        return Beside(statistics.median(seconds["original"]), statistics.median(seconds["student"]), share, low, high)
+
     def _times(self, original: nn.Module, ghost: nn.Module, x: Tensor, turn: float) -> Seconds:
-        x = self.runtime.placed(x)
-        loads = {
-            name: self.runtime.prepare(network.cpu(), x, self.threads)
-            for name, network in (("original", original), ("ghost", ghost))
-        }
-        seconds = in_turns(loads, x, REPEATS, turn)
+        seconds = self._turns({"original": original, "ghost": ghost}, x, turn)
         return Seconds(statistics.median(seconds["original"]), statistics.median(seconds["ghost"]))
+
+    def _turns(
+        self, networks: Mapping[str, nn.Module], x: Tensor, turn: float, repeats: int = REPEATS
+    ) -> dict[str, list[float]]:
+        """Seconds of each network in each of its turns; networks are ready for inference."""
+        x = self.runtime.placed(x)
+        with thread_count(self.threads):
+            loads = {name: self.runtime.prepare(network.cpu(), x, self.threads) for name, network in networks.items()}
+            return in_turns(loads, x, repeats, turn)
+
+
+def _key(site: Site, x: Tensor) -> list[list[object]]:
+    """What the time of a site's layers depends on."""
+    weight = site.weighted.weight
+    return [
+        [site.layers, list(weight.shape), str(weight.dtype), list(x.shape)],
+        [str(getattr(site.module, name, None)) for name in ("stride", "padding", "dilation", "groups")],
+    ]
 
 
 def _ghost(planned: PlannedSite) -> nn.Module:

@@ -9,16 +9,16 @@ import numpy as np
 from torch import nn
 
 from ..common.tensors import checksum_of_values, checksum_of_weights
-from ..conversion.plan import nothing_to_convert
-from ..conversion.sensitivity_table import Header, LossCurve, Sensitivity, SiteSensitivity, check_header
-from ..conversion.settings import GhostConfig
-from ..conversion.span_survey import HeldImages, held_images, losses_by_images
 from ..errors import ArgumentError, UnsupportedModelError
 from ..graph.find_sites import trace_layers
 from ..graph.network_spans import find_network_spans
 from ..graph.spans import Span
 from ..inputs.images import ImageData
 from ..layers.ratios import intrinsic_channels
+from .plan import nothing_to_convert
+from .sensitivity_table import Header, LossCurve, Sensitivity, SiteSensitivity, check_header
+from .settings import GhostConfig
+from .span_survey import HeldImages, held_images, losses_by_images
 
 
 def measure_in_one_pass(

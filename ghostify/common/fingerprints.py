@@ -1,4 +1,4 @@
-"""Digests of models and data, which tell one sweep from another."""
+"""Digests of models and data, which tell one from another."""
 
 import hashlib
 from pathlib import Path
