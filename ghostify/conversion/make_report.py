@@ -88,7 +88,10 @@ def _arguments(student: nn.Module, example: object) -> PositionalArguments | Non
 
 
 def _dense_twin(student: nn.Module, recipe: ConversionRecipe) -> nn.Module:
-    """The original's structure, rebuilt from the student's own layers, with values of no meaning."""
+    """The original's structure, rebuilt from the student's own layers, with values of no meaning.
+
+    Layers that were taken out of the student after its conversion, such as norms that Ultralytics fuses, are not in it.
+    """
     modules = dict(student.named_modules(remove_duplicate=False))
     dense: dict[str, nn.Module] = {}
     chains: dict[str, list[nn.Module]] = {}  # of what stands in one Ghost module's place where a graph calls one name alone
@@ -111,7 +114,7 @@ def _dense_twin(student: nn.Module, recipe: ConversionRecipe) -> nn.Module:
     narrowed = [(record.span, len(record.kept)) for record in recipe.narrowed]
     dense |= widened_layers(modules | dense, narrowed)
     dense |= {name: nn.Sequential(dense[name], *rest) for name, rest in chains.items()}
-    return copy_swapped(student, {modules[name]: layer for name, layer in dense.items()})
+    return copy_swapped(student, {modules[name]: layer for name, layer in dense.items() if name in modules})
 
 
 def _widen(layer: nn.Module, channels: torch.Tensor) -> nn.Module:

@@ -115,3 +115,30 @@ def test_report_leaves_the_student_alone():
     ghostify.report(student)
     assert student.training
     assert all(torch.equal(before[name], value) for name, value in student.state_dict().items())
+
+
+class Block(torch.nn.Module):
+    """A convolution whose norm is taken out of the network for inference, as Ultralytics' layers are fused."""
+
+    def __init__(self, in_channels, out_channels):
+        super().__init__()
+        self.conv, self.bn = (
+            torch.nn.Conv2d(in_channels, out_channels, 3, padding=1, bias=False),
+            torch.nn.BatchNorm2d(out_channels),
+        )
+
+    def forward(self, x):
+        return torch.relu(self.bn(self.conv(x)))
+
+    def forward_fused(self, x):
+        return torch.relu(self.conv(x))
+
+
+def test_norms_may_be_taken_out_after_the_conversion():
+    student = ghostify.convert(torch.nn.Sequential(Block(3, 8), Block(8, 16), Block(16, 16)))
+    before = ghostify.report(student, (1, 3, 8, 8))
+    for block in student[1:]:
+        del block.bn
+        block.forward = block.forward_fused
+    report = ghostify.report(student, (1, 3, 8, 8))
+    assert (report.before.flops, report.after) == (before.before.flops, before.after)
