@@ -6,9 +6,8 @@ from torch import Tensor
 from torch.utils._pytree import tree_leaves
 
 from ..common.calls import Arguments, captured
-from ..graph.sites import is_listed
-from ..graph.tracing import Part, lies_in, trace
-from ..layers.layer_classes import lookup
+from ..graph.find_sites import trace_layers
+from ..graph.tracing import Part, lies_in
 from .fit_state import FitState
 from .part_fit import PartFit
 from .part_pair import PairedCalls, PartPair
@@ -25,8 +24,7 @@ class NetworkFit:
         self.state = state
         self.visited: set[str] = set()
         self.student_parts, self.teacher_parts = (
-            {part.name + "|" + part.entry: part for part in trace(model, is_listed, lambda m: lookup(m) is not None)}
-            for model in (state.student, state.teacher)
+            {part.name + "|" + part.entry: part for part in trace_layers(model)} for model in (state.student, state.teacher)
         )
 
     def run(self, calls: Collection[Arguments]) -> None:

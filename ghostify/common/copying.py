@@ -73,6 +73,14 @@ def copy_skeleton(model: M, is_leaf: Callable[[nn.Module], bool]) -> M:
     return skeleton
 
 
+def copy_to_run(model: M) -> M:
+    """A copy in evaluation mode, with its hooks, that can be run: it shares parameters, and what else it keeps is its own."""
+    memo: dict[int, object] = {id(p): p for p in model.parameters()}
+    for module in model.modules():
+        memo.update((id(t), t.detach().clone()) for t in plain_tensors(module).values())
+    return _deepcopy(model, memo).eval()
+
+
 def copy_shared(model: M) -> M:
     """A copy of the modules that shares all tensors with ``model``: modes and submodules can be changed, weights can't."""
     return _deepcopy(model, {id(t): t for t in _tensors(model)})

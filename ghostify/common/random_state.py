@@ -58,6 +58,14 @@ def undisturbed() -> Iterator[None]:
 
 
 @contextmanager
+def seeded(seed: int) -> Iterator[None]:
+    """Whatever runs inside draws from this seed, and leaves the random states as they were."""
+    with undisturbed():
+        seed_all(seed)
+        yield
+
+
+@contextmanager
 def without_caller_modes(device: torch.device) -> Iterator[None]:
     """Inference mode and autocast of the caller are off, so that modules that are built inside can be trained; torch's random
     states, of the CPU and of ``device``, stay as they were."""

@@ -8,10 +8,10 @@ from torch import nn
 from ..common.checks import check_model
 from ..common.copying import copy_without_hooks
 from ..errors import ArgumentTypeError
-from ..graph.sites import is_listed
-from ..graph.tracing import Part, trace
+from ..graph.find_sites import trace_layers
+from ..graph.tracing import Part
 from ..layers.ghost_module import GhostModule
-from ..layers.layer_classes import is_kind, lookup
+from ..layers.layer_classes import is_kind
 from ..surgery.swap import put
 from .fold_report import FoldedPart, FoldReport
 from .folded_ghost import FoldedGhost, fold_ghost
@@ -62,7 +62,7 @@ def _folded(student: nn.Module, split: bool) -> nn.Module:
         raise ArgumentTypeError(f"student must be a torch.nn.Module, not {type(student).__name__}")
     check_model(student)
     model = copy_without_hooks(student).eval().requires_grad_(False)
-    parts = trace(model, is_listed, lambda module: lookup(module) is not None)
+    parts = trace_layers(model)
     shared = _shared_names(model, parts)
     folded: list[FoldedPart] = []
     for name, ghost in [(name, module) for name, module in model.named_modules() if isinstance(module, GhostModule)]:

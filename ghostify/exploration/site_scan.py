@@ -14,10 +14,10 @@ from ..calibration.site_fit import SiteFit
 from ..calibration.survey import Survey
 from ..common.calls import batch_size_of, captured
 from ..conversion.sensitivity_table import SiteSensitivity
+from ..graph.find_sites import trace_layers
 from ..graph.running import GraphRun
-from ..graph.sites import Site, is_listed
-from ..graph.tracing import Part, trace
-from ..layers.layer_classes import lookup
+from ..graph.sites import Site
+from ..graph.tracing import Part
 from ..surgery.planned import PlannedSite
 from ..surgery.warm_start import make_ghost
 from .score_comparison import ScoreComparison, Scores
@@ -47,7 +47,7 @@ class SiteScan:
         """The rows of each of these sites; a site that no graph reaches has rows without figures, at the end."""
         model, calls_of_model = self.comparison.original, self.comparison.calls
         left = set(names)
-        for part in trace(model, is_listed, lambda m: lookup(m) is not None):
+        for part in trace_layers(model):
             inside = {part.qualified(str(node.target)) for node in part.graph.nodes if node.op == "call_module"}
             if left.isdisjoint(inside):
                 continue

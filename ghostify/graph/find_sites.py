@@ -6,19 +6,27 @@ from typing import Literal
 
 from torch import fx, nn
 
+from ..common.calls import Arguments
 from ..layers.convolution import Convolution, as_convolution
 from ..layers.layer_classes import is_kind, lookup
 from ..layers.reduced_linear import ReducedLinear
 from .functions_as_modules import activation_of_function
+from .parts import find_parts
 from .roles import roles_of
 from .sites import DEPTHWISE, Site, is_listed
-from .tracing import Part, trace, trace_in_training
+from .tracing import Part, trace_in_training
 from .usage import Usage, has_derived_weight, has_hooks, is_quantised
 
 
-def trace_layers(model: nn.Module) -> list[Part]:
-    """The parts of ``model`` that trace; every layer that may be a site is called by one of them."""
-    return trace(model, is_listed, lambda module: lookup(module) is not None)
+def trace_layers(model: nn.Module, arguments: Arguments | None = None) -> list[Part]:
+    """The parts of ``model`` that have graphs; every layer that may be a site is called by one of them.
+
+    Args:
+        model: any network.
+        arguments: of a forward pass, by which graphs are checked, and recorded where tracing fails or lies; see
+            :func:`ghostify.graph.parts.find_parts`. None where none are known.
+    """
+    return find_parts(model, is_listed, lambda module: lookup(module) is not None, arguments)
 
 
 def trace_layers_in_training(model: nn.Module) -> fx.Graph | None:
@@ -54,6 +62,8 @@ class _Search:
         self.parts = parts
         self.usage = Usage(model, parts)
         self.modules = self.usage.modules
+        self.opaque: dict[str, frozenset[str]] = {}  # roles of modules that graphs call without showing their inside
+        self.unordered: dict[str, str] = {}  # by site: the module around it in which nobody knows what comes first
 
     def sites(self, part: Part) -> Iterator[Site]:
         """The sites of one part, in the order in which they are called."""
@@ -63,19 +73,26 @@ class _Search:
                 continue
             name = part.qualified(str(node.target))
             module = self.modules[name]
+            if not is_listed(module):
+                self.opaque[name] = roles[node] & self.opaque.get(name, roles[node])
             if not is_listed(module) or isinstance(module, ReducedLinear):
                 continue
             kind: Literal["conv", "linear"] = "linear" if type(module) is nn.Linear else "conv"
-            known_roles = roles[node] - self._uncertain_roles(part, kind)
-            site = Site(name, module, kind, roles=known_roles, reason=self._blocked(name, module))
+            site = Site(name, module, kind, roles=self._known_roles(name, part, roles[node], kind), reason=self._blocked(name, module))
             may_convert = kind == "conv" and site.reason in (None, DEPTHWISE)
             yield self._with_followers(site, part, node) if may_convert else site
 
-    def _uncertain_roles(self, part: Part, kind: Literal["conv", "linear"]) -> set[str]:
-        """Roles that the graph of a part alone can't tell: what leaves it may be anything, and so may what enters it."""
+    def _known_roles(self, name: str, part: Part, roles: frozenset[str], kind: Literal["conv", "linear"]) -> frozenset[str]:
+        """The roles of a layer in the network, given those in its part: what is first in a module that comes first is first."""
         if part.whole:
-            return set()
-        return ({"last"} if kind == "conv" else set()) | ({"first"} if any(other.whole for other in self.parts) else set())
+            return roles
+        around = next((path for path in _with_parents(part.entry) if path in self.opaque), None)
+        if around == part.entry:
+            return roles - ({"first", "last"} - self.opaque[around])
+        if around is not None or not any(other.whole for other in self.parts):
+            self.unordered[name] = around or ""
+        outside = self.opaque[around] if around is not None else frozenset({"first"} if name in self.unordered else ())
+        return roles - ({"first"} - outside) - ({"last"} if kind == "conv" else set())
 
     def _blocked(self, name: str, module: nn.Module) -> str | None:
         """Why no Ghost module can stand in for this layer, whatever the settings."""
@@ -120,17 +137,30 @@ class _Search:
         return name, self.modules[name]
 
     def mark_first(self, sites: list[Site]) -> list[Site]:
-        """Where only parts trace, "sees no convolution before it" holds for many: keep those shaped like the very first."""
-        if any(part.whole for part in self.parts):
-            return sites
+        """In a module of which only parts have graphs "sees no convolution before it" holds for many: keep those shaped like
+        the very first."""
         order = {name: position for position, name in enumerate(self.modules)}
-        convs = [s for s in sites if "first" in s.roles and s.kind == "conv" and hasattr(s.module, "in_channels")]
-        first = min(convs, key=lambda site: order[site.name], default=None)
-        if first is None:
-            return sites
-        in_channels = first.conv.in_channels
-        later = {site.name for site in sites if getattr(site.module, "in_channels", None) != in_channels}
-        return [replace(site, roles=site.roles - {"first"}) if site.name in later else site for site in sites]
+        in_channels: dict[str, int] = {}
+        for site in sorted(sites, key=lambda site: order[site.name]):
+            if site.name in self.unordered and self._may_be_first(site):
+                in_channels.setdefault(self.unordered[site.name], site.conv.in_channels)
+        return [
+            replace(site, roles=site.roles - {"first"})
+            if site.name in self.unordered
+            and getattr(site.module, "in_channels", None) != in_channels.get(self.unordered[site.name])
+            else site
+            for site in sites
+        ]
+
+    def _may_be_first(self, site: Site) -> bool:
+        return "first" in site.roles and site.kind == "conv" and hasattr(site.module, "in_channels")
+
+
+def _with_parents(name: str) -> Iterator[str]:
+    """A qualified name and those of the modules around it, from inside to outside."""
+    while name:
+        yield name
+        name = name.rpartition(".")[0]
 
 
 def _is_depthwise(conv: Convolution) -> bool:

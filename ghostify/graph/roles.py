@@ -41,7 +41,7 @@ _SQUASHING = (nn.Sigmoid, nn.Tanh)  # what makes probabilities or pixels of scor
 
 
 def _last_weights(part: Part, modules: dict[str, nn.Module]) -> set[fx.Node]:
-    """Calls of convolutions and linear layers after which no other layer, norm or activation stands before the output.
+    """Calls of convolutions, linear layers and modules that hold them, after which no other layer, norm or activation stands before the output.
 
     A sigmoid or a tanh is a part of the output.
     """
@@ -54,7 +54,7 @@ def _last_weights(part: Part, modules: dict[str, nn.Module]) -> set[fx.Node]:
         if module is None:
             activation = operation_of(node, None).activation
             passes = activation is None or activation in _SQUASHING
-        elif is_listed(module):
+        elif any(is_listed(m) for m in module.modules()):  # a layer, or a module whose inside has a graph of its own
             last.add(node)
             passes = False
         else:

@@ -1,11 +1,12 @@
-"""The largest parts of a model that torch.fx can trace."""
+"""Graphs of modules as torch.fx traces them, without running them, and the parts of a network that have graphs."""
 
 import inspect
 import logging
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection
 from dataclasses import dataclass
 
+import torch
 from torch import fx, nn
 
 from ..common.copying import copy_skeleton
@@ -15,7 +16,7 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class Part:
-    """A submodule that torch.fx traces, and its graph.
+    """A submodule that has a graph, traced or recorded.
 
     Attributes:
         name: the qualified name of the submodule, which is empty for the model itself.
@@ -53,24 +54,6 @@ def lies_in(name: str, folder: str) -> bool:
 Predicate = Callable[[nn.Module], bool]
 
 
-def trace(model: nn.Module, is_site: Predicate, is_leaf: Predicate) -> list[Part]:
-    """Trace ``model``, or where that fails its largest submodules that do trace.
-
-    The model itself is neither run nor changed: the tracer works on a skeleton that shares the model's tensors. A submodule
-    whose own code can't be traced becomes one opaque node, and its children are traced by themselves.
-
-    Args:
-        model: any module. The graphs show its structure in evaluation mode; modules that only training reaches come in
-            further parts.
-        is_site: whether a module is one of those that the graphs are traced for, such as convolutions and Ghost modules.
-        is_leaf: whether a module must be a single node in the graphs without being a site, as norms and activations must.
-
-    Returns:
-        Parts that together call every module for which ``is_site`` is true.
-    """
-    return list(_parts("", copy_skeleton(model, _is_plain_leaf), is_site, is_leaf, set()))
-
-
 def trace_in_training(model: nn.Module, is_leaf: Predicate) -> fx.Graph | None:
     """The graph of ``model`` in training mode, in which heads that help training are called; None where it does not trace.
 
@@ -78,44 +61,58 @@ def trace_in_training(model: nn.Module, is_leaf: Predicate) -> fx.Graph | None:
         model: any module, which is neither run nor changed.
         is_leaf: whether a module must be a single node in the graph.
     """
-    skeleton = copy_skeleton(model, _is_plain_leaf)
+    skeleton = copy_skeleton(model, is_plain_leaf)
     for module in skeleton.modules():
-        if module is skeleton or not _is_plain_leaf(module):  # leaves are shared with the model
+        if module is skeleton or not is_plain_leaf(module):  # leaves are shared with the model
             module.training = True
-    return _trace_graph("", skeleton, is_leaf)
+    traced = trace_graph("", skeleton, is_leaf)
+    return traced.graph if traced is not None else None
 
 
-def _is_plain_leaf(module: nn.Module) -> bool:
+def is_plain_leaf(module: nn.Module) -> bool:
+    """Whether a module is a layer of torch's own that holds no others."""
     return type(module).__module__.startswith("torch.nn.") and not any(module.children())
+
+
+def is_excluded(module: nn.Module) -> bool:
+    """Whether torch.fx, or timm, says that a module must be a single node."""
+    registry = sys.modules.get("timm.models._features_fx")  # imported with any model of timm
+    excluded = tuple(registry.get_notrace_modules()) if registry else ()
+    builtin = type(module).__module__.startswith(("torch.nn", "torch.ao.nn")) and not isinstance(module, nn.Sequential)
+    return builtin or isinstance(module, (*excluded, torch.jit.ScriptModule))
 
 
 class _Tracer(fx.Tracer):
     """A tracer that makes single nodes of leaves, of opaque modules, and of what timm excludes from tracing.
 
+    Modules that do not belong to the one that is traced, such as those that a forward method makes, are gone into.
+
     Args:
+        root: what will be traced.
         is_leaf: whether a module must be a single node in the graph.
         opaque: the modules whose own code can't be traced, as earlier attempts have shown.
 
     Attributes:
-        failed: the innermost module whose code raised an error; None while no code has raised any.
+        failed: the innermost module of ``root`` whose code raised an error; None while no code has raised any.
     """
 
-    def __init__(self, is_leaf: Predicate, opaque: set[nn.Module]):
-        registry = sys.modules.get("timm.models._features_fx")  # imported with any model of timm
+    def __init__(self, root: nn.Module, is_leaf: Predicate, opaque: Collection[nn.Module]):
+        registry = sys.modules.get("timm.models._features_fx")
         functions = registry.get_notrace_functions() if registry else ()
         super().__init__(autowrap_functions=tuple(functions), param_shapes_constant=True)
-        self.leaf_types = tuple(registry.get_notrace_modules()) if registry else ()
         self.is_leaf = is_leaf
         self.opaque = opaque
+        self.members = set(root.modules())
         self.failed: nn.Module | None = None
 
     def is_leaf_module(self, m: nn.Module, module_qualified_name: str) -> bool:
-        is_single_node = self.is_leaf(m) or m in self.opaque or isinstance(m, self.leaf_types)
-        return is_single_node or super().is_leaf_module(m, module_qualified_name)
+        return self.is_leaf(m) or m in self.opaque or is_excluded(m)
 
     def call_module(
         self, m: nn.Module, forward: Callable[..., object], args: tuple[object, ...], kwargs: dict[str, object]
     ) -> object:
+        if m not in self.members:
+            return forward(*args, **kwargs)
         try:
             return super().call_module(m, forward, args, kwargs)
         except Exception:  # of any kind, since it is the network's code; it goes on, once it is known where it came from
@@ -123,84 +120,53 @@ class _Tracer(fx.Tracer):
             raise
 
 
-def _parts(name: str, root: nn.Module, is_site: Predicate, is_leaf: Predicate, seen: set[nn.Module]) -> Iterator[Part]:
-    """The parts of the module ``root`` of this qualified name: the module itself, and submodules that its graph leaves out.
+@dataclass(frozen=True)
+class TracedGraph:
+    """A graph that torch.fx has traced.
 
-    A module that has several names is looked at once; ``seen`` has those that were.
+    Attributes:
+        graph: the graph.
+        failed: the modules that are single nodes in it because their own code can't be traced.
     """
-    seen.add(root)
-    if is_site(root):
-        parent, _, child = name.rpartition(".")
-        yield Part(parent, _single_call(child), whole=not name, entry=name, constants=root)
-        return
-    graph = _trace_graph(name, root, lambda m: is_site(m) or is_leaf(m))
-    if graph is None:
-        missing = list(root.named_children())
-    else:
-        yield Part(name, graph, whole=not name, entry=name, constants=root)
-        called = {root.get_submodule(str(node.target)) for node in graph.nodes if node.op == "call_module"}
-        missing = list(_unreached(root, called, is_site))
-    for child, module in missing:
-        if _has_site(module, is_site) and module not in seen:
-            yield from _parts(f"{name}.{child}" if name else child, module, is_site, is_leaf, seen)
+
+    graph: fx.Graph
+    failed: frozenset[nn.Module] = frozenset()
 
 
-def _trace_graph(name: str, root: nn.Module, is_leaf: Predicate) -> fx.Graph | None:
-    """The graph of ``root``, in which submodules that can't be traced are opaque nodes.
+def trace_graph(
+    name: str, root: nn.Module, is_leaf: Predicate, hooked: Collection[nn.Module] = (), given: Collection[str] = ()
+) -> TracedGraph | None:
+    """The graph of ``root``, in which submodules that can't be traced are single nodes.
 
     None where the forward method of ``root`` itself can't be traced.
-    """
-    if isinstance(root, fx.GraphModule):
-        return root.graph
-    opaque: set[nn.Module] = set()
-    while True:
-        tracer = _Tracer(is_leaf, opaque)
-        try:
-            return tracer.trace(root, concrete_args=_defaults(root))
-        except Exception as error:  # user code may raise anything at all when it meets a Proxy
-            log.debug("%s does not trace: %s", name or type(root).__name__, error)
-            if tracer.failed is None or tracer.failed in opaque:
-                return None
-            opaque.add(tracer.failed)
-
-
-def _defaults(root: nn.Module) -> dict[str, object]:
-    """The defaults of the forward method's arguments that have one: a Proxy in place of None would take the wrong branch."""
-    parameters = inspect.signature(root.forward).parameters.values()
-    return {p.name: p.default for p in parameters if p.default is not p.empty}
-
-
-def _unreached(
-    root: nn.Module, called: set[nn.Module], is_site: Predicate, prefix: str = ""
-) -> Iterator[tuple[str, nn.Module]]:
-    """The names and modules of submodules whose sites the graph of ``root`` never calls.
-
-    These are opaque submodules, and heads that run in training mode alone.
 
     Args:
-        root: the module that is traced, or a submodule of it in the recursion.
-        called: the modules that the graph calls, whatever their names.
-        is_site: whether a module is a site.
-        prefix: the name of ``root`` in the graph, with a dot behind it; empty for the module that is traced.
+        name: the qualified name of ``root``, for the log.
+        root: a module that may be changed: its code is run.
+        is_leaf: whether a module must be a single node in the graph.
+        hooked: modules that are single nodes because of their hooks.
+        given: names of arguments of the forward method that are known to be tensors.
     """
-    for child, module in root.named_children():
-        name = prefix + child
-        if is_site(module) and module in called:
-            continue
-        inside = {inner for inner in module.modules() if inner is not module and is_site(inner)}
-        if module in called or called.isdisjoint(inside):
-            yield name, module
-        else:
-            yield from _unreached(module, called, is_site, f"{name}.")
+    if isinstance(root, fx.GraphModule):
+        return TracedGraph(root.graph)
+    failed: set[nn.Module] = set()
+    while True:  # ends: each time one more of the root's modules has failed
+        tracer = _Tracer(root, is_leaf, failed.union(hooked))
+        try:
+            return TracedGraph(tracer.trace(root, concrete_args=_defaults(root, given)), frozenset(failed))
+        except Exception as error:  # user code may raise anything at all when it meets a Proxy
+            log.debug("%s does not trace: %s", name or type(root).__name__, error)
+            if tracer.failed is None or tracer.failed in failed:
+                return None
+            failed.add(tracer.failed)
 
 
-def _has_site(module: nn.Module, is_site: Predicate) -> bool:
-    """Whether the module is a site or has one among its submodules."""
-    return any(is_site(m) for m in module.modules())
+def _defaults(root: nn.Module, given: Collection[str]) -> dict[str, object]:
+    """The defaults of the forward method's arguments that have one: a Proxy in place of None would take the wrong branch.
 
-
-def _single_call(target: str) -> fx.Graph:
-    """A graph that calls one module, on its one input."""
-    graph = fx.Graph()
-    graph.output(graph.call_module(target, (graph.placeholder("input"),)))
-    return graph
+    Where nothing is given and all arguments have defaults, the first is the input.
+    """
+    parameters = list(inspect.signature(root.forward).parameters.values())
+    if not given and parameters and parameters[0].default is not parameters[0].empty:
+        given = {parameters[0].name}
+    return {p.name: p.default for p in parameters if p.default is not p.empty and p.name not in given}
