@@ -60,25 +60,18 @@ def plain_attributes(old: nn.Module, new: nn.Module) -> dict[str, object]:
 
 
 def copy_skeleton(model: M, is_leaf: Callable[[nn.Module], bool]) -> M:
-    """A copy in evaluation mode, without hooks, that shares tensors and leaf modules with ``model``.
+    """A copy in evaluation mode, without hooks, that shares parameters and leaf modules with ``model``.
 
     Forward code above the leaves may run on it and leave what it likes in the copies; calling a leaf would not be safe.
     """
     shared = {id(m): m for m in model.modules() if m is not model and is_leaf(m)}
-    skeleton = _deepcopy(model, {**{id(t): t for t in _tensors(model)}, **shared})
+    own = {id(buffer) for buffer in model.buffers()}
+    skeleton = _deepcopy(model, {**{id(t): t for t in _tensors(model) if id(t) not in own}, **shared})
     for module in skeleton.modules():
         if id(module) not in shared:
             module.training = False
             clear_hooks(module)
     return skeleton
-
-
-def copy_to_run(model: M) -> M:
-    """A copy in evaluation mode, with its hooks, that can be run: it shares parameters, and what else it keeps is its own."""
-    memo: dict[int, object] = {id(p): p for p in model.parameters()}
-    for module in model.modules():
-        memo.update((id(t), t.detach().clone()) for t in plain_tensors(module).values())
-    return _deepcopy(model, memo).eval()
 
 
 def copy_shared(model: M) -> M:

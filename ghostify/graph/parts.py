@@ -3,11 +3,12 @@
 import inspect
 import logging
 from collections.abc import Collection, Iterator
+from contextlib import nullcontext
 
 from torch import Tensor, fx, nn
 from torch.utils._pytree import tree_leaves
 
-from ..common.calls import Arguments
+from ..common.calls import Arguments, evaluation_mode
 from ..common.copying import copy_skeleton, copy_to_run
 from ..common.random_state import seeded
 from .probes import SEED, Probes, copied, is_same, output_of
@@ -42,7 +43,9 @@ def find_parts(model: nn.Module, is_site: Predicate, is_leaf: Predicate, argumen
         Parts that together call every module for which ``is_site`` is true, those around others before these.
     """
     search = _Search(model, is_site, is_leaf, arguments)
-    return list(search.parts("", search.skeleton))
+    # a closure may hold the model itself, and run it
+    with evaluation_mode(model) if arguments is not None else nullcontext():
+        return list(search.parts("", search.skeleton))
 
 
 class _Search:
@@ -59,18 +62,20 @@ class _Search:
         self.hooked = {
             name for name, m in model.named_modules() if name and has_hooks(m) and not self.leaf(m) and not is_excluded(m)
         }
+        self.seen: set[nn.Module] = set()
         self.twins = {id(module): name for name, module in model.named_modules()}
-        self.network = copy_to_run(model) if arguments is not None else model
+        self.network = copy_to_run(model).eval() if arguments is not None else model
         self.probes = Probes(self.network, arguments) if arguments is not None else None
 
     def parts(self, name: str, root: nn.Module, siblings: Collection[str] = ()) -> Iterator[Part]:
-        """The parts of a module: its own, and those of submodules that its graph leaves out.
+        """The parts of a module: its own, and those of submodules that its graph leaves out; a module of several names has one.
 
         Args:
             name: qualified name of the module.
             root: the module, of the skeleton.
             siblings: names of modules that will be asked for as well.
         """
+        self.seen.add(root)
         if self.is_site(root):
             parent, _, child = name.rpartition(".")
             yield Part(parent, _single_call(child), whole=not name, entry=name, constants=root)
@@ -80,11 +85,12 @@ class _Search:
             missing = list(root.named_children())
         else:
             yield part
-            called = {str(node.target) for node in part.graph.nodes if node.op == "call_module"}
+            called = {root.get_submodule(str(node.target)) for node in part.graph.nodes if node.op == "call_module"}
             missing = list(_unreached(root, called, self.is_site))
-        inner = {f"{name}.{child}" if name else child: m for child, m in missing if self._has_site(m)}
+        inner = {f"{name}.{child}" if name else child: m for child, m in missing if self._has_site(m) and m not in self.seen}
         for path, module in inner.items():
-            yield from self.parts(path, module, inner)
+            if module not in self.seen:
+                yield from self.parts(path, module, inner)
 
     def _part_of(self, name: str, root: nn.Module, siblings: Collection[str]) -> Part | None:
         """The part that begins with a module; None where it has no graph that can be relied on."""
@@ -154,23 +160,25 @@ def _tensors_given(root: nn.Module, arguments: Arguments) -> list[str]:
     return [name for name, value in bound.arguments.items() if any(isinstance(t, Tensor) for t in tree_leaves(value))]
 
 
-def _unreached(root: nn.Module, called: set[str], is_site: Predicate, prefix: str = "") -> Iterator[tuple[str, nn.Module]]:
+def _unreached(
+    root: nn.Module, called: set[nn.Module], is_site: Predicate, prefix: str = ""
+) -> Iterator[tuple[str, nn.Module]]:
     """The names and modules of submodules whose sites the graph of ``root`` never calls.
 
     These are opaque submodules, and heads that run in training mode alone.
 
     Args:
         root: the module that is traced, or a submodule of it in the recursion.
-        called: the targets that the graph calls.
+        called: the modules that the graph calls, whatever their names.
         is_site: whether a module is a site.
         prefix: the name of ``root`` in the graph, with a dot behind it; empty for the module that is traced.
     """
     for child, module in root.named_children():
         name = prefix + child
-        inner = [name, *(f"{name}.{path}" for path, m in module.named_modules() if path and is_site(m))]
-        if is_site(module) and name in called:
+        if is_site(module) and module in called:
             continue
-        if called.isdisjoint(inner[1:]):
+        inside = {inner for inner in module.modules() if inner is not module and is_site(inner)}
+        if module in called or called.isdisjoint(inside):
             yield name, module
         else:
             yield from _unreached(module, called, is_site, f"{name}.")

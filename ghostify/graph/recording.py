@@ -63,20 +63,27 @@ def in_order(value: Any, earlier: Any) -> Any:
 
 
 _OPERATORS = {  # methods that operators call, as torch.fx writes them
-    name: getattr(operator, name, None) or getattr(operator, other)
-    for name, other in {
-        "add": "add", "sub": "sub", "mul": "mul", "div": "truediv", "true_divide": "truediv", "neg": "neg", "matmul": "matmul",
-        "pow": "pow", "__getitem__": "getitem", "__floordiv__": "floordiv", "remainder": "mod",
-        "lt": "lt", "le": "le", "gt": "gt", "ge": "ge", "eq": "eq", "ne": "ne",
-    }.items()
-}  # fmt: skip
+    **{
+        name: getattr(operator, name)
+        for name in ["add", "sub", "mul", "neg", "matmul", "pow", "lt", "le", "gt", "ge", "eq", "ne"]
+    },
+    "div": operator.truediv,
+    "true_divide": operator.truediv,
+    "remainder": operator.mod,
+    "__floordiv__": operator.floordiv,
+    "__getitem__": operator.getitem,
+}
 _SWAPPED = {
     "__rsub__": operator.sub,
     "__rdiv__": operator.truediv,
     "__rpow__": operator.pow,
     "__rfloordiv__": operator.floordiv,
 }
-_NUMBERS = ("size", "numel", "item")  # methods that give numbers which may be another's for other inputs
+_SIZES = ("size", "numel")  # methods that give whole numbers, which other inputs change
+_VALUES = (  # methods that give numbers of what a tensor holds: a graph that knows them is one of these inputs alone
+    *("__bool__", "__int__", "__float__", "__index__", "__complex__", "__contains__", "__array__"),
+    *("item", "tolist", "numpy", "equal", "allclose", "is_nonzero"),
+)
 _SETTABLE = ("requires_grad", "grad", "grad_fn", "names")  # attributes that have no effect on values
 
 
@@ -97,6 +104,7 @@ class _Recorder(TorchFunctionMode):
         self.tensors: dict[int, tuple[weakref.ref[Tensor], fx.Node]] = {}
         self.objects: dict[int, tuple[object, fx.Node]] = {}  # of other kinds; held, so that no other gets its id
         self.read: dict[int, tuple[Tensor, fx.Node]] = {}  # parameters, buffers and constants
+        self.sizes: set[fx.Node] = set()  # nodes that read a size, and no values
         self.around: list[str] = []  # names of the modules whose code is running
         self.is_paused = False
         self.is_finished = False
@@ -166,12 +174,16 @@ class _Recorder(TorchFunctionMode):
             if func.__self__.__name__ not in _SETTABLE:
                 raise UnrecordableError(f"sets {func.__self__.__name__} of a tensor")
             return result
-        is_size = isinstance(result, torch.Size) or (name in _NUMBERS and isinstance(result, (int, float)))
+        if name in _VALUES and any(self._is_data(one) for one in args):
+            raise UnrecordableError(f"{name} reads the values of its maps")
+        is_size = isinstance(result, torch.Size) or (name in _SIZES and isinstance(result, int))
         if is_size and not self._follows(args[0]):
             return result
         if not (is_size or _changed(versions) or _has_tensors(result)):
             return result
         node = self._function_node(func, name, args, kwargs)
+        if is_size:
+            self.sizes.add(node)
         self._note_changes(node, versions, result)
         if name == "__iter__":
             return iter([self._noted(value, self._function_at(operator.getitem, node, i)) for i, value in enumerate(result)])
@@ -257,6 +269,19 @@ class _Recorder(TorchFunctionMode):
 
     def _follows(self, value: object) -> bool:
         return isinstance(value, Tensor) and self._known(value) is not None
+
+    def _is_data(self, value: object) -> bool:
+        """Whether the values of a tensor depend on the arguments, and not on their sizes alone."""
+        node = self._known(value) if isinstance(value, Tensor) else None
+        ahead, seen = [node] if node is not None else [], set[fx.Node]()
+        while ahead:
+            node = ahead.pop()
+            if node.op == "placeholder":
+                return True
+            if node not in self.sizes and node not in seen:
+                seen.add(node)
+                ahead += node.all_input_nodes
+        return False
 
     def _argument(self, value: Any) -> Any:
         """A value as an argument of a node."""

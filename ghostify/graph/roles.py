@@ -41,7 +41,7 @@ _SQUASHING = (nn.Sigmoid, nn.Tanh)  # what makes probabilities or pixels of scor
 
 
 def _last_weights(part: Part, modules: dict[str, nn.Module]) -> set[fx.Node]:
-    """Calls of convolutions, linear layers and modules that hold them, after which no other layer, norm or activation stands before the output.
+    """Calls of layers, and of modules that hold some, after which no other layer, norm or activation stands before the output.
 
     A sigmoid or a tanh is a part of the output.
     """

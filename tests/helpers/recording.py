@@ -25,6 +25,11 @@ class Small(nn.Module):
         return x
 
 
+def forward_of(function) -> Small:
+    """A network with these layers whose forward method is a function."""
+    return type("Net", (Small,), {"forward": function})().eval()
+
+
 def images(count: int = 4, side: int = 8, seed: int = 0) -> Tensor:
     return torch.rand(count, 3, side, side, generator=torch.Generator().manual_seed(seed))
 
