@@ -2,6 +2,7 @@
 
 import operator
 from collections.abc import Mapping
+from dataclasses import replace
 from math import lcm
 
 import torch
@@ -19,7 +20,7 @@ from .operations import (
     joined_values,
     place_of,
 )
-from .span_shapes import flattened, kept_value, value_of_function
+from .span_shapes import flattened, kept_value, run_sizes, value_of_function
 from .span_values import Track, Value
 from .spans import Axis, ChannelLayout, Span, SpanUse
 
@@ -66,7 +67,7 @@ def span_layouts(
     index = {id(track): i for i, track in enumerate(tracks)}
     layouts = {}
     for node, value in reader.values.items():
-        if value is not None:
+        if value is not None and not any(track.root().cut for track in value.tracks):
             runs = tuple(index[id(track.root())] for track in value.tracks)
             layouts[node] = ChannelLayout(runs, value.axis, value.places, value.flat)
     return [track.span(streams=True) for track in tracks], layouts
@@ -78,6 +79,7 @@ class _SpanReader:
     def __init__(self, modules: Mapping[str, nn.Module], shared: set[str], output: str, around: str):
         self.modules, self.shared, self.output, self.around = modules, shared, output, around
         self.values: dict[fx.Node, Value | None] = {}
+        self.runs: dict[fx.Node, list[Value]] = {}  # of maps that are cut
         self.numbers: set[fx.Node] = set()  # sizes, what is computed from them, and parameters of a single number
         self.all: list[Track] = []
 
@@ -102,9 +104,24 @@ class _SpanReader:
             return self._join(node)
         if is_pair(node):
             return self._combine(node)
+        inputs = node.all_input_nodes
+        if node.target is operator.getitem and inputs[0] in self.runs:
+            return self._run(self.runs[inputs[0]], node.args[1])
         source = self._source(node)
         value = value_of_function(node, source) if source is not None else None
-        return value or self._bar(node, f"{self._named(node)} reads its maps, and may mix their channels")
+        return value or self._cut(node, source)
+
+    def _cut(self, node: fx.Node, source: Value | None) -> Value | None:
+        """The spans of what a node reads are not free. Of the runs of channels that it cuts them into, where it does, only the
+        number is known, so that the spans which they are joined to may still be free."""
+        reason = f"{self._named(node)} reads its maps, and may mix their channels"
+        sizes = run_sizes(node, source) if source is not None else None
+        if source is not None and sizes is not None:
+            self.runs[node] = [replace(source, tracks=(Track(size, cut=True, reason=reason),)) for size in sizes]
+        return self._bar(node, reason)
+
+    def _run(self, runs: list[Value], index: object) -> Value | None:
+        return runs[index] if isinstance(index, int) and -len(runs) <= index < len(runs) else None
 
     def _named(self, node: fx.Node) -> str:
         """What a node calls, in words that a user can look up."""

@@ -34,6 +34,26 @@ def value_of_function(node: fx.Node, source: Value) -> Value | None:
     return _averaged(node, source)
 
 
+def run_sizes(node: fx.Node, source: Value) -> list[int] | None:
+    """The channels of each run that ``chunk`` or ``split`` cuts maps into; None where a node does something else."""
+    name = str(getattr(node.target, "__name__", node.target))
+    if node.op not in ("call_function", "call_method") or name not in ("chunk", "split", "split_with_sizes"):
+        return None
+    named = ("chunks", "split_size", "split_size_or_sections", "split_sizes")
+    parts = node.args[1] if len(node.args) > 1 else next((node.kwargs[word] for word in named if word in node.kwargs), None)
+    dim = node.args[2] if len(node.args) > 2 else node.kwargs.get("dim", 0)
+    of_channels = dim == 1 or (isinstance(dim, int) and source.dims is not None and dim + source.dims == 1)
+    if source.axis == "last" or source.flat or not of_channels:
+        return None
+    if isinstance(parts, (list, tuple)):
+        sizes = [size for size in parts if isinstance(size, int)]
+        return sizes if len(sizes) == len(parts) and sum(sizes) == source.channels else None
+    if not isinstance(parts, int):
+        return None
+    size = -(-source.channels // parts) if name == "chunk" else parts
+    return [min(size, source.channels - start) for start in range(0, source.channels, size)]
+
+
 def kept_value(node: fx.Node, module: nn.Module | None, source: Value) -> Value | None:
     """The value of an operation that takes each channel by itself, and all alike."""
     if not is_channelwise(node, module):

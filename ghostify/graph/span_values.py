@@ -13,7 +13,13 @@ STREAM = "its maps are added to those of other layers, as the outputs of residua
 
 @dataclass
 class Track:
-    """A span while the graph is read."""
+    """A span while the graph is read.
+
+    Attributes that a :class:`Span` does not have:
+        summed: whether maps of several layers are added up in it.
+        cut: whether it has a run of channels that was cut out of other maps: they have no layer of their own that makes them.
+        parent: the span that it has become one with.
+    """
 
     channels: int
     makers: list[str] = field(default_factory=list)
@@ -21,6 +27,7 @@ class Track:
     readers: list[SpanUse] = field(default_factory=list)
     groups: int = 1
     summed: bool = False
+    cut: bool = False
     reason: str = ""
     parent: "Track | None" = None
 
@@ -40,6 +47,7 @@ class Track:
         first.readers += second.readers
         first.groups = lcm(first.groups, second.groups)
         first.summed |= second.summed
+        first.cut |= second.cut
         first.reason = first.reason or second.reason
         second.parent = first
 

@@ -38,3 +38,24 @@ def test_each_value_has_the_runs_of_its_spans_and_where_its_channels_stand():
         "flatten": ChannelLayout((a, b), "only", flat=True),
         "head": ChannelLayout((head,), "only"),
     }
+
+
+class Cut(nn.Module):
+    """A run of a layer's maps is added to those of another layer."""
+
+    def __init__(self):
+        super().__init__()
+        self.a, self.b = nn.Conv2d(3, 8, 1), nn.Conv2d(3, 4, 1)
+
+    def forward(self, x):
+        one, other = self.a(x).chunk(2, 1)
+        return torch.cat([one, other + self.b(x).relu()], 1)
+
+
+def test_what_runs_of_other_maps_are_part_of_has_no_layout():
+    """A permutation of the channels of ``b`` would not reach the run that they are added to."""
+    model = Cut()
+    graph = fx.Tracer().trace(model)
+    spans, layouts = span_layouts(graph, dict(model.named_modules()), set())
+    assert {node.name for node in layouts} == {"a"}
+    assert all(span.reason for span in spans)

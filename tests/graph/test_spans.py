@@ -1,7 +1,7 @@
 import pytest
 import torch
 from helpers.networks import Residual
-from helpers.spans import differences, some
+from helpers.spans import differences, shake, some
 from timm.layers import BlurPool2d
 from torch import nn
 
@@ -175,6 +175,56 @@ def test_what_gives_other_channels_is_the_reason_of_a_span_that_is_not_free(func
     network = Network(between(function), channels)
     network(torch.rand(1, 3, 4, 4))
     assert reason in first_span(network).reason
+
+
+class Cut(nn.Module):
+    """A CSP block: runs of the first layer's maps go through others and are joined to what those give.
+
+    Args:
+        cut: gives two runs of 8 of 16 maps.
+        adds: whether a run is added to what is made from it.
+    """
+
+    def __init__(self, cut, adds=False):
+        super().__init__()
+        self.stem, self.first = nn.Conv2d(3, 12, 1), nn.Conv2d(12, 16, 1)
+        self.norm, self.inner, self.outer = nn.BatchNorm2d(8), nn.Conv2d(8, 6, 3, padding=1), nn.Conv2d(6, 8, 1)
+        self.last = nn.Conv2d(24, 5, 1)
+        self.cut, self.adds = cut, adds
+
+    def forward(self, x):
+        one, other = self.cut(self.first(self.stem(x)))
+        made = self.outer(self.inner(self.norm(other)).relu())
+        return self.last(torch.cat([one, other, made + other if self.adds else made], 1))
+
+
+CUTS = {
+    "chunk": lambda x: x.chunk(2, 1),
+    "torch.chunk": lambda x: torch.chunk(x, chunks=2, dim=-3),
+    "split": lambda x: x.split(8, 1),
+    "split into sizes": lambda x: torch.split(x, [8, 8], dim=1),
+    "getitem from behind": lambda x: (x.chunk(2, dim=1)[0], x.chunk(2, dim=1)[-1]),
+    "unequal chunks": lambda x: (x.chunk(5, 1)[0].repeat(1, 2, 1, 1), torch.split(x, (3, 5, 8), 1)[2]),
+}
+
+
+@pytest.mark.parametrize("adds", [False, True])
+@pytest.mark.parametrize("name", CUTS)
+def test_layers_that_are_joined_to_runs_of_other_maps_are_free(name, adds):
+    network = shake(Cut(CUTS[name], adds)).eval()
+    spans = {span.makers: span for span in find_network_spans(network)}
+    assert "reads its maps, and may mix their channels" in spans["first",].reason
+    free = {makers for makers, span in spans.items() if not span.reason}
+    joined = {("outer",)} if not adds and "unequal" not in name else set()
+    assert free == {("stem",), ("inner",)} | joined
+    chosen = [some(spans[makers]) for makers in sorted(free)]
+    assert max(differences(network, chosen, (torch.rand(2, 3, 6, 6),)).values()) < 1e-5
+
+
+def test_what_is_cut_along_places_gives_no_runs_of_channels():
+    network = Cut(lambda x: (x.chunk(2, 2)[0][:, :8], x.split([2, 6], -1)[1][:, 8:]))
+    free = {span.makers for span in find_network_spans(network) if not span.reason}
+    assert free == {("stem",), ("inner",)}
 
 
 def test_a_mean_over_the_channels_of_one_dimensional_maps_is_no_mean_over_places():
