@@ -1,0 +1,1 @@
+"""Networks of other packages, converted, calibrated, folded, exported, saved and trained with random weights."""
