@@ -36,7 +36,9 @@ class OneInput(nn.Module):
         return self.network(x, None)
 
 
-def of(where: str, *args: Any, then: Callable[[Any], nn.Module] = lambda made: made, **settings: Any) -> Callable[[], nn.Module]:
+def of(
+    where: str, *args: Any, then: Callable[[Any], nn.Module] = lambda made: made, **settings: Any
+) -> Callable[[], nn.Module]:
     """A builder: what ``where``, such as ``package.module:Class``, makes of the arguments, and ``then`` makes of that."""
     module, _, name = where.partition(":")
     return lambda: then(attrgetter(name)(import_module(module))(*args, **settings))
@@ -189,7 +191,9 @@ NETWORKS: dict[str, Network] = {
     "nnU-Net/PlainConvUNet 2d supervised": nnunet("PlainConvUNet", 2, deep_supervision=True),
     **{f"pytorchcv/{name}": pytorchcv(name) for name in (*CLASSIFIERS, "shufflenetv2_wd2", "dla46c", "squeezenet_v1_1")},
     "pytorchcv/centernet_resnet18_coco": pytorchcv("centernet_resnet18_coco", in_size=(64, 64)),
-    "torchxrayvision/DenseNet": Network(of("torchxrayvision.models:DenseNet", weights=None, block_config=(2, 2, 2, 2)), (1, 64, 64)),
+    "torchxrayvision/DenseNet": Network(
+        of("torchxrayvision.models:DenseNet", weights=None, block_config=(2, 2, 2, 2)), (1, 64, 64)
+    ),
     "torchxrayvision/ResNetAE": Network(of("torchxrayvision.autoencoders:ResNetAE50"), (1, 64, 64)),
     "facenet-pytorch/InceptionResnetV1": Network(of("facenet_pytorch:InceptionResnetV1", device="cpu"), (3, 96, 96)),
     "facenet-pytorch/ONet": Network(of("facenet_pytorch.models.mtcnn:ONet", pretrained=False), (3, 48, 48)),

@@ -139,6 +139,7 @@ def _model_of(span: Span, sites: Mapping[str, Site], modules: Mapping[str, nn.Mo
             continue
         site = sites.get(name)
         last = describe_channels(as_convolution(module), site.norm if site else None, site.act if site else None)
+        last = last.first(span.channels)  # a depthwise convolution may carry other maps after them
         if correlation is None:
             correlation = channel_correlation(last, getattr(module, "groups", 1)).cpu()
         correlation = _carried(correlation, last)

@@ -77,7 +77,7 @@ def narrow_channels(module: nn.Module, channels: Tensor) -> nn.Module:
     Raises:
         ArgumentError: a parameter that is neither per channel nor a single number.
     """
-    total = _channel_count(module)
+    total = channel_count(module)
     memo: dict[int, object] = {}
     for name, tensor in [*module.named_parameters(), *module.named_buffers()]:
         of_one_channel = total == 1 and tensor.dim() > 0 and not hasattr(module, "num_parameters")
@@ -95,7 +95,7 @@ def narrow_channels(module: nn.Module, channels: Tensor) -> nn.Module:
     return narrowed
 
 
-def _channel_count(module: nn.Module) -> int | None:
+def channel_count(module: nn.Module) -> int | None:
     """The number of output channels, by the module's attributes or else by its first tensor."""
     return next((count for a in _COUNTS if (count := getattr(module, a, None)) is not None), None) or next(
         (t.shape[0] for t in [*module.parameters(), *module.buffers()] if t.dim()), None

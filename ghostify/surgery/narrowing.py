@@ -11,7 +11,7 @@ from ..common.copying import copy_layer, copy_without_hooks
 from ..errors import ArgumentError
 from ..graph.spans import Span, SpanUse
 from ..layers.convolution import Convolution, as_convolution
-from ..layers.layer_classes import narrow, take
+from ..layers.layer_classes import channel_count, narrow, take
 
 
 @dataclass(frozen=True)
@@ -170,7 +170,9 @@ def channels_of(carrier: nn.Module) -> int:
     """The channels of a norm, of an activation with parameters or of a depthwise convolution."""
     if isinstance(carrier, Convolution):
         return carrier.in_channels
-    return next(t.shape[0] for t in [*carrier.parameters(), *carrier.buffers()] if t.dim())
+    count = channel_count(carrier)
+    assert count is not None, "what carries maps channel by channel says how many"
+    return count
 
 
 def columns_of(use: SpanUse, channels: Tensor) -> Tensor:

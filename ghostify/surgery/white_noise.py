@@ -1,6 +1,6 @@
 """What the weights and the norm tell of a layer's output channels, its inputs taken as white noise."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from functools import lru_cache
 
 import numpy as np
@@ -28,6 +28,10 @@ class Channels:
     slope: Tensor  # (n,)
     out_mean: Tensor  # (n,) after the activation
     out_var: Tensor  # (n,) after the activation
+
+    def first(self, count: int) -> "Channels":
+        """The first channels alone."""
+        return Channels(*(getattr(self, field.name)[:count] for field in fields(self)))
 
     @property
     def fidelity(self) -> Tensor:

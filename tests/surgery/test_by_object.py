@@ -119,7 +119,9 @@ def test_a_layer_of_several_names_is_converted_under_all_of_them(network, cheap,
         assert len({id(student.get_submodule(name)) for name in group}) == 1
     report = ghostify.report(student, (2, 3, 16, 16))
     assert len(report.converted) >= 2
-    assert report.after.flops < report.before.flops == ghostify.report(ghostify.convert(original, 3), (2, 3, 16, 16)).before.flops
+    assert (
+        report.after.flops < report.before.flops == ghostify.report(ghostify.convert(original, 3), (2, 3, 16, 16)).before.flops
+    )
     with torch.no_grad():
         assert student(x).shape == original(x).shape
         assert not torch.equal(student(x), original(x))

@@ -6,6 +6,7 @@ from helpers.networks import Gated, randomize
 from helpers.spans import narrowed, some, with_zeros
 from torch import nn
 
+import ghostify
 from ghostify import ArgumentError
 from ghostify.graph.network_spans import find_network_spans
 from ghostify.surgery.narrowing import NarrowedSpan
@@ -28,6 +29,19 @@ class Line(nn.Module):
         return self.c(self.b(self.norm(self.a(x)).relu()).tanh())
 
 
+class Joined(nn.Module):
+    """Norms without parameters, and a depthwise convolution that carries the maps of two layers."""
+
+    def __init__(self):
+        super().__init__()
+        self.a, self.b, self.norm = nn.Conv2d(3, 16, 3), nn.Conv2d(16, 24, 3, padding=1), nn.InstanceNorm2d(16)
+        self.depthwise, self.c = nn.Conv2d(40, 40, 3, groups=40), nn.Conv2d(40, 5, 1)
+
+    def forward(self, x):
+        x = self.norm(self.a(x)).relu()
+        return self.c(self.depthwise(torch.cat([x, self.b(x)], 1)).relu())
+
+
 def outputs(model, x):
     with torch.no_grad():
         return model.double().eval()(x.double())
@@ -35,6 +49,7 @@ def outputs(model, x):
 
 NETWORKS = {
     "gated": (odd_gated, (3, 6, 6)), "1d": (lambda: Line(1), (2, 12)), "3d": (lambda: Line(3), (2, 7, 7, 7)),
+    "joined": (Joined, (3, 8, 8)),
     "resnet18": (lambda: torchvision.models.resnet18(num_classes=10), (3, 32, 32)),
     "mobilenet_v3": (lambda: torchvision.models.mobilenet_v3_small(num_classes=10), (3, 32, 32)),
     "regnety": (lambda: timm.create_model("regnety_002", num_classes=10), (3, 32, 32)),
@@ -90,3 +105,13 @@ def test_what_can_not_be_kept_is_refused():
         NarrowedSpan(grouped, torch.tensor([], dtype=torch.long))
     with pytest.raises(ArgumentError, match="an output"):
         some(next(span for span in spans if "output" in span.reason))
+
+
+@torch.no_grad()
+def test_maps_that_norms_without_parameters_and_joint_convolutions_carry_are_absorbed():
+    torch.manual_seed(0)
+    model = randomize(Joined()).eval()
+    student = ghostify.convert(model, cheap="absorbed", skip=())
+    assert student.norm.num_features == student.a.out_channels == 8
+    assert student.depthwise.groups == student.c.in_channels == student.a.out_channels + student.b.out_channels
+    assert torch.isfinite(student(torch.randn(2, 3, 9, 9))).all()
