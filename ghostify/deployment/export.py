@@ -15,6 +15,7 @@ from ..common.checks import check_choice, check_model, path_of, whole_number
 from ..errors import ArgumentError, ArgumentTypeError, GhostifyError
 from ..inputs.examples import one_input
 from ..inputs.images import ImageData, as_calls
+from .failure_reason import failure_reason
 from .fold import for_inference
 from .formats import FORMATS, Format, Run, absent_packages
 from .output_check import check_outputs
@@ -31,7 +32,7 @@ def export(
     int8: ImageData | None = None,
     max_images: int = 256,
 ) -> Path:
-    """Write a network for a runtime, read it back there, and compare.
+    """Write a network for a runtime, read it back there, and compare it with the student itself, hooks and all.
 
     Args:
         student: a converted network, or any other, in whatever mode; it is exported in evaluation mode.
@@ -41,7 +42,7 @@ def export(
         example_input: a tensor (N, C, H, W), or a shape such as ``(1, 3, 224, 224)``. Not needed for models of timm and
             torchvision, nor with ``int8``.
         fold: fold norms and channel orders first (:func:`ghostify.fold`).
-        dynamic_batch: let the batch size be whatever it is at run time.
+        dynamic_batch: let the batch size be whatever it is at run time; False for exactly that of ``example_input``.
         int8: images, as for :func:`ghostify.calibrate`, to quantize weights and maps to 8 bits by, with the runtime's own tool:
             ONNX Runtime's, or NNCF for OpenVINO. Give the student itself then: :func:`ghostify.fold` makes sums of
             convolutions, which are faster, but which 8 bits round once more.
@@ -63,18 +64,22 @@ def export(
     path = path_of("path", path)
     chosen = _chosen_format(path, format, int8 is not None)
     max_images = whole_number("max_images", max_images, 1)
-    model = for_inference(student, fold, split=int8 is None).cpu()
-    images = None if int8 is None else [args[0] for args, _ in as_calls(int8, model, max_images, 16)]
-    example = _example(student, images[0] if images and example_input is None else example_input)
+    reference = for_inference(student, folded=False).cpu()
+    images = None if int8 is None else [args[0] for args, _ in as_calls(int8, reference, max_images, 16)]
+    given = images[0][:1] if images and example_input is None else one_input(student, example_input, "export")
+    example = _example(student, given, dynamic_batch)
     for batch in images or []:
         if batch.shape[1:] != example.shape[1:]:
             raise ArgumentError(f"int8 has images {tuple(batch.shape[1:])}, and example_input has {tuple(example.shape[1:])}")
-    with torch.no_grad():
-        run_checked(model, (example,), {})
+    if images is not None and not dynamic_batch:
+        images = _batches_of(len(example), images)
+    batches = _random_batches(example, len(given), dynamic_batch) if images is None else images
+    for x in (example, *batches) if images is None else (example,):
+        _check_takes(reference, x, len(given))
+    model = for_inference(student, fold, split=int8 is None).cpu() if fold else reference
     with _written(path) as temporary:
         run = _write(model, temporary, chosen, example, dynamic_batch, images)
-        batches = _random_batches(example, dynamic_batch) if images is None else images
-        check_outputs(model, run, batches, chosen.name, int8=images is not None)
+        check_outputs(reference, run, batches, chosen.name, int8=images is not None)
     return path
 
 
@@ -97,12 +102,34 @@ def _chosen_format(path: Path, name: str | None, int8: bool) -> Format:
     return chosen
 
 
-def _example(model: nn.Module, example_input: object) -> Tensor:
-    """Random numbers of the example's shape, two images of it, of the type of the network's weights."""
+def _example(model: nn.Module, given: Tensor, dynamic: bool) -> Tensor:
+    """Random numbers of the shape that is given, two images of it for any batch size, of the type of the network's weights."""
     first = next(model.parameters(), None)
-    shape = (2, *one_input(model, example_input, "export").shape[1:])  # 1 would be taken for a constant
+    shape = (2, *given.shape[1:]) if dynamic else tuple(given.shape)  # 1 would be taken for a constant
     generator = torch.Generator().manual_seed(0)
     return torch.randn(shape, generator=generator).to(torch.float32 if first is None else first.dtype)
+
+
+def _batches_of(size: int, images: list[Tensor]) -> list[Tensor]:
+    """The images in batches of the size that a file takes; what is left over is not used."""
+    batches = [batch for batch in torch.cat(images).split(size) if len(batch) == size]
+    if not batches:
+        raise ArgumentError(f"int8 has {sum(map(len, images))} images, fewer than the {size} of one batch")
+    return batches
+
+
+def _check_takes(model: nn.Module, x: Tensor, given: int) -> None:
+    """Check that a network takes an input, and say so where it takes batches of ``given`` images alone."""
+    try:
+        with torch.no_grad():
+            run_checked(model, (x,), {})
+    except ArgumentError as error:
+        if len(x) == given:
+            raise
+        _check_takes(model, x[:1].expand(given, *x.shape[1:]), given)
+        raise ArgumentError(
+            f"{type(model).__name__} takes batches of {given} and not of {len(x)}: export it with dynamic_batch=False"
+        ) from error
 
 
 @contextmanager
@@ -134,12 +161,11 @@ def _write(model: nn.Module, path: Path, format: Format, example: Tensor, dynami
     except (GhostifyError, OSError):
         raise
     except Exception as error:  # each exporter has its own kinds
-        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
-        raise GhostifyError(f"{type(model).__name__} can't be exported as {format.name}: {reason}") from error
+        raise GhostifyError(f"{type(model).__name__} can't be exported as {format.name}: {failure_reason(error)}") from error
 
 
-def _random_batches(example: Tensor, dynamic: bool) -> list[Tensor]:
-    """Inputs to compare outputs on, of two batch sizes where the file takes any."""
+def _random_batches(example: Tensor, given: int, dynamic: bool) -> list[Tensor]:
+    """Inputs to compare outputs on: of the batch size that is given, and where the file takes any, of another one."""
     generator = torch.Generator().manual_seed(1)
-    sizes = (1, 3) if dynamic else (len(example),)
+    sizes = (given, 3 if given == 1 else 1) if dynamic else (len(example),)
     return [torch.randn(size, *example.shape[1:], generator=generator).to(example) for size in sizes]

@@ -6,7 +6,6 @@ from collections.abc import Iterator, Sequence
 from torch import nn
 
 from ..common.checks import check_model
-from ..common.copying import copy_without_hooks
 from ..errors import ArgumentTypeError
 from ..graph.find_sites import trace_layers
 from ..graph.tracing import Part
@@ -15,6 +14,7 @@ from ..layers.layer_classes import is_kind
 from ..surgery.swap import put
 from .fold_report import FoldedPart, FoldReport
 from .folded_ghost import FoldedGhost, fold_ghost
+from .inference_copy import inference_copy
 from .part_folder import fold_part
 
 
@@ -45,7 +45,7 @@ def fold(student: nn.Module) -> nn.Module:
 
 
 def for_inference(model: nn.Module, folded: bool, split: bool = True) -> nn.Module:
-    """A copy in evaluation mode and without hooks; folded, if it is to be and is not yet.
+    """A copy in evaluation mode; folded, if it is to be and is not yet.
 
     Args:
         model: it is not changed.
@@ -54,14 +54,14 @@ def for_inference(model: nn.Module, folded: bool, split: bool = True) -> nn.Modu
     """
     if folded and not isinstance(getattr(model, "folding", None), FoldReport):
         return _folded(model, split)
-    return copy_without_hooks(model).eval()
+    return inference_copy(model)
 
 
 def _folded(student: nn.Module, split: bool) -> nn.Module:
     if not isinstance(student, nn.Module):
         raise ArgumentTypeError(f"student must be a torch.nn.Module, not {type(student).__name__}")
     check_model(student)
-    model = copy_without_hooks(student).eval().requires_grad_(False)
+    model = inference_copy(student)
     parts = trace_layers(model)
     shared = _shared_names(model, parts)
     folded: list[FoldedPart] = []

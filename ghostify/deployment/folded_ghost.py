@@ -1,7 +1,7 @@
 """FoldedGhost: a Ghost module for inference, its norms folded into its convolutions."""
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor, fx, nn
 
 from ..common.copying import copy_layer
 from ..common.pickling import named_by_package
@@ -9,6 +9,8 @@ from ..layers.convolution import Convolution, WeightedLayer, as_convolution
 from ..layers.ghost_module import GhostModule, take_channels
 from ..layers.layer_classes import is_plain, narrow
 from ..layers.norm_affine import affine_of
+
+fx.wrap("take_channels")  # a single node in this module's code, too, when torch.fx traces a folded network again
 
 
 def fold_ghost(ghost: GhostModule) -> "FoldedGhost":

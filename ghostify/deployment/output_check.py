@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from ..errors import GhostifyError
+from .failure_reason import failure_reason
 from .formats import Run, tensors_of
 
 log = logging.getLogger(__name__)
@@ -39,7 +40,10 @@ def check_outputs(model: nn.Module, run: Run, batches: Iterable[Tensor], format:
         x = x.cpu()
         with torch.no_grad():
             expected = tensors_of(model(x))
-        actual = run(x)
+        try:
+            actual = run(x)
+        except Exception as error:  # each runtime has its own kinds
+            raise GhostifyError(f"the {format} file does not take a batch of {len(x)}: {failure_reason(error)}") from error
         if [tuple(t.shape) for t in expected] != [tuple(t.shape) for t in actual]:
             raise GhostifyError(f"the {format} file gives outputs of other shapes than PyTorch for a batch of {len(x)}")
         for one, other in zip(expected, actual, strict=True):

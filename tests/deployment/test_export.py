@@ -11,6 +11,7 @@ from helpers.networks import Residual, randomize
 from torch import nn
 
 import ghostify
+import ghostify.deployment.export
 from ghostify.deployment.formats import onnx_session, openvino_request
 from ghostify.deployment.runtimes import RUNTIMES
 
@@ -88,6 +89,7 @@ def test_a_full_disk_is_told_and_ends_nothing(student, tmp_path):
     script = f"""
 import resource, signal, sys
 import ghostify
+import ghostify.deployment.export
 sys.path.insert(0, {str(Path(__file__).parents[1])!r})
 from helpers.networks import Residual
 student = ghostify.load({str(tmp_path / "student.safetensors")!r}, lambda: Residual(32))
@@ -133,7 +135,7 @@ def test_eight_bits(tmp_path, name):
 
 def test_a_file_that_differs_is_an_error_and_is_not_left(student, tmp_path, monkeypatch):
     monkeypatch.setattr(
-        sys.modules["ghostify.deployment.export"], "for_inference", lambda model, folded, split: Residual(32).eval()
+        sys.modules["ghostify.deployment.export"], "for_inference", lambda model, folded, split=True: Residual(32).eval()
     )
     before = tmp_path / "s.pt2"
     before.write_text("mine")

@@ -11,6 +11,7 @@ from helpers.networks import Residual, randomize
 from helpers.scenes import detector
 from helpers.segmenters import segmenter
 from torch import fx, nn
+from torchvision.models.feature_extraction import create_feature_extractor, get_graph_node_names
 
 import ghostify
 from ghostify.deployment.folded_ghost import FoldedGhost
@@ -162,3 +163,16 @@ def test_a_folded_network_folds_to_a_copy_and_is_not_saved(tmp_path):
     assert torch.equal(again(x), folded(x))
     with pytest.raises(ghostify.ArgumentError, match="is folded"):
         ghostify.save(folded, tmp_path / "s.safetensors")
+
+
+@pytest.mark.parametrize("name", ["torchvision/resnet18", "torchvision/mobilenet_v3_small"])
+def test_a_folded_network_is_traced_again(name):
+    """As torch.ao's prepare_fx and torchvision's feature extraction do."""
+    folded = ghostify.fold(student_of(ghostify.create_model(name, num_classes=5), "depthwise"))
+    x = torch.randn(2, 3, 64, 64)
+    for given in (folded, copy.deepcopy(folded), pickle.loads(pickle.dumps(folded))):
+        traced = fx.symbolic_trace(given)
+        assert torch.equal(traced(x), folded(x))
+        assert torch.equal(copy.deepcopy(traced)(x), folded(x))
+    _, names = get_graph_node_names(folded)
+    assert create_feature_extractor(folded, [names[-3]])(x)
