@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from ..common.copying import become, copy_layer, copy_swapped
-from ..common.tensors import versioned
+from ..common.tensors import load_strictly, state_of
 from ..layers.ghost_module import GhostModule
 from ..students.conversion_recipe import ConversionRecipe, attach_recipe
 from .report import SiteResult
@@ -33,16 +33,16 @@ def transplant(
     """
     fitted = [name for name, result in results.items() if result.reason is None]
     modules = {name: copy_layer(student.get_submodule(name)) for name in fitted}
-    state = {name: tensor.detach().clone() for name, tensor in student.state_dict().items()}
+    state = {name: tensor.detach().clone() for name, tensor in state_of(student).items()}
     try:
         for name in fitted:
             replace_module(student, name, copy.get_submodule(name))
-        _copy_state(student, copy.state_dict())
+        _copy_state(student, state_of(copy))
         attach_recipe(student, _updated(recipe, copy, results, kept))
     except BaseException:  # an interruption included
         for name, module in modules.items():
             become(student.get_submodule(name), module)
-        student.load_state_dict(versioned(state, student))
+        load_strictly(student, state)
         attach_recipe(student, recipe)
         raise
 
@@ -52,7 +52,7 @@ def replace_module(student: nn.Module, name: str, new: nn.Module) -> None:
     old = student.get_submodule(name)
     shapes = [{key: p.shape for key, p in module.named_parameters()} for module in (old, new)]
     if shapes[0] == shapes[1]:
-        old.load_state_dict(new.state_dict())
+        load_strictly(old, state_of(new))
         return
     trainable = next(old.parameters()).requires_grad
     replacement = copy_swapped(new, {}).train(old.training)
@@ -63,7 +63,7 @@ def replace_module(student: nn.Module, name: str, new: nn.Module) -> None:
 
 def _copy_state(student: nn.Module, values: Mapping[str, Tensor]) -> None:
     with torch.no_grad():
-        for name, tensor in student.state_dict().items():
+        for name, tensor in state_of(student).items():
             tensor.copy_(values[name])
 
 

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from ..errors import UnsupportedModelError
+from .traced_networks import set_mode, with_two_graphs
 
 M = TypeVar("M", bound=nn.Module)
 
@@ -127,11 +128,34 @@ def clear_hooks(module: nn.Module) -> None:
 
 def _deepcopy(model: T, memo: dict[int, object]) -> T:
     try:
+        if isinstance(model, nn.Module) and with_two_graphs(model):
+            return _copy_in_mode(model, memo)
         return copy.deepcopy(model, memo)
     except Exception as error:  # modules may copy themselves, with code of any kind
         raise UnsupportedModelError(
             f"the model {type(model).__name__} can't be deep-copied ({error}); convert a model that copy.deepcopy accepts"
         ) from error
+
+
+def _copy_in_mode(model: M, memo: dict[int, object]) -> M:
+    """A deep copy of a network that holds traced ones with two graphs, which train all that they hold once they are copied.
+
+    Args:
+        model: it is copied.
+        memo: of the copy, with what is shared, or put in the place of others.
+    """
+    given = [module for value in memo.values() if isinstance(value, nn.Module) for module in value.modules()]
+    modes = {module: module.training for module in (*model.modules(), *given)}
+    try:
+        copied = copy.deepcopy(model, memo)
+    finally:
+        for module, training in modes.items():
+            module.training = training
+    originals = dict(model.named_modules())
+    for name, module in copied.named_modules():
+        if name in originals and module not in modes:
+            set_mode(module, modes[originals[name]])
+    return copied
 
 
 def _tensors(model: nn.Module) -> list[Tensor]:

@@ -35,12 +35,14 @@ class Costs:
         positions: for each layer asked for, how many output positions it computes (a transposed convolution: how many input
             positions it reads), over all its calls.
         output: what the model returned, on the meta device where that was possible.
+        outside: multiply-adds of convolutions, depthwise ones aside, that none of the layers asked for computes.
     """
 
     flops: int
     activation_bytes: int
     positions: dict[str, int]
     output: object
+    outside: int = 0
 
 
 def count_params(model: nn.Module) -> int:
@@ -89,9 +91,11 @@ def unfused_attention() -> Iterator[None]:
 
 def _measure(model: nn.Module, arguments: PositionalArguments, layers: Sequence[str]) -> Costs:
     positions: dict[str, int] = {}
+    counter, memory, outside = FlopCounterMode(display=False), _LiveMemory(), _OutsideOfLayers()
 
     def note(name: str) -> Callable[..., None]:
         def hook(module: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> None:
+            outside.depth -= 1
             if isinstance(module, nn.modules.conv._ConvTransposeNd):  # each input position is multiplied, not each output
                 count = inputs[0].numel() // module.in_channels
             else:
@@ -100,11 +104,43 @@ def _measure(model: nn.Module, arguments: PositionalArguments, layers: Sequence[
 
         return hook
 
-    counter, memory = FlopCounterMode(display=False), _LiveMemory()
-    hooks = ((model.get_submodule(name), note(name)) for name in layers)
-    with forward_hooks(after=hooks), torch.no_grad(), counter, memory:
+    def enter(module: nn.Module, inputs: object) -> None:
+        outside.depth += 1
+
+    modules = [model.get_submodule(name) for name in layers]
+    after = zip(modules, map(note, layers), strict=True)
+    with forward_hooks(before=((m, enter) for m in modules), after=after), torch.no_grad(), counter, memory, outside:
         output = model(*arguments)
-    return Costs(counter.get_total_flops() // 2, memory.peak, positions, output)
+    return Costs(counter.get_total_flops() // 2, memory.peak, positions, output, outside.flops)
+
+
+class _OutsideOfLayers(TorchDispatchMode):
+    """Adds up the multiply-adds of convolutions, depthwise ones aside, that are computed while no layer asked for runs.
+
+    Attributes:
+        depth: how many of those layers are running, one inside the other.
+        flops: the sum.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.depth = self.flops = 0
+
+    def __torch_dispatch__(
+        self,
+        func: Callable[..., object],
+        types: object,
+        args: PositionalArguments = (),
+        kwargs: Mapping[str, object] | None = None,
+    ) -> object:
+        result = func(*args, **(kwargs or {}))
+        if self.depth == 0 and func is torch.ops.aten.convolution.default:
+            maps, weight, *_, transposed, _, groups = args
+            depthwise = groups > 1 and groups in (weight.shape[0], weight.shape[1] * groups)
+            counted = maps if transposed else result
+            if not depthwise and isinstance(counted, Tensor):
+                self.flops += counted.numel() // counted.shape[1] * weight.numel()
+        return result
 
 
 class _LiveMemory(TorchDispatchMode):

@@ -7,6 +7,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from .tensors import state_of
+
 
 def fingerprint(data: object) -> str:
     """16 hexadecimal digits.
@@ -18,7 +20,7 @@ def fingerprint(data: object) -> str:
     digest = hashlib.sha256()
     if isinstance(data, nn.Module):
         digest.update(type(data).__name__.encode())
-        parts: list[object] = list(data.state_dict().values())
+        parts: list[object] = list(state_of(data).values())
     else:
         parts = list(data) if isinstance(data, (tuple, list)) else [data]
     for part in parts:

@@ -39,7 +39,7 @@ def measure_by_fvcore(model: nn.Module, arguments: PositionalArguments, layers: 
         raise ArgumentError(f"counter='fvcore' needs values to trace, and {name} is on the meta device: use counter='torch'")
     if any(isinstance(leaf, Tensor) and leaf.is_meta for leaf in tree_leaves(arguments)):
         raise ArgumentError("counter='fvcore' needs values to trace, and the input is on the meta device: use counter='torch'")
-    costs = measure(model, arguments)
+    costs = measure(model, arguments, layers)
     analysis = _analysis(model, arguments)
     try:
         with torch.no_grad(), unfused_attention():

@@ -14,16 +14,30 @@ from torch import Tensor, nn
 from .files import replacing
 
 
-def versioned(state: Mapping[str, Tensor], model: nn.Module) -> Mapping[str, Tensor]:
-    """The state dict with the versions that the modules of ``model`` have now, which a file of tensors lacks.
+def state_of(model: nn.Module) -> dict[str, Tensor]:
+    """The state dict of a network as torch makes it, whatever a method ``state_dict`` of the network's own would."""
+    return nn.Module.state_dict(model)
 
-    Some modules, torchvision's MNASNet among them, refuse a state dict without versions.
+
+def load_strictly(model: nn.Module, state: Mapping[str, Tensor], assign: bool = False) -> None:
+    """Load a state dict strictly as torch does, whatever a method ``load_state_dict`` of the network's own would do.
+
+    A file of tensors lacks the versions of modules; the state gets those that the modules have now, since some, torchvision's
+    MNASNet among them, refuse a state without.
+
+    Args:
+        model: the network, changed in place.
+        state: tensors by their names.
+        assign: whether the tensors themselves become the network's, in place of their values.
+
+    Raises:
+        RuntimeError: names or shapes do not fit.
     """
-    if hasattr(state, "_metadata"):
-        return state
-    with_versions: OrderedDict[str, Tensor] = OrderedDict(state)
-    with_versions._metadata = model.state_dict()._metadata  # type: ignore[attr-defined]
-    return with_versions
+    if not hasattr(state, "_metadata"):
+        with_versions: OrderedDict[str, Tensor] = OrderedDict(state)
+        with_versions._metadata = state_of(model)._metadata  # type: ignore[attr-defined]
+        state = with_versions
+    nn.Module.load_state_dict(model, state, assign=assign)
 
 
 def write_tensors(tensors: dict[str, Tensor], metadata: dict[str, str], path: str | os.PathLike[str]) -> None:
@@ -69,7 +83,7 @@ def checksum_of_values(tensors: Iterable[Tensor | list[Tensor]]) -> int:
 
 def checksum_of_weights(model: nn.Module) -> int:
     """The checksum of all values in a model's state dict; their names do not count."""
-    return checksum_of_values(model.state_dict().values())
+    return checksum_of_values(state_of(model).values())
 
 
 def _bytes(tensor: Tensor) -> memoryview:

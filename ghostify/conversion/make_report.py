@@ -62,9 +62,10 @@ def report(student: nn.Module, example_input: object = None, counter: str = "tor
         rows=rows,
         before=Total(params_before, costs.flops + saved, dense.activation_bytes),
         after=Total(params, costs.flops, costs.activation_bytes),
-        reached=_reached(recipe, rows),
+        reached=_reached(recipe, rows, costs.outside),
         budget=budget,
         spans=spans,
+        outside=costs.outside,
     )
 
 
@@ -180,13 +181,19 @@ def _per_position(record: SiteRecord, layer: nn.Module) -> int:
     return as_weighted(layer).weight.numel() if record.absorbed else record.dense_per_position
 
 
-def _reached(recipe: ConversionRecipe, rows: tuple[Row, ...]) -> float | None:
+def _reached(recipe: ConversionRecipe, rows: tuple[Row, ...], outside: int) -> float | None:
+    """The share of the original's dense convolutions, by multiply-adds, that was converted.
+
+    Args:
+        recipe, rows: the sites.
+        outside: multiply-adds of convolutions that are no sites.
+    """
     dense = [
         (record.converted or record.absorbed, row.flops_before or 0)
         for record, row in zip(recipe.sites, rows, strict=True)
         if record.kind == "conv" and not record.first and not record.depthwise
     ]
-    total = sum(flops for _, flops in dense)
+    total = sum(flops for _, flops in dense) + outside
     return sum(flops for converted, flops in dense if converted) / total if total else None
 
 

@@ -33,10 +33,13 @@ class Report(ReportBase):
         input: shapes of the input that FLOPs are counted for; None where none is known.
         rows: the sites in execution order.
         before, after: totals of the original and of the student.
-        reached: share of the FLOPs of dense convolutions, the first aside, that were converted, 0 to 1.
+        reached: share of the FLOPs of dense convolutions, the first aside, that were converted, 0 to 1. All that the network
+            computes count, whether or not they are layers of it.
         budget: what a ``target`` came to, and what it could have been.
         spans: the maps between layers, of which some may be absorbed by the layers that read them, each with the number of maps
             that stay, or the reason why all do; ``pandas.DataFrame(report.spans)`` is a table. Empty without absorbed ghosts.
+        outside: FLOPs of dense convolutions that are no layers of the network, and so never sites: called as functions, or of
+            modules that are not registered.
     """
 
     index = "name"
@@ -50,6 +53,7 @@ class Report(ReportBase):
     reached: float | None
     budget: str | None = None
     spans: tuple[SpanRow, ...] = ()
+    outside: int = 0
 
     @property
     def converted(self) -> list[Row]:
@@ -142,7 +146,8 @@ class Report(ReportBase):
         lines.append(f"FLOPs       {_change(before.flops, after.flops)}  ({before.flops / max(1, after.flops):.2f}x fewer)")
         lines.append(f"activations {_change(before.activation_bytes, after.activation_bytes)}B at most at one time")
         if self.reached is not None:
-            lines.append(f"reached     {self.reached:.1%} of the FLOPs of dense convolutions, the first aside")
+            apart = f"; {_short(self.outside)} are of convolutions that are no layers, as F.conv2d" if self.outside else ""
+            lines.append(f"reached     {self.reached:.1%} of the FLOPs of dense convolutions, the first aside{apart}")
         shapes = " and ".join("x".join(map(str, shape)) for shape in self.input or ())
         return "\n".join([*lines, f"{UNIT} Input: {shapes}."])
 

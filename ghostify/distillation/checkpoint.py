@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from ..common.files import PlainData
-from ..common.tensors import checksum_of_state, versioned
+from ..common.tensors import checksum_of_state, load_strictly, state_of
 from ..errors import ArgumentError
 from .checkpoint_file import read_checkpoint, write_checkpoint
 from .progress import Progress
@@ -89,9 +89,9 @@ class Checkpoint:
             GhostifyError: the file can't be written; the one before it is whole.
         """
         optimizer_tensors, optimizer_values = _pack_optimizer(stepper.optimizer)
-        groups = {"student": dict(stepper.student.state_dict()), "optimizer": optimizer_tensors, "best": best}
+        groups = {"student": state_of(stepper.student), "optimizer": optimizer_tensors, "best": best}
         if stepper.ema is not None:
-            groups["ema"] = dict(stepper.ema.module.state_dict())
+            groups["ema"] = state_of(stepper.ema.module)
         facts = {
             **self.identity.facts(),
             "progress": asdict(progress),
@@ -130,15 +130,15 @@ def load_state(model: nn.Module, state: Weights, path: Path) -> None:
     Raises:
         ArgumentError: they are those of another student.
     """
-    current = model.state_dict()
+    current = state_of(model)
     if current.keys() != state.keys() or any(current[name].shape != state[name].shape for name in current):
         raise ArgumentError(f"checkpoint {str(path)!r} is of another student: its layers differ")
-    model.load_state_dict(versioned(state, model))
+    load_strictly(model, state)
 
 
 def checksum_of_teacher(teacher: nn.Module) -> int:
     """Checksum of names, types, shapes and values of the teacher's weights."""
-    return checksum_of_state(teacher.state_dict())
+    return checksum_of_state(state_of(teacher))
 
 
 def _pack_optimizer(optimizer: torch.optim.Optimizer) -> tuple[Weights, dict[str, object]]:

@@ -13,6 +13,7 @@ from ..common.copying import copy_swapped
 from ..common.processes import max_over_processes, process_state
 from ..common.progress import share_bar
 from ..common.random_state import undisturbed
+from ..common.tensors import state_of
 from ..errors import ArgumentError, ArgumentTypeError, DivergedError
 from ..inputs.sources import LabelledData, make_source
 from ..losses import main_output
@@ -150,7 +151,7 @@ def _check_folder(folder: RunFolder | None, resume: bool) -> None:
 @torch.no_grad()
 def _load(student: nn.Module, weights: Mapping[str, Tensor]) -> None:
     """Copy weights into the tensors of the student, which stay the same objects."""
-    for name, tensor in student.state_dict().items():
+    for name, tensor in state_of(student).items():
         tensor.copy_(weights[name])
 
 

@@ -9,7 +9,7 @@ from torch import nn
 
 from ..common.processes import process_state
 from ..common.random_state import RandomStream
-from ..common.tensors import versioned
+from ..common.tensors import load_strictly, state_of
 from ..errors import ArgumentError, ArgumentTypeError, DivergedError
 from ..inputs.sources import Source
 from ..tasks.task import Task
@@ -185,7 +185,7 @@ class Trainer:
         progress.add_losses(losses)
         if not progress.losses_are_finite:
             step = progress.step - losses.batches_since_bad // self.recipe.accumulate
-            self.student.load_state_dict(versioned(self.good, self.student))
+            load_strictly(self.student, self.good)
             raise DivergedError(
                 f"the loss was not finite at step {step}, in epoch {progress.epoch + 1}: a lower lr, clip=1 or bf16 "
                 f"instead of fp16 may help; the weights are those of the end of epoch {progress.epoch}",
@@ -252,4 +252,4 @@ def _switch_off_dropout(model: nn.Module) -> None:
 
 def _copied(model: nn.Module) -> Weights:
     """A copy of a model's weights on the CPU."""
-    return {name: value.detach().to("cpu", copy=True) for name, value in model.state_dict().items()}
+    return {name: value.detach().to("cpu", copy=True) for name, value in state_of(model).items()}

@@ -5,6 +5,7 @@ from dataclasses import replace
 
 from torch import nn
 
+from ..common.traced_networks import with_two_graphs
 from .find_sites import trace_layers, trace_layers_in_training
 from .span_reader import OUTPUT, find_spans
 from .spans import Span, SpanUse
@@ -31,7 +32,7 @@ def find_network_spans(model: nn.Module, parts: Sequence[Part] | None = None, st
         shared = {part.relative(name) for name in bound if part.holds(name)}
         output = OUTPUT if part.whole else "its maps go into code that torch.fx can't trace"
         of_part = find_spans(part.graph, modules, shared, streams, output, part.name)
-        if part.whole and _has_training_heads(part, parts):
+        if part.whole and (with_two_graphs(model) or _has_training_heads(part, parts)):
             graph = trace_layers_in_training(model)
             in_training = find_spans(graph, modules, shared, streams) if graph is not None else None
             of_part = _without_training_readers(of_part, in_training)

@@ -10,6 +10,7 @@ import torch
 from torch import fx, nn
 
 from ..common.copying import copy_skeleton
+from ..common.traced_networks import set_mode
 
 log = logging.getLogger(__name__)
 
@@ -64,7 +65,7 @@ def trace_in_training(model: nn.Module, is_leaf: Predicate) -> fx.Graph | None:
     skeleton = copy_skeleton(model, is_plain_leaf)
     for module in skeleton.modules():
         if module is skeleton or not is_plain_leaf(module):  # leaves are shared with the model
-            module.training = True
+            set_mode(module, training=True)
     traced = trace_graph("", skeleton, is_leaf)
     return traced.graph if traced is not None else None
 

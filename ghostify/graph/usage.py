@@ -1,11 +1,13 @@
 """How often the modules and parameters of a network are used: what is shared, hooked or read from outside stays as it is."""
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
-from torch import nn
+from torch import fx, nn
 from torch.nn.utils import parametrize
 
+from ..common.traced_networks import graph_in, with_two_graphs
+from .sites import is_listed
 from .tracing import Part
 
 
@@ -26,12 +28,14 @@ class Usage:
         owners = (name.rpartition(".")[0] for name, op in nodes if op == "get_attr")
         self._calls = Counter(self.modules[name] for name, op in nodes if op == "call_module")
         self._read = {self.modules[name] for name in owners if name in self.modules}
+        self._apart = {module for network in with_two_graphs(model) for module in _apart_in_training(network)}
         self._owners = Counter(id(p) for m in model.modules() for p in m._parameters.values() if p is not None)
 
     def is_owned(self, name: str) -> bool:
         """Whether the module, whatever its names, is called once, has no hooks, and no weights that are read from outside."""
         module = self.modules[name]
-        return self._calls[module] == 1 and not has_hooks(module) and module not in self._read
+        once = self._calls[module] == 1 and module not in self._apart
+        return once and not has_hooks(module) and module not in self._read
 
     def shared_weights(self, name: str) -> str | None:
         """Why the weights of the module stand for more than its one call; None where they do not."""
@@ -46,6 +50,19 @@ class Usage:
         """Whether the module is a Ghost module, ours or a network's own, or lies in one."""
         parents = (self.modules[name.rsplit(".", up)[0]] for up in range(1, name.count(".") + 1))
         return any(type(owner).__name__.startswith("GhostModule") for owner in (self.modules[name], *parents))
+
+
+def _apart_in_training(network: fx.GraphModule) -> set[nn.Module]:
+    """The norms and the like that a traced network, when it trains, does not call right after what they alone read."""
+
+    def called(training: bool, only: Callable[[fx.Node], bool]) -> Counter[nn.Module]:
+        nodes = graph_in(network, training).nodes
+        return Counter(network.get_submodule(str(node.target)) for node in nodes if node.op == "call_module" and only(node))
+
+    calls = called(True, lambda node: True)
+    alone = called(True, lambda node: [len(source.users) for source in node.all_input_nodes] == [1])
+    others = (module for module in called(False, lambda node: True) if not is_listed(module))
+    return {module for module in others if not calls[module] == alone[module] == 1}
 
 
 def has_hooks(module: nn.Module) -> bool:

@@ -7,6 +7,7 @@ from typing import Any
 
 from torch import nn
 
+from ..common.tensors import state_of
 from ..errors import ArgumentError, GhostifyError
 from ..inputs.zoo import create_model
 from ..layers.ghost_module import INDICES
@@ -66,7 +67,7 @@ def _description(model: nn.Module) -> str:
 
 def _shapes(model: nn.Module) -> dict[str, tuple[int, ...]]:
     """The shapes of parameters and buffers. The indices of Ghost modules, which come with the weights, are left out."""
-    state = model.state_dict()
+    state = state_of(model)
     return {name: tuple(value.shape) for name, value in state.items() if name.rpartition(".")[2] not in INDICES}
 
 

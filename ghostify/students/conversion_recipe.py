@@ -234,12 +234,14 @@ def attach_recipe(model: nn.Module, recipe: ConversionRecipe) -> None:
     """Make a network a student, which :func:`recipe_of` knows; copies and pickles keep the recipe."""
     model._ghostify_recipe = recipe  # type: ignore[assignment]
     if isinstance(model, fx.GraphModule):
-        model.meta[_KEY] = recipe  # copying a GraphModule keeps this, and pickling it keeps the attribute
+        vars(model).setdefault("meta", {})[_KEY] = (
+            recipe  # copying a GraphModule keeps this, and pickling it keeps the attribute
+        )
 
 
 def recipe_of(model: nn.Module) -> ConversionRecipe | None:
     """The recipe of a student; None for any other model."""
-    kept = model.meta.get(_KEY) if isinstance(model, fx.GraphModule) else None
+    kept = vars(model).get("meta", {}).get(_KEY) if isinstance(model, fx.GraphModule) else None  # not all have it
     return kept or vars(model).get("_ghostify_recipe")
 
 

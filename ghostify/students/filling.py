@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from ..common.copying import plain_tensors
-from ..common.tensors import versioned
+from ..common.tensors import load_strictly, state_of
 from ..errors import ArgumentError
 from ..layers.ghost_module import INDICES, GhostModule
 from ..surgery.swap import put
@@ -25,7 +25,7 @@ def check_shapes(student: nn.Module, shapes: Mapping[str, tuple[int, ...]], path
     Raises:
         ArgumentError: the file is of another network.
     """
-    needed = {name: tuple(value.shape) for name, value in student.state_dict().items() if not _is_index(name)}
+    needed = {name: tuple(value.shape) for name, value in state_of(student).items() if not _is_index(name)}
     for name, module in student.named_modules(remove_duplicate=False):
         if isinstance(module, GhostModule):
             prefix, ghosts = f"{name}." if name else "", module.out_channels - module.intrinsic_channels
@@ -54,7 +54,7 @@ def fill(student: nn.Module, tensors: dict[str, Tensor], original: Callable[[], 
     for name, parameter in student.named_parameters(remove_duplicate=False):
         tied[id(parameter)].append(name)
     try:
-        student.load_state_dict(versioned(tensors, student), assign=True)
+        load_strictly(student, tensors, assign=True)
     except (RuntimeError, ValueError, IndexError) as error:
         raise ArgumentError(f"the weights do not fit the recipe: {str(error).splitlines()[-1].strip()}") from error
     for names in tied.values():

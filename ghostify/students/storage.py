@@ -10,7 +10,7 @@ from torch import nn
 from ..common.checks import check_model, path_of
 from ..common.copying import copy_to_meta
 from ..common.files import write_text
-from ..common.tensors import checksum_of_state, write_tensors
+from ..common.tensors import checksum_of_state, state_of, write_tensors
 from ..errors import ArgumentError, ArgumentTypeError
 from .conversion_recipe import ConversionRecipe, recipe_of
 from .filling import check_indices, check_shapes, fill
@@ -44,7 +44,7 @@ def save(student: nn.Module, path: str | os.PathLike[str]) -> None:
     check_model(student)
     path = path_of("path", path)
     description = describe(student, _recipe(student))
-    state = {name: value.detach().cpu().contiguous() for name, value in student.state_dict().items()}
+    state = {name: value.detach().cpu().contiguous() for name, value in state_of(student).items()}
     folder = path.is_dir() or not path.suffix
     header = {"format": "pt", KEY: header_text(description, checksum_of_state(state, description))}
     try:

@@ -7,7 +7,7 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
-from ..common.tensors import versioned
+from ..common.tensors import load_strictly, state_of
 from ..errors import ArgumentError
 
 
@@ -25,14 +25,14 @@ def load_weights(model: nn.Module, path: str | os.PathLike[str]) -> None:
     state = read_state(Path(path))
     if all(name.startswith("module.") for name in state):
         state = {name.removeprefix("module."): value for name, value in state.items()}
-    before = model.state_dict()
+    before = state_of(model)
     missing, extra = sorted(before.keys() - state.keys()), sorted(state.keys() - before.keys())
     misfits = [name for name in before.keys() & state.keys() if before[name].shape != state[name].shape]
     for names, what in ((missing, "lacks"), (extra, "has unknown"), (misfits, "has another shape of")):
         if names:
             more = f" and {len(names) - 1} more" if len(names) > 1 else ""
             raise ArgumentError(f"weights file {str(path)!r} {what} {min(names)!r}{more}: it is of another architecture")
-    model.load_state_dict(versioned(state, model))
+    load_strictly(model, state)
 
 
 def read_state(path: Path) -> dict[str, Tensor]:

@@ -7,6 +7,7 @@ from typing import TypeVar
 from torch import fx, nn
 
 from ..common.copying import become, copy_layer, copy_swapped
+from ..common.traced_networks import graphs_of
 from ..errors import ArgumentError, UnsupportedModelError
 from ..graph.sites import Site
 from ..layers.reduced_linear import ReducedLinear
@@ -97,9 +98,10 @@ def _keep_apart(layers: Mapping[nn.Module, nn.Module]) -> None:
 def _drop_identities(model: fx.GraphModule, identities: set[nn.Module]) -> None:
     """Take the calls of these modules, which are identities, out of a traced model's graph."""
     modules = dict(model.named_modules(remove_duplicate=False))
-    for node in list(model.graph.nodes):
-        if node.op == "call_module" and modules[str(node.target)] in identities:
-            node.replace_all_uses_with(node.args[0])
-            model.graph.erase_node(node)
-            model.delete_submodule(str(node.target))
+    for graph in graphs_of(model):
+        for node in list(graph.nodes):
+            if node.op == "call_module" and modules[str(node.target)] in identities:
+                node.replace_all_uses_with(node.args[0])
+                graph.erase_node(node)
+                model.delete_submodule(str(node.target))
     model.recompile()

@@ -142,3 +142,45 @@ def test_norms_may_be_taken_out_after_the_conversion():
         block.forward = block.forward_fused
     report = ghostify.report(student, (1, 3, 8, 8))
     assert (report.before.flops, report.after) == (before.before.flops, before.after)
+
+
+class Outside(torch.nn.Module):
+    """Convolutions of each kind that are no layers of the network."""
+
+    def __init__(self):
+        super().__init__()
+        self.stem, self.conv = torch.nn.Conv1d(2, 8, 1), torch.nn.Conv1d(8, 16, 3, padding=1)
+        self.filters, self.depthwise = torch.nn.Parameter(torch.randn(16, 16, 3)), torch.nn.Parameter(torch.randn(16, 1, 5))
+        self.lone = [torch.nn.Conv1d(16, 8, 1).requires_grad_(False)]  # in a plain list: none of the network's modules
+
+    def forward(self, x):
+        x = self.conv(self.stem(x)).relu()
+        x = torch.nn.functional.conv1d(x, self.filters, padding=1)
+        x = torch.nn.functional.conv1d(x, self.depthwise, padding=2, groups=16)
+        x = torch.nn.functional.conv_transpose1d(x, self.filters, stride=2)
+        return self.lone[0](x)
+
+
+@pytest.mark.parametrize("counter", ["torch", "fvcore"])
+@pytest.mark.filterwarnings("ignore")
+def test_convolutions_that_are_no_layers_are_not_reached(counter):
+    student = ghostify.convert(Outside().eval(), 2)
+    report = ghostify.report(student, (1, 2, 10), counter)
+    outside = 10 * 16 * 16 * 3 + 10 * 16 * 16 * 3 + 21 * 16 * 8
+    assert report.outside == outside
+    assert report.reached == pytest.approx(10 * 8 * 16 * 3 / (10 * 8 * 16 * 3 + outside))
+    assert "18k are of convolutions that are no layers" in report.summary()
+
+
+def test_a_layer_whose_weight_alone_is_used_is_not_reached():
+    class Borrowed(torch.nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.stem, self.a, self.b = (torch.nn.Conv2d(i, 8, 3, padding=1) for i in (3, 8, 8))
+
+        def forward(self, x):
+            return torch.nn.functional.conv2d(self.b(self.stem(x)).relu(), self.a.weight)
+
+    report = ghostify.report(ghostify.convert(Borrowed().eval(), 2), (1, 3, 8, 8))
+    assert report.outside == 36 * 8 * 8 * 9
+    assert report.reached == pytest.approx(64 / (64 + 36))

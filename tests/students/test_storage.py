@@ -129,3 +129,23 @@ def test_what_is_no_student_is_not_saved(teacher, tmp_path):
     with pytest.raises(ghostify.UnsupportedModelError, match="compiled"):
         ghostify.save(torch.compile(ghostify.convert(teacher)), tmp_path / "t.safetensors")
     assert not list(tmp_path.iterdir())
+
+
+def test_a_network_with_state_dicts_of_its_own_comes_back(tmp_path):
+    class Own(nn.Sequential):
+        def state_dict(self, *args, **kwargs):
+            return {"weights": super().state_dict(*args, **kwargs), "epoch": 3}
+
+        def load_state_dict(self, state, **kwargs):
+            raise RuntimeError("wants weights and epoch")
+
+    def network():
+        return Own(nn.Conv2d(3, 8, 3), nn.Conv2d(8, 16, 3, bias=False), nn.BatchNorm2d(16), nn.ReLU(), nn.Conv2d(16, 4, 1))
+
+    torch.manual_seed(0)
+    teacher, x = network().eval(), torch.randn(40, 3, 8, 8)
+    student = ghostify.convert(teacher, 2)
+    ghostify.calibrate(student, teacher, x, method="least_squares")
+    ghostify.save(student, tmp_path / "own.safetensors")
+    with torch.no_grad():
+        assert torch.equal(ghostify.load(tmp_path / "own.safetensors", network)(x), student(x))

@@ -1,6 +1,7 @@
 """A layer is changed wherever it stands, whatever its names, and what it was asked for goes with it."""
 
 import copy
+from itertools import pairwise
 
 import pytest
 import torch
@@ -31,7 +32,7 @@ class Named(nn.Module):
 class Encoder(nn.Module):
     def __init__(self, widths):
         super().__init__()
-        self.stages = nn.ModuleList(Named(i, o) for i, o in zip(widths, widths[1:], strict=False))
+        self.stages = nn.ModuleList(Named(i, o) for i, o in pairwise(widths))
 
     def forward(self, x):
         maps = []
@@ -100,10 +101,6 @@ class Listed(nn.Module):
 NETWORKS = (TwoNamed, OfChildren, Listed)
 
 
-def dense(network: nn.Module) -> list[str]:
-    return [row.name for row in ghostify.report(network, (2, 3, 16, 16)).rows if row.reason is not None and row.kind == "conv"]
-
-
 @pytest.mark.parametrize("inplace", [False, True])
 @pytest.mark.parametrize("cheap", ["depthwise", "absorbed"])
 @pytest.mark.parametrize("network", NETWORKS)
@@ -113,15 +110,15 @@ def test_a_layer_of_several_names_is_converted_under_all_of_them(network, cheap,
     original, x = copy.deepcopy(teacher), torch.randn(2, 3, 16, 16)
     student = ghostify.convert(teacher, 2, cheap=cheap, inplace=inplace)
     assert (student is teacher) is inplace
-    names = {id(module): {n for n, m in original.named_modules(remove_duplicate=False) if m is module}
-             for module in original.modules()}  # fmt: skip
+    names: dict[nn.Module, set[str]] = {}
+    for name, module in original.named_modules(remove_duplicate=False):
+        names.setdefault(module, set()).add(name)
     for group in names.values():
         assert len({id(student.get_submodule(name)) for name in group}) == 1
     report = ghostify.report(student, (2, 3, 16, 16))
     assert len(report.converted) >= 2
-    assert (
-        report.after.flops < report.before.flops == ghostify.report(ghostify.convert(original, 3), (2, 3, 16, 16)).before.flops
-    )
+    assert report.after.flops < report.before.flops
+    assert report.before == ghostify.report(ghostify.convert(original, 3), (2, 3, 16, 16)).before
     with torch.no_grad():
         assert student(x).shape == original(x).shape
         assert not torch.equal(student(x), original(x))
@@ -152,8 +149,12 @@ class Routed(nn.Module):
 
     def __init__(self):
         super().__init__()
-        layers = [nn.Conv2d(3, 16, 3, padding=1), nn.PReLU(), nn.Conv2d(16, 16, 1), nn.BatchNorm2d(16), nn.Hardswish(),
-                  nn.Conv2d(16, 24, 3, 2, 1), nn.ELU(), nn.Flatten(), nn.Linear(24 * 64, 32), nn.ReLU(), nn.Linear(32, 5)]  # fmt: skip
+        layers = [
+            *(nn.Conv2d(3, 16, 3, padding=1), nn.PReLU()),
+            *(nn.Conv2d(16, 16, 1), nn.BatchNorm2d(16), nn.Hardswish()),
+            *(nn.Conv2d(16, 24, 3, 2, 1), nn.ELU(), nn.Flatten()),
+            *(nn.Linear(24 * 64, 32), nn.ReLU(), nn.Linear(32, 5)),
+        ]
         for position, layer in enumerate(layers):
             layer.source, layer._kind, layer.facts = position - 1, type(layer).__name__, {"position": position}
         self.layers = nn.ModuleList(layers)
