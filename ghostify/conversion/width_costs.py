@@ -82,7 +82,7 @@ class _Surroundings:
                 self.carries.setdefault(use.target, []).append((index, use.width))
         names = dict.fromkeys([*self.makes, *self.reads, *self.carries])
         self.weighted = [name for name in names if isinstance(modules[name], (nn.Linear, Convolution))]
-        self.numbers = {name: modules[name].weight.numel() for name in self.weighted}
+        self.numbers = {name: as_weighted(modules[name]).weight.numel() for name in self.weighted}
 
     def weights(self, costs: Mapping[str, float]) -> Iterator[tuple[LayerCost, float]]:
         """The costs of convolutions and fully connected layers, and what they are in the original.
