@@ -8,7 +8,7 @@ from torch import nn
 from ..common.calls import PositionalArguments
 from ..common.costs import count_params, measure
 from ..graph.spans import Span
-from ..layers.convolution import Convolution, WeightedLayer
+from ..layers.convolution import Convolution, WeightedLayer, as_weighted
 from .layer_seconds import LayerSeconds
 from .width_network import LayerCost
 
