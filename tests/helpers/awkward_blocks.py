@@ -6,9 +6,7 @@ import types
 from dataclasses import dataclass
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
-from torch.nn.utils import parametrizations, prune, spectral_norm, weight_norm
 
 from helpers.random_networks import BATCH_NORMS, CONVS
 
@@ -377,25 +375,6 @@ class BlockTwice(HasChild, kind="block called twice"):
 
     def forward(self, x):
         return self.inner(self.inner(self.second(self.first(x))) + x)
-
-
-class FunctionalConv(Block, kind="functional convolution"):
-    def build(self, rng):
-        self.weight = nn.Parameter(torch.randn(WIDTH, WIDTH, *[1] * self.dims) * 0.2)
-
-    def forward(self, x):
-        conv = getattr(F, f"conv{self.dims}d")
-        x = conv(conv(x, self.weight).relu(), self.c0.weight, padding=self.c0.padding, groups=self.c0.groups)
-        return self.second(self.a0(self.n0(x)))
-
-
-class Derived(Block, kind="derived weight"):
-    """Of which the weight is made at each call."""
-
-    def build(self, rng):
-        wrap = rng.choice((weight_norm, spectral_norm, parametrizations.weight_norm, parametrizations.spectral_norm, prune))
-        layer = rng.choice((self.c0, self.c1))
-        prune.ln_structured(layer, "weight", 0.5, 2, 1) if wrap is prune else wrap(layer)
 
 
 @dataclass

@@ -3,6 +3,7 @@
 import torch
 import torch.nn.functional as F
 from torch import nn
+from torch.nn.utils import parametrizations, prune, spectral_norm, weight_norm
 from torch.utils.checkpoint import checkpoint
 
 from helpers.awkward_blocks import KINDS as KINDS
@@ -223,3 +224,22 @@ class Both(Block, kind="maps used twice"):
         maps = {"c0": (y := self.c0(x)), "n0": (z := self.n0(y))}
         maps["a0"] = self.a0(z.clone())
         return self.second(maps["a0"]) + maps[self.after].amax(1, keepdim=True)
+
+
+class FunctionalConv(Block, kind="functional convolution"):
+    def build(self, rng):
+        self.weight = nn.Parameter(torch.randn(WIDTH, WIDTH, *[1] * self.dims) * 0.2)
+
+    def forward(self, x):
+        conv = getattr(F, f"conv{self.dims}d")
+        x = conv(conv(x, self.weight).relu(), self.c0.weight, padding=self.c0.padding, groups=self.c0.groups)
+        return self.second(self.a0(self.n0(x)))
+
+
+class Derived(Block, kind="derived weight"):
+    """Of which the weight is made at each call."""
+
+    def build(self, rng):
+        wrap = rng.choice((weight_norm, spectral_norm, parametrizations.weight_norm, parametrizations.spectral_norm, prune))
+        layer = rng.choice((self.c0, self.c1))
+        prune.ln_structured(layer, "weight", 0.5, 2, 1) if wrap is prune else wrap(layer)
