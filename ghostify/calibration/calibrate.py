@@ -201,6 +201,7 @@ class _Calibration:
         self.notes += start.notes
         if images < 32:
             self.notes.append(f"only {images} image{'s' if images > 1 else ''}: a few hundred give a far better student")
+        self._note_frozen(work)
         transplant(self.student, work, state.results, recipe, start.kept)
         order = {record.name: position for position, record in enumerate(recipe.sites)}
         return self._report(
@@ -212,6 +213,18 @@ class _Calibration:
         copies = default if self.copies is None else self.copies
         if not add_copies(held, copies, self.settings.seed) and self.copies:
             self.notes.append("no copies were made: images are not one tensor (N, C, H, W)")
+
+    def _note_frozen(self, work: nn.Module) -> None:
+        """Say which parameters that the user froze are rewritten all the same."""
+        values = dict(work.named_parameters())
+        frozen = [name for name, parameter in self.student.named_parameters() if not parameter.requires_grad]
+        before = self.student.get_parameter
+        changed = [name for name in frozen if name not in values or not torch.equal(before(name), values[name])]
+        if changed:
+            more = f" and {len(changed) - 1} more" if len(changed) > 1 else ""
+            self.notes.append(
+                f"frozen parameters were rewritten, too, since only gradients go by requires_grad: {changed[0]}{more}"
+            )
 
     def _report(self, images: int, results: list[SiteResult]) -> CalibrationReport:
         method = "least_squares" if self.blocks is None else "block"

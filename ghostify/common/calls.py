@@ -1,5 +1,6 @@
 """Calls of a network: their arguments, evaluation mode, errors, and what a module inside was called with."""
 
+import inspect
 from collections.abc import Callable, Collection, Iterable, Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -88,6 +89,16 @@ def evaluation_mode(model: nn.Module) -> Iterator[None]:
             module.training = training
 
 
+def _inputs_of(model: nn.Module) -> list[str]:
+    """The names of the arguments that a network can't be called without."""
+    try:
+        parameters = inspect.signature(model.forward).parameters.values()
+    except ValueError:  # code of C has no signature
+        return []
+    variadic = (inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD)
+    return [p.name for p in parameters if p.default is p.empty and p.kind not in variadic]
+
+
 def run_checked(model: nn.Module, args: PositionalArguments, kwargs: dict[str, Any]) -> Any:
     """One forward pass, and what it returns.
 
@@ -99,5 +110,12 @@ def run_checked(model: nn.Module, args: PositionalArguments, kwargs: dict[str, A
     except Exception as error:  # code of any kind runs here
         shapes = ", ".join(str(tuple(t.shape)) for t in args if isinstance(t, Tensor)) or "a list"
         lines = str(error).strip().splitlines() or [type(error).__name__]
+        inputs = _inputs_of(model)
+        if len(inputs) > len(args) + len(kwargs) and isinstance(error, TypeError):
+            raise ArgumentError(
+                f"{type(model).__name__} takes {len(inputs)} inputs ({', '.join(inputs)}), and images gives it one, the first "
+                "tensor of each batch, since what follows are labels: take a part of the network that has one input, or a "
+                "module around it that makes the others"
+            ) from error
         hint = "; give batches (N, C, H, W), not single images" if isinstance(args[0], Tensor) and args[0].dim() == 3 else ""
         raise ArgumentError(f"images of shape {shapes} do not fit {type(model).__name__}: {lines[0]}{hint}") from error

@@ -7,7 +7,7 @@ from torch import nn
 
 from ..common.files import write_text
 from ..errors import ArgumentError
-from ..students.storage import save
+from ..students.storage import RUN_WEIGHTS, save
 from .report import EpochResult, RecoveryReport, history_csv
 from .training_recipe import Recipe
 
@@ -60,7 +60,7 @@ class RunFolder:
         """Write student.safetensors and curve.png."""
         from matplotlib.figure import Figure
 
-        save(student, self.path / "student.safetensors")
+        save(student, self.path / RUN_WEIGHTS)
         figure = Figure(figsize=(7, 4), layout="constrained")
         report.plot(figure.subplots())
         figure.savefig(self.path / "curve.png", dpi=120)

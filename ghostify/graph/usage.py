@@ -41,10 +41,21 @@ class Usage:
         """Why the weights of the module stand for more than its one call; None where they do not."""
         module = self.modules[name]
         if self._calls[module] > 1:
-            return f"shared weights: called {self._calls[module]} times"
+            whole = self._repeated_around(name)
+            apart = f", as all of {whole!r} is: convert that by itself" if whole else ""
+            return f"shared weights: called {self._calls[module]} times{apart}"
         if any(self._owners[id(p)] > 1 for p in module.parameters()):
             return "shared weights: the same parameters stand in more than one place"
         return "its weights are read from outside" if module in self._read else None
+
+    def _repeated_around(self, name: str) -> str | None:
+        """The outermost module around a layer all of whose layers are called as often, as an encoder of two inputs is."""
+        parents = [name.rsplit(".", up)[0] for up in range(name.count("."), 0, -1)]
+        times = self._calls[self.modules[name]]
+        return next(
+            (path for path in parents if all(self._calls[m] == times for m in self.modules[path].modules() if is_listed(m))),
+            None,
+        )
 
     def in_ghost_module(self, name: str) -> bool:
         """Whether the module is a Ghost module, ours or a network's own, or lies in one."""

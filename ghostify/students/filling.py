@@ -12,6 +12,7 @@ from ..common.tensors import load_strictly, state_of
 from ..errors import ArgumentError
 from ..layers.ghost_module import INDICES, GhostModule
 from ..surgery.swap import put
+from .other_head import other_head
 
 
 def check_shapes(student: nn.Module, shapes: Mapping[str, tuple[int, ...]], path: Path) -> None:
@@ -31,6 +32,8 @@ def check_shapes(student: nn.Module, shapes: Mapping[str, tuple[int, ...]], path
             prefix, ghosts = f"{name}." if name else "", module.out_channels - module.intrinsic_channels
             sizes = {f"{prefix}channel_order": (module.out_channels,), f"{prefix}ghost_source": (ghosts,)}
             needed |= {index: shape for index, shape in sizes.items() if index in shapes}  # absent where it changes nothing
+    if head := other_head({name: shape for name, shape in shapes.items() if name in needed or not _is_index(name)}, needed):
+        raise ArgumentError(f"student {str(path)!r} does not fit: {head}")
     for name in sorted(needed.keys() | shapes.keys()):
         if needed.get(name) != shapes.get(name):
             raise ArgumentError(

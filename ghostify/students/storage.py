@@ -3,6 +3,7 @@
 import json
 import os
 from collections.abc import Callable
+from pathlib import Path
 
 from safetensors import SafetensorError
 from torch import nn
@@ -19,6 +20,7 @@ from .replay import replay
 from .weights import read_safetensors
 
 FOLDER_WEIGHTS, FOLDER_CONFIG = "model.safetensors", "config.json"
+RUN_WEIGHTS = "student.safetensors"  # in the folder of a run of distillation
 
 
 def save(student: nn.Module, path: str | os.PathLike[str]) -> None:
@@ -63,7 +65,7 @@ def load(path: str | os.PathLike[str], factory: Callable[[], nn.Module] | nn.Mod
     is executed, and nothing is allocated before its header is known to fit the file and the network.
 
     Args:
-        path: file or folder.
+        path: file or folder, that of a run of :func:`ghostify.distill` included.
         factory: builds the original network, or is one, which is not changed; needed for students of networks that are
             neither timm's nor torchvision's.
 
@@ -72,7 +74,7 @@ def load(path: str | os.PathLike[str], factory: Callable[[], nn.Module] | nn.Mod
             a ``factory`` is needed.
     """
     path = path_of("path", path)
-    file = path / FOLDER_WEIGHTS if path.is_dir() else path
+    file = _weights_in(path) if path.is_dir() else path
     header = read_header(file)
     recipe = header.recipe
     original: Callable[[], nn.Module]
@@ -90,6 +92,12 @@ def load(path: str | os.PathLike[str], factory: Callable[[], nn.Module] | nn.Mod
     fill(student, tensors, original)
     check_indices(student)
     return student.eval()
+
+
+def _weights_in(folder: Path) -> Path:
+    """The file of a student in a folder of :func:`save`, or of a run of distillation."""
+    of_run = folder / RUN_WEIGHTS
+    return of_run if of_run.is_file() and not (folder / FOLDER_WEIGHTS).is_file() else folder / FOLDER_WEIGHTS
 
 
 def _recipe(student: nn.Module) -> ConversionRecipe:

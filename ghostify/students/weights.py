@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from ..common.tensors import load_strictly, state_of
 from ..errors import ArgumentError
+from .other_head import other_head
 
 
 def load_weights(model: nn.Module, path: str | os.PathLike[str]) -> None:
@@ -26,6 +27,9 @@ def load_weights(model: nn.Module, path: str | os.PathLike[str]) -> None:
     if all(name.startswith("module.") for name in state):
         state = {name.removeprefix("module."): value for name, value in state.items()}
     before = state_of(model)
+    shapes, needed = ({name: tuple(value.shape) for name, value in tensors.items()} for tensors in (state, before))
+    if head := other_head(shapes, needed):
+        raise ArgumentError(f"weights file {str(path)!r} does not fit: {head}")
     missing, extra = sorted(before.keys() - state.keys()), sorted(state.keys() - before.keys())
     misfits = [name for name in before.keys() & state.keys() if before[name].shape != state[name].shape]
     for names, what in ((missing, "lacks"), (extra, "has unknown"), (misfits, "has another shape of")):

@@ -76,3 +76,36 @@ def test_bad_input_is_one_sentence_and_changes_nothing(changes, message):
         ghostify.calibrate(**arguments)
     assert "\n" not in str(caught.value)
     assert unchanged(student, before)
+
+
+def test_a_network_of_two_inputs_is_told_that_it_gets_one():
+    class Masked(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.a, self.b, self.c = nn.Conv2d(3, 8, 3), nn.Conv2d(8, 16, 3), nn.Linear(16, 4)
+
+        def forward(self, image, mask, scale=1.0):
+            return self.c((self.b(self.a(image * mask).relu()) * scale).mean((2, 3)))
+
+    teacher = Masked().eval()
+    for batches in (torch.randn(8, 3, 8, 8), [(torch.randn(8, 3, 8, 8), torch.ones(8, 1, 8, 8))]):
+        with pytest.raises(ghostify.ArgumentError, match=r"Masked takes 2 inputs \(image, mask\), and images gives it one"):
+            ghostify.calibrate(ghostify.convert(teacher, 2), teacher, batches)
+
+
+@pytest.mark.parametrize("cheap", ["pointwise", "absorbed"])
+def test_frozen_parameters_that_are_rewritten_are_told(cheap):
+    teacher = Residual().eval()
+    teacher.conv2.requires_grad_(False)
+    student = ghostify.convert(teacher, 2, cheap=cheap, ratios={"conv1": 3})
+    report = ghostify.calibrate(student, teacher, torch.randn(48, 3, 8, 8), method="least_squares")
+    (note,) = [note for note in report.notes if "frozen" in note]
+    assert "conv2." in note
+    assert "frozen" in report.summary()
+    assert not any(p.requires_grad for p in student.conv2.parameters())
+
+
+def test_trainable_parameters_need_no_note():
+    teacher = Residual().eval()
+    report = ghostify.calibrate(ghostify.convert(teacher, 2), teacher, torch.randn(48, 3, 8, 8), method="least_squares")
+    assert not [note for note in report.notes if "frozen" in note]
