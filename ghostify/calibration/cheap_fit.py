@@ -5,7 +5,7 @@ from torch import Tensor
 
 from ..absorption.patches import Taps, at_positions, conv_in
 from ..absorption.regression import Moments, install_filters
-from ..layers.ghost_module import GhostModule
+from ..layers.ghost_module import GhostModule, activated
 from .settings import Settings
 from .site_data import NEIGHBOURS, Batch, SiteData
 from .site_regression import SiteRegression
@@ -65,5 +65,4 @@ class _DepthwiseFeatures:
 
 def _source_maps(module: GhostModule, batch: Batch) -> Tensor:
     """The intrinsic maps as the cheap operation sees them."""
-    maps = module.primary_conv(batch.inputs)
-    return maps if module.intrinsic_act is None else module.intrinsic_act(maps)
+    return activated(module.primary_conv(batch.inputs), module.intrinsic_act)

@@ -6,7 +6,7 @@ from torch import Tensor, fx, nn
 from ..common.copying import copy_layer
 from ..common.pickling import named_by_package
 from ..layers.convolution import Convolution, WeightedLayer, as_convolution
-from ..layers.ghost_module import GhostModule, take_channels
+from ..layers.ghost_module import GhostModule, activated, take_channels
 from ..layers.layer_classes import is_plain, narrow
 from ..layers.norm_affine import affine_of
 
@@ -146,7 +146,7 @@ class GhostMaps(nn.Module):
             self.act = narrow(self.act, intrinsic)
 
     def forward(self, intrinsic: Tensor) -> Tensor:
-        sources = intrinsic if self.act is None else self.act(intrinsic)
+        sources = activated(intrinsic, self.act)
         if self.source is not None:
             sources = take_channels(sources, self.source, self.channel_dim)
         elif self.used < self.intrinsic_channels:

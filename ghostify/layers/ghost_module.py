@@ -210,7 +210,7 @@ class GhostModule(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         intrinsic = self.primary_conv(x)
-        sources = intrinsic if self.intrinsic_act is None else self.intrinsic_act(intrinsic)
+        sources = activated(intrinsic, self.intrinsic_act)
         used = as_convolution(self.cheap_operation[0]).in_channels
         if self.ghost_source is not None:
             sources = take_channels(sources, self.ghost_source, self.channel_dim)
@@ -239,6 +239,14 @@ class GhostModule(nn.Module):
                 groups = slice_groups(conv.out_channels, self.intrinsic_channels)
                 conv.in_channels = conv.groups = groups if self.ghost_source is None else conv.out_channels
         super()._load_from_state_dict(state_dict, prefix, *args)
+
+
+def activated(maps: Tensor, act: nn.Module | None) -> Tensor:
+    """The maps after an activation, themselves left as they are: Ultralytics, for one, sets all activations of a file to work
+    in place."""
+    if act is None:
+        return maps
+    return act(maps.clone() if getattr(act, "inplace", False) else maps)
 
 
 def _act_apart(act: nn.Module, intrinsic: Tensor) -> nn.Module:

@@ -6,6 +6,7 @@ from torch import nn
 
 from ghostify import ArgumentError, GhostModule, ReducedLinear
 from ghostify.common.costs import measure
+from ghostify.deployment.folded_ghost import fold_ghost
 
 
 def paper_module(in_channels, out_channels, kernel_size, ratio, dw_size, stride):
@@ -174,3 +175,15 @@ def test_code_that_reads_a_weight_is_told_what_it_can_take(name):
         getattr(module, name)
     with pytest.raises(AttributeError, match="'GhostModule' object has no attribute 'wieght'"):
         module.wieght  # noqa: B018
+
+
+def test_activations_may_be_set_to_work_in_place():
+    """Ultralytics does so when it reads a file; intrinsic maps leave without the activation that ghosts are made through."""
+    conv, act = torch.nn.Conv2d(3, 8, 3), torch.nn.SiLU()
+    module = GhostModule.from_conv(conv, torch.arange(4), torch.arange(4), act=act, act_inside=False).eval()
+    x = torch.rand(2, 3, 6, 6)
+    expected, folded = module(x), fold_ghost(module)(x)
+    module.intrinsic_act.inplace = True
+    assert torch.equal(module(x), expected)
+    torch.testing.assert_close(fold_ghost(module)(x), folded)
+    module(x).square().sum().backward()
