@@ -1,12 +1,12 @@
 """What a student with absorbed ghosts starts its calibration from: maps that images choose, readers that absorb the others."""
 
-from collections.abc import Callable, Collection, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 
 import torch
 from torch import Tensor, nn
 
-from ..absorption.install import absorb
+from ..absorption.install import AbsorbedReader, absorb
 from ..absorption.survey import SurveyedSpan, SurveySettings, survey_spans
 from ..common.calls import Arguments
 from ..common.copying import copy_swapped
@@ -15,7 +15,7 @@ from ..graph.sites import DEPTHWISE, Site
 from ..layers.convolution import Convolution
 from ..students.conversion_recipe import ConversionRecipe, SpanRecord
 from ..students.replay import planned_as
-from ..surgery.narrowing import NarrowedSpan, channels_of, copied_layers, layers_around, others
+from ..surgery.narrowing import NarrowedSpan, channels_of, copied_layers, layers_around, narrowed_layers, others
 from ..surgery.swap import make_swaps
 
 
@@ -91,7 +91,7 @@ def absorbed_start(
     }
     return AbsorbedStart(
         student=copy_swapped(student, work),
-        sites=sites,
+        sites=_with_norms_of(sites, modules | narrowed_layers(modules, narrowed), readers.values()),
         kept=_kept_outputs(narrowed, modules),
         narrower=frozenset(layer for one in narrowed for layer in layers_around(one.span)),
         readers=frozenset(use.target for one in narrowed for use in one.span.readers),
@@ -99,6 +99,17 @@ def absorbed_start(
         if unseen
         else (),
     )
+
+
+def _with_norms_of(
+    sites: Mapping[str, Site], modules: Mapping[str, nn.Module], readers: Iterable[AbsorbedReader]
+) -> dict[str, Site]:
+    """The sites with norms that have not taken a reader's shift: they say what the teacher makes of its own maps."""
+    taken = {reader.norm for reader in readers if reader.norm is not None}
+    return {
+        name: replace(site, norm=modules[site.norm_name]) if site.norm_name is not None and site.norm_name in taken else site
+        for name, site in sites.items()
+    }
 
 
 def _ghosts_among(layers: Collection[str], sites: Mapping[str, Site], recipe: ConversionRecipe) -> dict[str, nn.Module]:
