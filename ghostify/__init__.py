@@ -13,6 +13,8 @@ if TYPE_CHECKING:
     from .calibration.calibrate import calibrate
     from .calibration.norms import reestimate_norms
     from .calibration.report import CalibrationReport
+    from .compression.compress import compress
+    from .compression.report import CompressionReport, CompressionResult
     from .conversion.convert import convert
     from .conversion.make_report import report
     from .conversion.report import Report
@@ -44,6 +46,8 @@ __all__ = [
     "ArgumentError",
     "ArgumentTypeError",
     "CalibrationReport",
+    "CompressionReport",
+    "CompressionResult",
     "DetectionEvaluation",
     "DivergedError",
     "Evaluation",
@@ -61,6 +65,7 @@ __all__ = [
     "Task",
     "UnsupportedModelError",
     "calibrate",
+    "compress",
     "convert",
     "create_model",
     "distill",
@@ -82,6 +87,8 @@ _FILES = {  # with the names of these files: the public ones, and those that pic
     "calibration.calibrate": ("calibrate",),
     "calibration.norms": ("reestimate_norms",),
     "calibration.report": ("CalibrationReport",),
+    "compression.compress": ("compress",),
+    "compression.report": ("CompressionReport", "CompressionResult"),
     "conversion.report": ("Report",),
     "conversion.convert": ("convert",),
     "conversion.make_report": ("report",),

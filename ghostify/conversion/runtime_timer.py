@@ -28,7 +28,7 @@ from .timing_cache import TimingCache
 REPEATS = 10
 
 
-BESIDE_REPEATS = 30  # of a student that is timed beside its original
+BESIDE_REPEATS = 20  # of a student that is timed beside its original
 
 
 LAYER_TURN = 0.03  # seconds

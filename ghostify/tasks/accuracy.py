@@ -98,6 +98,30 @@ def _rows(scores: Tensor) -> Tensor:
     return scores.float().movedim(1, -1).flatten(0, -2)
 
 
+def check_labels(labels: Tensor, scores: Tensor, name: str, dense: bool) -> Tensor:
+    """(positions,) which positions have a label that counts.
+
+    Args:
+        labels: (positions,) class indices.
+        scores: (positions, classes).
+        name: of the argument that they came from, for errors.
+        dense: whether some may be labelled 255, which do not count.
+
+    Raises:
+        ArgumentError: labels that do not fit the scores.
+    """
+    classes = scores.shape[1]
+    if labels.is_floating_point():
+        raise ArgumentError(f"{name} has labels of type {labels.dtype}: give whole numbers, the classes")
+    if len(labels) != len(scores):
+        raise ArgumentError(f"{name} has {len(labels)} labels for {len(scores)} scores")
+    valid = labels != IGNORED if dense else torch.ones_like(labels, dtype=torch.bool)
+    for extreme in labels[valid].aminmax() if bool(valid.any()) else ():
+        if not 0 <= int(extreme) < classes:
+            raise ArgumentError(f"{name} has label {int(extreme)}, the model {classes} classes")
+    return valid
+
+
 class _Sum(IntEnum):
     """What is counted over all classes, and where it stands in the vector of sums."""
 
@@ -156,14 +180,7 @@ class _Counts:
     def _add_labelled(self, labels: Tensor, scores: Tensor, predicted: Tensor, dense: bool) -> None:
         """Add positions with labels (positions,); ``dense`` says that some may be labelled 255, which do not count."""
         classes = scores.shape[1]
-        if labels.is_floating_point():
-            raise ArgumentError(f"{self.name} has labels of type {labels.dtype}: give whole numbers, the classes")
-        if len(labels) != len(scores):
-            raise ArgumentError(f"{self.name} has {len(labels)} labels for {len(scores)} scores")
-        valid = labels != IGNORED if dense else torch.ones_like(labels, dtype=torch.bool)
-        for extreme in labels[valid].aminmax() if bool(valid.any()) else ():
-            if not 0 <= int(extreme) < classes:
-                raise ArgumentError(f"{self.name} has label {int(extreme)}, the model {classes} classes")
+        valid = check_labels(labels, scores, self.name, dense)
         right = valid & (predicted == labels)
         among_five = scores.topk(min(5, classes), 1).indices == labels[:, None]
         self.sums[_Sum.LABELLED] += valid.sum()

@@ -1,0 +1,1 @@
+"""One call from a network and a limit to the student: a target that it meets, or a drop that it keeps within."""
