@@ -1,10 +1,13 @@
 """FoldedGhost: a Ghost module for inference, its norms folded into its convolutions."""
 
+from typing import Any
+
 import torch
 from torch import Tensor, fx, nn
 
-from ..common.copying import copy_layer
+from ..common.copying import copy_layer, plain_attributes
 from ..common.pickling import named_by_package
+from ..layers.absent_weight import AbsentWeight
 from ..layers.convolution import Convolution, WeightedLayer, as_convolution
 from ..layers.ghost_module import GhostModule, activated, take_channels
 from ..layers.layer_classes import is_plain, narrow
@@ -29,7 +32,9 @@ def fold_ghost(ghost: GhostModule) -> "FoldedGhost":
     )
     original_channels = torch.cat(ghost.original_channels())
     primary = folded_chain(ghost.primary_conv)
-    return FoldedGhost(primary, maps, original_channels, ghost.source_positions(), ghost.channel_order)
+    folded = FoldedGhost(primary, maps, original_channels, ghost.source_positions(), ghost.channel_order)
+    vars(folded).update(plain_attributes(ghost, folded))
+    return folded
 
 
 @named_by_package
@@ -55,6 +60,16 @@ class FoldedGhost(nn.Module):
         self.channel_dim = ghosts.channel_dim
         self.original_channels, self.sources = original_channels, sources
         self.register_buffer("order", order)
+
+    def __getattr__(self, name: str) -> Any:
+        """
+        Raises:
+            AttributeError: there is no such attribute.
+        """
+        if name == "weight" and vars(self).get("tells_type"):
+            weight = as_convolution(self.primary[0]).weight
+            return AbsentWeight.like(weight, (self.out_channels, *weight.shape[1:]))
+        return super().__getattr__(name)
 
     def can_make(self, wanted: Tensor) -> bool:
         """Whether the maps can be computed in this order: in any with the intrinsic ones first.

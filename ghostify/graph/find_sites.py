@@ -78,9 +78,9 @@ class _Search:
             if not is_listed(module) or isinstance(module, ReducedLinear):
                 continue
             kind: Literal["conv", "linear"] = "linear" if type(module) is nn.Linear else "conv"
-            site = Site(
-                name, module, kind, roles=self._known_roles(name, part, roles[node], kind), reason=self._blocked(name, module)
-            )
+            known_roles = self._known_roles(name, part, roles[node], kind)
+            site = Site(name, module, kind, roles=known_roles, reason=self._blocked(name, module))
+            site = replace(site, tells_type=self.usage.tells_type(name))
             may_convert = kind == "conv" and site.reason in (None, DEPTHWISE)
             yield self._with_followers(site, part, node) if may_convert else site
 

@@ -70,7 +70,12 @@ def _is_bound(usage: Usage, name: str) -> bool:
     if next(module.children(), None) is not None and not has_derived_weight(module):
         return False
     derived = is_quantised(module) or has_derived_weight(module)
-    return derived or not usage.is_owned(name) or usage.shared_weights(name) is not None or usage.in_ghost_module(name)
+    return (
+        derived
+        or not usage.is_owned(name, but_for_type=True)
+        or usage.shared_weights(name) is not None
+        or usage.in_ghost_module(name)
+    )
 
 
 def _qualified(span: Span, part: Part) -> Span:

@@ -32,6 +32,7 @@ class Site:
     shared_act: str | None = None  # where ``act`` is a copy of a module: that module's name
     roles: frozenset[str] = frozenset()
     reason: str | None = None  # why the site can't be converted at all
+    tells_type: bool = False  # whether the network asks for the type or the device of the layer's weight
 
     @property
     def conv(self) -> Convolution:

@@ -7,6 +7,7 @@ from torch import fx, nn
 from torch.nn.utils import parametrize
 
 from ..common.traced_networks import graph_in, with_two_graphs
+from ..layers.absent_weight import TYPE_ATTRIBUTES
 from .sites import is_listed
 from .tracing import Part
 
@@ -25,17 +26,25 @@ class Usage:
     def __init__(self, model: nn.Module, parts: Sequence[Part]):
         self.modules = dict(model.named_modules(remove_duplicate=False))
         nodes = [(part.qualified(str(node.target)), node.op) for part in parts for node in part.graph.nodes]
-        owners = (name.rpartition(".")[0] for name, op in nodes if op == "get_attr")
+        reads = [(part.qualified(str(n.target)), n) for part in parts for n in part.graph.nodes if n.op == "get_attr"]
+        owned = [(self.modules.get(name.rpartition(".")[0]), node) for name, node in reads]
+        self._read = {module for module, node in owned if module is not None}
+        self._values_read = {module for module, node in owned if module is not None and not _asks_type(node)}
         self._calls = Counter(self.modules[name] for name, op in nodes if op == "call_module")
-        self._read = {self.modules[name] for name in owners if name in self.modules}
         self._apart = {module for network in with_two_graphs(model) for module in _apart_in_training(network)}
         self._owners = Counter(id(p) for m in model.modules() for p in m._parameters.values() if p is not None)
 
-    def is_owned(self, name: str) -> bool:
-        """Whether the module, whatever its names, is called once, has no hooks, and no weights that are read from outside."""
+    def is_owned(self, name: str, but_for_type: bool = False) -> bool:
+        """Whether the module, whatever its names, is called once, has no hooks, and no weights that are read from outside.
+
+        Args:
+            name: of the module.
+            but_for_type: whether it still is where others ask for no more than the type and the device of a weight.
+        """
         module = self.modules[name]
+        read = self._values_read if but_for_type else self._read
         once = self._calls[module] == 1 and module not in self._apart
-        return once and not has_hooks(module) and module not in self._read
+        return once and not has_hooks(module) and module not in read
 
     def shared_weights(self, name: str) -> str | None:
         """Why the weights of the module stand for more than its one call; None where they do not."""
@@ -46,7 +55,12 @@ class Usage:
             return f"shared weights: called {self._calls[module]} times{apart}"
         if any(self._owners[id(p)] > 1 for p in module.parameters()):
             return "shared weights: the same parameters stand in more than one place"
-        return "its weights are read from outside" if module in self._read else None
+        return "its weights are read from outside" if module in self._values_read else None
+
+    def tells_type(self, name: str) -> bool:
+        """Whether others ask for the type or the device of the module's weight, and for no values of it."""
+        module = self.modules[name]
+        return module in self._read and module not in self._values_read
 
     def _repeated_around(self, name: str) -> str | None:
         """The outermost module around a layer all of whose layers are called as often, as an encoder of two inputs is."""
@@ -74,6 +88,13 @@ def _apart_in_training(network: fx.GraphModule) -> set[nn.Module]:
     alone = called(True, lambda node: [len(source.users) for source in node.all_input_nodes] == [1])
     others = (module for module in called(False, lambda node: True) if not is_listed(module))
     return {module for module in others if not calls[module] == alone[module] == 1}
+
+
+def _asks_type(node: fx.Node) -> bool:
+    """Whether a node reads a weight of which no more than the type or the device is asked."""
+
+    asked = [user.target is getattr and user.args[1] in TYPE_ATTRIBUTES for user in node.users]
+    return str(node.target).rpartition(".")[2] == "weight" and all(asked)
 
 
 def has_hooks(module: nn.Module) -> bool:

@@ -9,6 +9,7 @@ from torch import Tensor, fx, nn
 from ..common.copying import copy_without_hooks
 from ..common.pickling import named_by_package
 from ..errors import ArgumentError
+from .absent_weight import AbsentWeight, no_weight
 from .cheap_conv import Cheap, cheap_conv
 from .convolution import Convolution, as_convolution
 from .ghost_channels import channels_as_given, channels_by_source, is_slice, slice_groups
@@ -201,11 +202,11 @@ class GhostModule(nn.Module):
         Raises:
             AttributeError: there is no such attribute; the message about weights names what code that reads them can take.
         """
+        if name == "weight" and vars(self).get("tells_type"):
+            weight = as_convolution(self.primary_conv[0]).weight
+            return AbsentWeight.like(weight, (self.out_channels, *weight.shape[1:]))
         if name in ("weight", "bias"):
-            raise AttributeError(
-                f"a GhostModule has no {name}: two convolutions compute its maps. Code that reads or fuses the weights of "
-                "convolutions takes a student of ghostify.convert(..., cheap='absorbed'), whose layers are plain ones"
-            )
+            raise AttributeError(no_weight(name, "GhostModule"))
         return super().__getattr__(name)
 
     def forward(self, x: Tensor) -> Tensor:

@@ -1,10 +1,13 @@
 """ReducedLinear: a fully connected layer as a product of two thin ones."""
 
+from typing import Any
+
 import torch
 from torch import Tensor, nn
 
 from ..common.pickling import named_by_package
 from ..errors import ArgumentError, ArgumentTypeError
+from .absent_weight import AbsentWeight
 from .ratios import check_ratio
 
 
@@ -43,6 +46,15 @@ class ReducedLinear(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         return self.expand(self.reduce(x))
+
+    def __getattr__(self, name: str) -> Any:
+        """
+        Raises:
+            AttributeError: there is no such attribute.
+        """
+        if name == "weight" and vars(self).get("tells_type"):
+            return AbsentWeight.like(self.reduce.weight, (self.out_features, self.in_features))
+        return super().__getattr__(name)
 
     @classmethod
     def from_linear(cls, linear: nn.Linear, rank: int | None = None, ratio: float | None = None) -> "ReducedLinear":

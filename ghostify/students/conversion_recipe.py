@@ -42,6 +42,7 @@ class SiteRecord:
         reason: why the site was skipped; None where it was converted.
         first: whether it is the first layer of the network.
         absorbed: whether the layer became narrower, since maps that it makes, carries or reads are absorbed.
+        tells_type: whether the network asks for the type or the device of the layer's weight.
     """
 
     name: str
@@ -63,6 +64,7 @@ class SiteRecord:
     reason: str | None = None
     first: bool = False
     absorbed: bool = False
+    tells_type: bool = False
 
     @property
     def converted(self) -> bool:
@@ -270,6 +272,7 @@ def _record(planned: PlannedSite) -> SiteRecord:
         groups=getattr(module, "groups", 1),
         dense_params=sum(p.numel() for layer in layers for p in layer.parameters()),
         first="first" in site.roles,
+        tells_type=site.tells_type,
     )
     if planned.absorbed:
         record = replace(record, norm=site.norm_name, act=site.act_name, absorbed=True)

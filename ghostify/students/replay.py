@@ -99,6 +99,7 @@ def _planned(model: nn.Module, record: SiteRecord) -> PlannedSite:
         record.act,
         shared if act is None else _layer(model, act, "activation"),
         record.shared_act,
+        tells_type=record.tells_type,
     )
     return planned_as(record, site)
 

@@ -37,6 +37,8 @@ def make_swaps(plan: Sequence[PlannedSite], init: str = "warm", seed: int = 0) -
             raise UnsupportedModelError(
                 f"site {site.name!r} ({site.layers}) can't be converted: {error}; ratios={{{site.name!r}: None}} keeps it"
             ) from error
+        if site.tells_type:
+            vars(swaps[site.name])["tells_type"] = True
         for name, layer in ((site.norm_name, site.norm), (site.act_name, site.act)):
             if name is not None and layer is not None:
                 swaps[name] = nn.Identity().train(layer.training)
