@@ -19,16 +19,18 @@ from ..inputs.zoo import create_model
 from ..layers.ghost_module import GhostModule
 from ..layers.reduced_linear import ReducedLinear
 from ..students.conversion_recipe import attach_recipe, make_recipe, recipe_of, record_span
+from ..surgery.planned import PlannedSite
 from ..surgery.swap import make_swaps, rebased, swap
 from .budget import plan_budget
 from .goal import ConversionGoal
 from .network_plan import NetworkPlan
-from .only_if_faster import only_faster
+from .only_if_faster import only_faster, only_faster_within
 from .plan import check_patterns, make_plan, nothing_to_convert
 from .sensitivity_table import Sensitivity
 from .settings import SKIPS, GhostConfig
 from .span_budget import plan_span_budget
 from .span_plan import plan_layers, plan_spans
+from .target import Budget, Target
 
 M = TypeVar("M", bound=nn.Module)
 
@@ -96,7 +98,8 @@ def convert(
             from scratch.
         seed: of ``init="random"``.
         only_if_faster: a runtime as for :func:`ghostify.latency`, ``"openvino"``, ``"onnxruntime"``, ``"compile"``, ...: sites
-            that are not faster there as Ghost modules stay dense; not for absorbed ghosts. What was timed is remembered in
+            that are not faster there as Ghost modules stay dense, and a target is shared out over the others; not for
+            absorbed ghosts. What was timed is remembered in
             ``~/.cache/ghostify``.
         example_input: for ``target`` and ``only_if_faster``: a tensor, a shape such as ``(1, 3, 224, 224)``, or a tuple of
             forward arguments. Not needed for models of timm and torchvision, or for params.
@@ -179,7 +182,7 @@ def _plan_for(network: nn.Module, config: GhostConfig, goal: ConversionGoal) -> 
     sites = find_sites(network, parts)
     if config.cheap == "absorbed":
         if goal.only_if_faster is not None:
-            raise ArgumentError("only_if_faster goes with Ghost modules; absorbed ghosts leave plain narrower layers")
+            raise ArgumentError("only_if_faster goes with Ghost modules; ghostify.compress makes absorbed ghosts fast")
         spans = find_network_spans(network, parts)
         if goal.target is not None:
             return plan_span_budget(network, sites, spans, parts, config, goal)
@@ -188,14 +191,30 @@ def _plan_for(network: nn.Module, config: GhostConfig, goal: ConversionGoal) -> 
         if config.cheap != "auto":
             kinds = "cheap='absorbed' and 'auto'"
             raise ArgumentError(f"images goes with {kinds}; for cheap={config.cheap!r} give ghostify.sensitivity's result")
+        if goal.only_if_faster is not None:
+            raise ArgumentError("only_if_faster goes without images, by which cheap='auto' absorbs ghosts as well")
         return plan_span_budget(network, sites, find_network_spans(network, parts), parts, config, goal)
     if goal.target is not None:
-        plan, budget = plan_budget(network, sites, config, goal.target, goal.sensitivity, goal.example_input)
-        return NetworkPlan(plan, budget=budget)
+        return _plan_target(network, sites, config, goal, goal.target)
     plan = make_plan(sites, config)
     if goal.only_if_faster is not None:
         plan = only_faster(network, plan, config, goal.only_if_faster, goal.example_input, goal.progress)
     return NetworkPlan(plan)
+
+
+def _plan_target(
+    network: nn.Module, sites: Sequence[Site], config: GhostConfig, goal: ConversionGoal, target: Target
+) -> NetworkPlan:
+    """Ghost modules that keep to a target; each faster than what it stands for, where that is asked for."""
+
+    def share_out(settings: GhostConfig) -> tuple[list[PlannedSite], Budget]:
+        return plan_budget(network, sites, settings, target, goal.sensitivity, goal.example_input)
+
+    if goal.only_if_faster is None:
+        plan, budget = share_out(config)
+    else:
+        plan, budget = only_faster_within(network, share_out, config, goal.only_if_faster, goal.example_input, goal.progress)
+    return NetworkPlan(plan, budget=budget)
 
 
 def _plan_absorbed(sites: Sequence[Site], spans: Sequence[Span], config: GhostConfig) -> NetworkPlan:

@@ -64,8 +64,6 @@ class ConversionGoal:
             raise ArgumentError("give either images or sensitivity, which was measured on images, not both")
         if parsed is None and only_if_faster is None and example_input is not None:
             raise ArgumentError("example_input goes with target= or only_if_faster=, which are missing")
-        if parsed is not None and only_if_faster is not None:
-            raise ArgumentError("only_if_faster goes with ratio=, not with target=, whose share-out it would undo")
         return cls(parsed, _read_sensitivity(sensitivity), images, only_if_faster, example_input, progress)
 
 

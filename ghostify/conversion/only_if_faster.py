@@ -1,6 +1,6 @@
 """only_if_faster: sites that a Ghost module would not make faster on a runtime stay as they are."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
 
 import torch
@@ -9,12 +9,15 @@ from torch import Tensor, nn
 from ..common.copying import copy_without_hooks, on_meta
 from ..common.progress import site_bar
 from ..deployment.runtimes import runtime_named
-from ..errors import ArgumentError
+from ..errors import ArgumentError, UnsupportedModelError
 from ..inputs.examples import one_input
 from ..surgery.planned import PlannedSite
 from .runtime_timer import RuntimeTimer, Seconds
 from .settings import GhostConfig
 from .site_latency import inputs_of
+from .target import Budget
+
+ROUNDS = 8  # of sharing a target out
 
 MOST = 0.97  # of the original's time that a Ghost module may take: a smaller gain is noise, and not worth the accuracy
 
@@ -65,6 +68,51 @@ def only_faster(
         gaining.sort(key=lambda name: gains[name], reverse=True)
         kept = _without(kept, dict.fromkeys(gaining[len(gaining) // 2 :], reason))
     return kept
+
+
+def only_faster_within(
+    model: nn.Module,
+    share_out: Callable[[GhostConfig], tuple[list[PlannedSite], Budget]],
+    config: GhostConfig,
+    runtime: str,
+    example: object = None,
+    progress: bool = False,
+) -> tuple[list[PlannedSite], Budget]:
+    """A plan that keeps to a target with sites that are faster alone.
+
+    The target is shared out, what would not be faster stays dense, and the target is shared out over the others, until all of
+    the plan is faster.
+
+    Args:
+        model, config, runtime, example, progress: as for :func:`only_faster`.
+        share_out: makes the plan that keeps to the target, with the settings that it gets.
+
+    Returns:
+        The plan, and what the target came to.
+
+    Raises:
+        ArgumentError: the target is out of reach with the sites that are faster, or as for :func:`only_faster`.
+    """
+    slow: dict[str, str] = {}
+    for _ in range(ROUNDS):
+        try:
+            plan, budget = share_out(replace(config, ratios={**config.ratios, **dict.fromkeys(slow)}))
+        except (ArgumentError, UnsupportedModelError) as error:
+            if not slow:
+                raise
+            sites = f"{len(slow)} site{'s stay' if len(slow) > 1 else ' stays'}"
+            raise ArgumentError(f"{error}; {sites} dense: not faster on {runtime}") from error
+        plan = _without(plan, slow)
+        kept = only_faster(model, plan, config, runtime, example, progress)
+        converted = {p.site.name for p in plan if p.ratio is not None}
+        found = {p.site.name: str(p.reason) for p in kept if p.ratio is None and p.site.name in converted}
+        if not found:
+            return kept, budget
+        slow |= found
+    raise ArgumentError(
+        f"target is out of reach with Ghost modules that are faster on {runtime}: after {ROUNDS} rounds, with {len(slow)} "
+        "sites dense, some of the others were not"
+    )
 
 
 def _by_site(

@@ -76,6 +76,26 @@ def test_a_network_that_was_faster_by_chance_is_not_taken(monkeypatch):
     assert "with it the network was not faster on eager: 1e+03 ms, 1e+03 ms as it is" in reasons(student).values()
 
 
+@pytest.mark.parametrize("metric", ["flops", "params"])
+def test_a_target_is_shared_out_over_what_is_faster(monkeypatch, metric):
+    clock(monkeypatch, lambda kernel: Seconds(1, 0.5 if kernel == 5 else 2))
+    settings = {"target": {metric: 0.6}, "example_input": (1, 3, 16, 16), "skip": (), "min_channels": 1}
+    plain, student = (ghostify.convert(net(), only_if_faster=runtime, **settings) for runtime in (None, "eager"))
+    report = ghostify.report(student, (1, 3, 16, 16))
+    assert getattr(report.after, metric) <= 0.6 * getattr(report.before, metric)
+    assert {"3", "9"} <= {site.name for site in recipe_of(plain).sites if site.converted}
+    assert [site.name for site in recipe_of(student).sites if site.converted] == ["9"]  # 5x5, most of it
+    assert reasons(student)["3"].startswith("not faster on eager")
+    assert recipe_of(student).config["budget"]["metric"] == metric
+    assert "3" not in recipe_of(student).config["ratios"]
+
+
+def test_a_target_that_what_is_faster_does_not_reach(monkeypatch):
+    clock(monkeypatch, lambda kernel: Seconds(1, 0.5 if kernel == 3 else 2))
+    with pytest.raises(ghostify.ArgumentError, match=r"out of reach.*sites? stays? dense: not faster on eager"):
+        ghostify.convert(net(), target={"flops": 0.4}, only_if_faster="eager", example_input=(1, 3, 16, 16))
+
+
 def test_nothing_is_faster(monkeypatch):
     clock(monkeypatch, lambda kernel: Seconds(1, 0.5), lambda ghosts: Seconds(1, 1))
     with pytest.raises(ghostify.UnsupportedModelError, match=r"nothing to convert.*not faster on eager"):
@@ -144,7 +164,10 @@ def test_really_timed(runtime, monkeypatch, cache):
     [
         ({"only_if_faster": "tensorrt", "example_input": (1, 3, 8, 8)}, "runtime must be one of.*'tensorrt'"),
         ({"only_if_faster": "eager"}, "only_if_faster needs an example_input"),
-        ({"only_if_faster": "eager", "target": {"flops": 0.5}, "example_input": (1, 3, 8, 8)}, "goes with ratio="),
+        (
+            {"only_if_faster": "eager", "target": {"flops": 0.5}, "cheap": "auto", "images": torch.zeros(2, 3, 8, 8)},
+            "goes without images",
+        ),
         ({"only_if_faster": "eager", "example_input": (torch.zeros(1, 3, 8, 8), torch.zeros(1))}, "networks of one input"),
     ],
 )
