@@ -1,4 +1,4 @@
-"""Networks of packages that others wrote, with random weights and at sizes that run fast. Their packages are imported when built."""
+"""Networks of other packages, with random weights and at sizes that run fast; packages are imported when one is built."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -144,6 +144,7 @@ CONFIGS = {
         "stage_mid_channels": [16, 24, 32, 48],
         "stage_out_channels": [64, 128, 192, 256],
         "stage_num_blocks": [1, 1, 1, 1],
+        "hidden_sizes": [64, 128, 192, 256],
     },
     "TextNet": {
         "conv_layer_kernel_sizes": [[[3, 3], [3, 3]], [[3, 3], [1, 3]], [[3, 3], [3, 1]], [[3, 3], [3, 3]]],

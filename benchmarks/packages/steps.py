@@ -28,7 +28,7 @@ KINDS = {"paper": "depthwise", "absorbed": "absorbed"}
 STEPS = ("convert", "calibrate", "fold", "export", "load", "train")
 
 
-class Fault(Exception):
+class WrongError(Exception):
     """A step that gave a wrong result without a word."""
 
 
@@ -72,7 +72,7 @@ class Examination:
         idle = set(never_called(self.original, [row.name for row in report.converted], self.test))
         never = never_called(self.student, [row.name for row in report.converted if row.name not in idle], self.test)
         if never:
-            raise Fault(f"{len(never)} converted layers are never called, such as {never[0]}")
+            raise WrongError(f"{len(never)} converted layers are never called, such as {never[0]}")
         left: Counter[str] = Counter()
         dense = dense_flops(self.student, report)
         for row in report.rows:
@@ -91,7 +91,7 @@ class Examination:
         report = ghostify.calibrate(self.student, self.original, self.images, method="least_squares")
         after = error(self.student, self.original, self.test)
         if not after == after:
-            raise Fault("the outputs are not finite")
+            raise WrongError("the outputs are not finite")
         kept = {reason: len(names) for reason, names in report.kept.items()}
         return {"before": before, "after": after, "fitted": len(report.fitted), "kept": kept}
 
@@ -127,7 +127,7 @@ class Examination:
         if not off <= within:
             row["rounding"] = float(f"{rounding(self.student, self.test):.2g}")
             if not off <= ROUNDINGS * row["rounding"]:
-                raise Fault(f"outputs are off by {off:.2g}, and the student from itself in float64 by {row['rounding']:.2g}")
+                raise WrongError(f"outputs are off by {off:.2g}, the student from itself by {row['rounding']:.2g}")
         return row
 
     def load(self) -> Row:
@@ -137,7 +137,7 @@ class Examination:
             loaded = ghostify.load(path, self.network.build)
         off = largest_difference(outputs_of(self.student, self.test), outputs_of(loaded, self.test))
         if off > 0:
-            raise Fault(f"outputs are off by {off:.2g}")
+            raise WrongError(f"outputs are off by {off:.2g}")
         return {"off": off}
 
     def train(self) -> Row:
@@ -146,11 +146,11 @@ class Examination:
             return {"text": f"nor does the original train: {wanted}"}
         got = gradients(self.student, self.images[:4])
         if isinstance(got, str):
-            raise Fault(got)
+            raise WrongError(got)
         idle = {name.rpartition(".")[0] for name, has in wanted.items() if not has}
         without = [name for name, has in got.items() if not has and not name.startswith(tuple(idle))]
         if without:
-            raise Fault(f"{len(without)} of {len(got)} parameters get no gradient, such as {without[0]}")
+            raise WrongError(f"{len(without)} of {len(got)} parameters get no gradient, such as {without[0]}")
         return {}
 
 
@@ -158,7 +158,7 @@ def attempt(step: Callable[[], Row]) -> Row:
     """The row of a step: ``ok``, ``refused`` with a sentence, or ``fault`` with what went wrong."""
     try:
         return {"result": "ok"} | step()
-    except Fault as fault:
+    except WrongError as fault:
         return {"result": "fault", "text": str(fault)}
     except ghostify.GhostifyError as refusal:
         return {"result": "refused", "text": one_line(refusal), "trace": traceback.format_exc()}
@@ -202,7 +202,7 @@ def outputs_of(model: nn.Module, x: Tensor) -> list[Tensor]:
 
 def same_form(expected: list[Tensor], actual: list[Tensor]) -> None:
     if [(t.shape, t.dtype) for t in expected] != [(t.shape, t.dtype) for t in actual]:
-        raise Fault("the student's outputs have other shapes or types than the original's")
+        raise WrongError("the student's outputs have other shapes or types than the original's")
 
 
 def largest_difference(expected: list[Tensor], actual: list[Tensor]) -> float:
@@ -265,7 +265,7 @@ def gradients(model: nn.Module, x: Tensor) -> dict[str, bool] | str:
 
 def check(equal: Callable[[Any, Any], bool], state: dict[str, Tensor], now: dict[str, Tensor], text: str) -> None:
     if not all(equal(value, now[name]) for name, value in state.items()):
-        raise Fault(text)
+        raise WrongError(text)
 
 
 def examine(network: Network) -> Iterator[Row]:
