@@ -68,7 +68,7 @@ def transformer(name: str, kind: str = "ForImageClassification", /, **settings: 
 def monai(name: str, dimensions: int, **settings: Any) -> Network:
     spatial = {} if name == "UNETR" else {"spatial_dims": dimensions}
     build = of(f"monai.networks.nets:{name}", **spatial, in_channels=1, out_channels=2, **settings)
-    return Network(build, (1, *[32 if dimensions == 3 else 64] * dimensions))
+    return Network(build, (1, *[16 if dimensions == 3 else 64] * dimensions))
 
 
 def unetr(dimensions: int) -> Network:
@@ -99,7 +99,7 @@ def nnunet(name: str, dimensions: int, **settings: Any) -> Network:
         **blocks,
         **settings,
     )
-    return Network(build, (1, *[32 if dimensions == 3 else 64] * dimensions))
+    return Network(build, (1, *[16 if dimensions == 3 else 64] * dimensions))
 
 
 def pytorchcv(name: str, **settings: Any) -> Network:
