@@ -15,6 +15,7 @@ from benchmarks.deployment import forms, int8, latency_accuracy, latency_gpu, la
 from benchmarks.distillation import overhead, recovery_tables
 from benchmarks.harness.arguments import argument_parser, parse
 from benchmarks.harness.results import ROOT
+from benchmarks.packages import tables as packages
 from benchmarks.students import bad_files, round_trips
 from benchmarks.tasks import dense
 
@@ -35,6 +36,7 @@ BENCHMARKS = (
         dense,
     ),
     *(latency_tables, forms, int8, latency_accuracy, latency_gpu, widths, bad_files, round_trips),
+    packages,
     package,
 )
 PLACE = re.compile(r"(<!-- (\w+) -->\n).*?(<!-- end -->)", re.DOTALL)
