@@ -187,7 +187,6 @@ NETWORKS: dict[str, Network] = {
     **{f"monai/UNETR {n}d": unetr(n) for n in (2, 3)},
     "monai/AttentionUnet 2d": monai("AttentionUnet", 2, **UNET),
     "monai/BasicUNetPlusPlus 2d": monai("BasicUNetPlusPlus", 2, **SMALL),
-    "monai/HighResNet 2d": monai("HighResNet", 2),
     **{f"nnU-Net/{name} {n}d": nnunet(name, n) for name in ("PlainConvUNet", "ResidualEncoderUNet") for n in (2, 3)},
     "nnU-Net/PlainConvUNet 2d supervised": nnunet("PlainConvUNet", 2, deep_supervision=True),
     **{f"pytorchcv/{name}": pytorchcv(name) for name in (*CLASSIFIERS, "shufflenetv2_wd2", "dla46c", "squeezenet_v1_1")},

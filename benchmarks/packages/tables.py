@@ -42,7 +42,7 @@ def share(reached: float | None) -> str:
 
 
 def off(step: Row) -> str:
-    return f"{step['off']:.0e}" if step["result"] == "ok" else step["result"]
+    return (f"{step['off']:.0e}" if step["off"] else "0") if step["result"] == "ok" else step["result"]
 
 
 def short_of(by_network: dict[str, dict[str, Row]]) -> Iterator[tuple[str, str]]:

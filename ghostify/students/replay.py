@@ -9,7 +9,7 @@ from ..errors import ArgumentError, UnsupportedModelError
 from ..graph.functions_as_modules import activation_from
 from ..graph.sites import Site
 from ..layers.cheap_conv import Cheap
-from ..layers.layer_classes import Kind, is_kind
+from ..layers.layer_classes import Kind, channel_count, is_kind
 from ..surgery.narrowing import channels_of, copied_layers, inputs_of, narrowed_layers, outputs_of
 from ..surgery.planned import PlannedSite
 from ..surgery.swap import make_swaps, rebased, swap
@@ -64,8 +64,7 @@ def check_spans(model: nn.Module, recipe: ConversionRecipe, otherwise: str) -> N
                 raise ArgumentError(f"{otherwise}: {name!r} reads fewer maps in this network")
         for name, offset, _ in record.carriers:
             carrier = _layer(model, name, otherwise=otherwise)
-            tensors = [*carrier.parameters(), *carrier.buffers()]
-            if not tensors or channels_of(carrier) < offset + record.channels:
+            if channel_count(carrier) is None or channels_of(carrier) < offset + record.channels:
                 raise ArgumentError(f"{otherwise}: {name!r} carries fewer maps in this network")
 
 

@@ -108,10 +108,14 @@ def test_what_can_not_be_kept_is_refused():
 
 
 @torch.no_grad()
-def test_maps_that_norms_without_parameters_and_joint_convolutions_carry_are_absorbed():
+def test_maps_that_norms_without_parameters_and_joint_convolutions_carry_are_absorbed(tmp_path):
     torch.manual_seed(0)
     model = randomize(Joined()).eval()
     student = ghostify.convert(model, cheap="absorbed", skip=())
     assert student.norm.num_features == student.a.out_channels == 8
     assert student.depthwise.groups == student.c.in_channels == student.a.out_channels + student.b.out_channels
-    assert torch.isfinite(student(torch.randn(2, 3, 9, 9))).all()
+    x = torch.randn(8, 3, 9, 9)
+    assert torch.isfinite(student(x)).all()
+    assert not ghostify.calibrate(student, model, x, method="least_squares").kept
+    ghostify.save(student, tmp_path / "student.safetensors")
+    assert torch.equal(ghostify.load(tmp_path / "student.safetensors", Joined)(x), student.eval()(x))
