@@ -9,6 +9,7 @@ from torch import fx, nn
 from ..common.calls import Arguments, captured
 from ..graph.running import GraphRun, arguments_of
 from ..graph.tracing import Part, lies_in
+from ..graph.usage import has_hooks
 
 
 @dataclass(frozen=True)
@@ -65,7 +66,8 @@ class NetworkWalk:
             if index in self._visited or not lies_in(part.entry, name) or not self._any_wanted(part.entry):
                 continue
             self._visited.add(index)
-            inner = calls if part.entry == name else captured(self.model, name, part.entry, calls)
+            is_asked_for = part.entry == name and not has_hooks(self.model.get_submodule(name))
+            inner = calls if is_asked_for else captured(self.model, name, part.entry, calls)
             if inner:
                 self._part(part, inner)
 

@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor, fx, nn
 
-from ..common.calls import Arguments
+from ..common.calls import Arguments, of_each_size
 from ..errors import ArgumentError
 from ..graph.find_sites import trace_layers
 from ..graph.spans import Span, SpanUse
@@ -128,7 +128,7 @@ def survey_spans(
     if counts is not None:
         _check_counts(spans, counts)
         free = {name: span for name, span in free.items() if name in counts}
-    parts = trace_layers(model) if parts is None else parts
+    parts = trace_layers(model, *of_each_size(calls)) if parts is None else parts
     usage, settings = Usage(model, parts), settings or SurveySettings()
     work = _Work(usage, free, counts, channels or {}, metrics or {}, settings, on_span or (lambda name: None), len(calls))
     NetworkWalk(model, parts, set(work.uses), work, settings.memory).run(calls)

@@ -8,9 +8,9 @@ from torch import Tensor, nn
 
 from ..absorption.install import AbsorbedReader, absorb
 from ..absorption.survey import SurveyedSpan, SurveySettings, survey_spans
-from ..common.calls import Arguments
+from ..common.calls import Arguments, of_each_size
 from ..common.copying import copy_swapped
-from ..graph.find_sites import find_sites
+from ..graph.find_sites import find_sites, trace_layers
 from ..graph.sites import DEPTHWISE, Site
 from ..layers.convolution import Convolution
 from ..students.conversion_recipe import ConversionRecipe, SpanRecord
@@ -66,7 +66,7 @@ def absorbed_start(
         choose: whether the images choose the maps that stay; else they are those of the recipe.
     """
     if not recipe.narrowed:
-        return AbsorbedStart(copy_swapped(student, {}), {site.name: site for site in find_sites(teacher)})
+        return AbsorbedStart(copy_swapped(student, {}), _sites(teacher, calls))
     records = {record.name: record for record in recipe.narrowed}
     counts = {name: len(record.kept) for name, record in records.items()}
     spans = [record.span for record in records.values()]
@@ -82,7 +82,7 @@ def absorbed_start(
     modules = dict(teacher.named_modules(remove_duplicate=False))
     layers = copied_layers(absorb(modules, narrowed, readers))
     slim = copy_swapped(teacher, {modules[name]: layer for name, layer in layers.items()})
-    sites = {site.name: site for site in find_sites(slim)}
+    sites = _sites(slim, calls)
     swaps = copied_layers(layers) | _ghosts_among(layers, sites, recipe)
     work = {  # a norm that a Ghost module has taken in stands nowhere else
         student.get_submodule(name): layer
@@ -110,6 +110,11 @@ def _with_norms_of(
         name: replace(site, norm=modules[site.norm_name]) if site.norm_name is not None and site.norm_name in taken else site
         for name, site in sites.items()
     }
+
+
+def _sites(network: nn.Module, calls: Collection[Arguments]) -> dict[str, Site]:
+    """The sites of a network by name, as they are on what it is called with."""
+    return {site.name: site for site in find_sites(network, trace_layers(network, *of_each_size(calls)))}
 
 
 def _ghosts_among(layers: Collection[str], sites: Mapping[str, Site], recipe: ConversionRecipe) -> dict[str, nn.Module]:

@@ -18,12 +18,13 @@ from ..common.random_state import without_caller_modes
 from ..common.spill import SpilledList
 from ..inputs.image_range import range_warning
 from ..inputs.images import ImageData, as_calls, peek
+from ..students.replay import as_recorded
 from .absorbed_start import absorbed_start
 from .copies import add_copies, default_copies, images_in
 from .fit_state import FitState
 from .network_fit import NetworkFit
 from .norms import settle_norms
-from .pair_checks import Pair, check_pair
+from .pair_checks import Pair, check_networks, check_pair
 from .report import CalibrationReport, SiteResult
 from .settings import BlockSettings, ImageSettings, Settings
 from .transplant import transplant
@@ -130,13 +131,14 @@ def _prepared(
 ) -> Iterator["_Calibration"]:
     """A calibration whose models and first batch are checked, to be run before the block ends."""
     start = time.perf_counter()
-    pair = check_pair(student, teacher)
-    mixed = bool(pair.recipe.spans) and "budget" in pair.recipe.config  # operations were chosen with the widths, by images
-    settings = replace(settings, auto=pair.recipe.config.get("cheap") == "auto" and not mixed)
+    recipe = check_networks(student, teacher)
+    mixed = bool(recipe.spans) and "budget" in recipe.config  # operations were chosen with the widths, by images
+    settings = replace(settings, auto=recipe.config.get("cheap") == "auto" and not mixed)
     with without_caller_modes(next(teacher.parameters()).device):
         original = copy_shared(teacher).eval()
         first, calls = peek(as_calls(images, original, counts.max_images, counts.batch_size))
         warning = range_warning(original, first)
+        pair = check_pair(student, teacher, recipe, first)
         yield _Calibration(student, original, pair, calls, settings, blocks, counts.copies, start, warning)
 
 
@@ -181,7 +183,8 @@ class _Calibration:
             start = absorbed_start(self.student, self.teacher, recipe, held, survey, advance, self.settings.choose)
             self._add_copies(held, images)
             work = start.student.eval().requires_grad_(False)
-            sites = {name: start.sites[name] for name in self.pair.sites}
+            records = {record.name: record for record in recipe.sites}
+            sites = {name: as_recorded(records[name], start.sites[name]) for name in self.pair.sites}
             state = FitState(
                 student=work,
                 teacher=self.teacher,
@@ -196,7 +199,7 @@ class _Calibration:
                 readers=start.readers,
             )
             with torch.no_grad():
-                NetworkFit(state).run(held)
+                NetworkFit(state, held).run()
                 settle_norms(work, held)
         self.notes += start.notes
         if images < 32:

@@ -5,9 +5,10 @@ from collections.abc import Collection
 from torch import Tensor
 from torch.utils._pytree import tree_leaves
 
-from ..common.calls import Arguments, captured
+from ..common.calls import Arguments, captured, of_each_size
 from ..graph.find_sites import trace_layers
 from ..graph.tracing import Part, lies_in
+from ..graph.usage import has_hooks
 from .fit_state import FitState
 from .part_fit import PartFit
 from .part_pair import PairedCalls, PartPair
@@ -18,18 +19,21 @@ class NetworkFit:
 
     Args:
         state: the two networks, the settings and the results.
+        calls: the arguments of a forward pass for each batch.
     """
 
-    def __init__(self, state: FitState):
-        self.state = state
+    def __init__(self, state: FitState, calls: Collection[Arguments]):
+        self.state, self.calls = state, calls
         self.visited: set[str] = set()
+        sizes = of_each_size(calls)
         self.student_parts, self.teacher_parts = (
-            {part.name + "|" + part.entry: part for part in trace_layers(model)} for model in (state.student, state.teacher)
+            {part.name + "|" + part.entry: part for part in trace_layers(model, *sizes)}
+            for model in (state.student, state.teacher)
         )
 
-    def run(self, calls: Collection[Arguments]) -> None:
-        """Go through the whole network, given the arguments of a forward pass for each batch."""
-        self._inside("", PairedCalls(calls, calls))
+    def run(self) -> None:
+        """Go through the whole network."""
+        self._inside("", PairedCalls(self.calls, self.calls))
         for name, site in self.state.due.items():
             if name not in self.state.results:
                 self.state.keep_warm_start(site, "never runs in evaluation mode")
@@ -43,7 +47,8 @@ class NetworkFit:
             teacher_part = self.teacher_parts.get(key)
             if teacher_part is None:
                 continue
-            inner = calls if part.entry == name else self._calls_of(part.entry, name, calls)
+            is_asked_for = part.entry == name and not has_hooks(self.state.student.get_submodule(name))
+            inner = calls if is_asked_for else self._calls_of(part.entry, name, calls)
             if inner is not None:
                 self._part(part, teacher_part, inner)
 

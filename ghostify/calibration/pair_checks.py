@@ -6,14 +6,15 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
+from ..common.calls import Arguments
 from ..common.checks import check_has_weights, check_is_module, check_is_not_student, check_model
 from ..errors import ArgumentError
-from ..graph.find_sites import find_sites
+from ..graph.find_sites import find_sites, trace_layers
 from ..graph.sites import Site
 from ..layers.ghost_module import GhostModule
 from ..layers.reduced_linear import ReducedLinear
 from ..students.conversion_recipe import ConversionRecipe, SiteRecord, recipe_of
-from ..students.replay import check_spans
+from ..students.replay import as_recorded, check_spans
 from ..surgery.narrowing import layers_around
 
 
@@ -30,8 +31,8 @@ class Pair:
     sites: dict[str, Site]
 
 
-def check_pair(student: nn.Module, teacher: nn.Module) -> Pair:
-    """The student's recipe and the teacher's sites, if the two belong together.
+def check_networks(student: nn.Module, teacher: nn.Module) -> ConversionRecipe:
+    """The student's recipe, if the two are networks of which one can be the other's student.
 
     Raises:
         ArgumentError, ArgumentTypeError, UnsupportedModelError: one of them is not what it should be; the message says what
@@ -45,7 +46,21 @@ def check_pair(student: nn.Module, teacher: nn.Module) -> Pair:
     _check_precision(student, teacher)
     _check_finite(teacher)
     _check_devices(student, teacher)
-    known = {site.name: site for site in find_sites(teacher)}
+    return recipe
+
+
+def check_pair(student: nn.Module, teacher: nn.Module, recipe: ConversionRecipe, arguments: Arguments | None = None) -> Pair:
+    """The teacher's sites that the student converted, if the two belong together.
+
+    Args:
+        student, teacher: networks that :func:`check_networks` has passed.
+        recipe: the student's.
+        arguments: of a forward pass of both; None where none are known.
+
+    Raises:
+        ArgumentError: the teacher is not the student's original; the message says what differs.
+    """
+    known = {site.name: site for site in find_sites(teacher, trace_layers(teacher, arguments))}
     sites = {record.name: _original_site(record, known) for record in recipe.sites if record.converted}
     check_spans(teacher, recipe, "teacher is not the student's original")
     changed = {layer for record in recipe.narrowed for layer in layers_around(record.span)}
@@ -105,6 +120,7 @@ def _original_site(record: SiteRecord, sites: Mapping[str, Site]) -> Site:
             f"teacher is not the student's original: layer {record.name!r} is {shape[0]}→{shape[1]} {kernel}, "
             f"the student's was {record.in_channels}→{record.out_channels} {record.kernel_size}"
         )
+    site = as_recorded(record, site)
     if (site.norm_name, site.act_name) != (record.norm, record.act):
         raise ArgumentError(f"teacher is not the student's original: layer {record.name!r} is followed by other layers")
     return site

@@ -58,6 +58,15 @@ def batch_size_of(arguments: Arguments) -> int:
     return 1 if tensor is None or tensor.dim() < 4 else len(tensor)
 
 
+def of_each_size(calls: Iterable[Arguments], most: int = 3) -> list[Arguments]:
+    """The first call with images of each size, at most so many; numbers of images do not count."""
+    found: dict[tuple[tuple[int, ...], ...], Arguments] = {}
+    for arguments in calls:
+        sizes = tuple(tuple(t.shape[1:]) for t in tree_leaves(arguments) if isinstance(t, Tensor))
+        found.setdefault(sizes, arguments)
+    return list(found.values())[:most]
+
+
 def captured(model: nn.Module, outer: str, inner: str, calls: Collection[Arguments]) -> list[Arguments]:
     """The arguments of each call of the module ``inner`` while ``outer`` runs.
 

@@ -14,6 +14,7 @@ from ..graph.find_sites import find_sites, trace_layers
 from ..graph.network_spans import find_network_spans
 from ..graph.sites import Site
 from ..graph.spans import Span
+from ..inputs.examples import running_input
 from ..inputs.images import ImageData
 from ..inputs.zoo import create_model
 from ..layers.ghost_module import GhostModule
@@ -178,7 +179,7 @@ def _carry_out(network: M, plan: NetworkPlan, config: GhostConfig, inplace: bool
 
 def _plan_for(network: nn.Module, config: GhostConfig, goal: ConversionGoal) -> NetworkPlan:
     """What becomes of each site and each span; and, where there is a target, what it came to."""
-    parts = trace_layers(network)
+    parts = trace_layers(network, running_input(network, goal.example_input))
     sites = find_sites(network, parts)
     if config.cheap == "absorbed":
         if goal.only_if_faster is not None:

@@ -13,6 +13,7 @@ from ..errors import ArgumentError, UnsupportedModelError
 from ..graph.find_sites import trace_layers
 from ..graph.network_spans import find_network_spans
 from ..graph.spans import Span
+from ..inputs.examples import running_input
 from ..inputs.images import ImageData
 from ..layers.ratios import intrinsic_channels
 from .plan import nothing_to_convert
@@ -42,7 +43,7 @@ def measure_in_one_pass(
     """
     if config.cheap not in ("auto", "absorbed"):
         raise ArgumentError(f"cheap={config.cheap!r} goes with method='site_by_site'")
-    parts = trace_layers(model)
+    parts = trace_layers(model, running_input(model))
     spans = find_network_spans(model, parts)
     free = {span.makers[0]: span for span in spans if not span.reason}
     if not free:

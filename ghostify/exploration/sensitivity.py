@@ -20,7 +20,8 @@ from ..conversion.plan import make_plan, nothing_to_convert
 from ..conversion.sensitivity_table import Header, Sensitivity, SiteSensitivity, check_header
 from ..conversion.settings import GhostConfig
 from ..errors import ArgumentError, ArgumentTypeError, UnsupportedModelError
-from ..graph.find_sites import find_sites
+from ..graph.find_sites import find_sites, trace_layers
+from ..inputs.examples import running_input
 from ..inputs.image_range import range_warning
 from ..inputs.images import ImageData, as_calls, peek
 from ..losses import main_output
@@ -137,7 +138,7 @@ def _make_plans(model: nn.Module, ratios: Sequence[float], config: GhostConfig) 
     """
     if config.cheap == "absorbed":
         raise ArgumentError("cheap='absorbed' goes with method='one_pass'")
-    sites = find_sites(model)
+    sites = find_sites(model, trace_layers(model, running_input(model)))
     plans: Plans = {}
     for ratio in ratios:
         for planned in make_plan(sites, replace(config, ratio=ratio)):

@@ -12,12 +12,13 @@ from ..calibration.settings import Settings
 from ..calibration.site_data import Batch, SiteData, UnevenError
 from ..calibration.site_fit import SiteFit
 from ..calibration.survey import Survey
-from ..common.calls import batch_size_of, captured
+from ..common.calls import batch_size_of, captured, of_each_size
 from ..conversion.sensitivity_table import SiteSensitivity
 from ..graph.find_sites import trace_layers
 from ..graph.running import GraphRun
 from ..graph.sites import Site
 from ..graph.tracing import Part
+from ..graph.usage import has_hooks
 from ..surgery.planned import PlannedSite
 from ..surgery.warm_start import make_ghost
 from .score_comparison import ScoreComparison, Scores
@@ -47,11 +48,12 @@ class SiteScan:
         """The rows of each of these sites; a site that no graph reaches has rows without figures, at the end."""
         model, calls_of_model = self.comparison.original, self.comparison.calls
         left = set(names)
-        for part in trace_layers(model):
+        for part in trace_layers(model, *of_each_size(calls_of_model)):
             inside = {part.qualified(str(node.target)) for node in part.graph.nodes if node.op == "call_module"}
             if left.isdisjoint(inside):
                 continue
-            calls = calls_of_model if not part.entry else captured(model, "", part.entry, calls_of_model)
+            is_asked_for = not part.entry and not has_hooks(model)
+            calls = calls_of_model if is_asked_for else captured(model, "", part.entry, calls_of_model)
             images = sum(batch_size_of(arguments) for arguments in calls)
             graph_run = GraphRun(model.get_submodule(part.name), part, calls, MEMORY)
             try:
@@ -82,7 +84,7 @@ class SiteScan:
                 ghost = make_ghost(planned).eval()
                 survey = fit.survey(ghost, survey)
                 module, result = fit.fit(ghost, survey)
-                if part.whole and not part.entry:
+                if part.whole and not part.entry and not has_hooks(self.comparison.original):
                     scores = self._scores_from_here(graph_run, node, site, module)
                 else:
                     scores = self._scores_of_model(site, module)

@@ -18,15 +18,17 @@ from .tracing import Part, trace_in_training
 from .usage import Usage, has_derived_weight, has_hooks, is_quantised
 
 
-def trace_layers(model: nn.Module, arguments: Arguments | None = None) -> list[Part]:
+def trace_layers(model: nn.Module, *arguments: Arguments | None) -> list[Part]:
     """The parts of ``model`` that have graphs; every layer that may be a site is called by one of them.
 
     Args:
         model: any network.
         arguments: of a forward pass, by which graphs are checked, and recorded where tracing fails or lies; see
-            :func:`ghostify.graph.parts.find_parts`. None where none are known.
+            :func:`ghostify.graph.parts.find_parts`. Further ones have images of other sizes, for which graphs must be right,
+            too. None, or nothing, where none are known.
     """
-    return find_parts(model, is_listed, lambda module: lookup(module) is not None, arguments)
+    known = [one for one in arguments if one is not None]
+    return find_parts(model, is_listed, lambda module: lookup(module) is not None, known)
 
 
 def trace_layers_in_training(model: nn.Module) -> fx.Graph | None:

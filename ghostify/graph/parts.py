@@ -2,7 +2,7 @@
 
 import inspect
 import logging
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterator, Sequence
 from contextlib import nullcontext
 
 from torch import Tensor, fx, nn
@@ -22,7 +22,7 @@ log = logging.getLogger(__name__)
 MEMORY = 1 << 30  # bytes of values of a check that stay in memory
 
 
-def find_parts(model: nn.Module, is_site: Predicate, is_leaf: Predicate, arguments: Arguments | None = None) -> list[Part]:
+def find_parts(model: nn.Module, is_site: Predicate, is_leaf: Predicate, arguments: Sequence[Arguments] = ()) -> list[Part]:
     """The graph of ``model``, or where there is none those of its largest submodules that have one.
 
     The model is not changed: tracing works on a skeleton that shares the model's tensors. A submodule whose own code can't be
@@ -37,14 +37,15 @@ def find_parts(model: nn.Module, is_site: Predicate, is_leaf: Predicate, argumen
             further parts.
         is_site: whether a module is one of those that the graphs are for, such as convolutions and Ghost modules.
         is_leaf: whether a module must be a single node in the graphs without being a site, as norms and activations must.
-        arguments: of a forward pass of the model; None where none are known, and graphs are taken as torch.fx traces them.
+        arguments: of forward passes of the model, for each size of images that matters; empty where none are known, and graphs
+            are taken as torch.fx traces them.
 
     Returns:
         Parts that together call every module for which ``is_site`` is true, those around others before these.
     """
     search = _Search(model, is_site, is_leaf, arguments)
     # a closure may hold the model itself, and run it
-    with evaluation_mode(model) if arguments is not None else nullcontext():
+    with evaluation_mode(model) if arguments else nullcontext():
         return list(search.parts("", search.skeleton))
 
 
@@ -55,7 +56,7 @@ class _Search:
         model, is_site, is_leaf, arguments: of :func:`find_parts`.
     """
 
-    def __init__(self, model: nn.Module, is_site: Predicate, is_leaf: Predicate, arguments: Arguments | None):
+    def __init__(self, model: nn.Module, is_site: Predicate, is_leaf: Predicate, arguments: Sequence[Arguments]):
         self.is_site = is_site
         self.skeleton = copy_skeleton(model, is_plain_leaf)
         self.leaf = lambda module: is_site(module) or is_leaf(module)
@@ -64,8 +65,8 @@ class _Search:
         }
         self.seen: set[nn.Module] = set()
         self.twins = {id(module): name for name, module in model.named_modules()}
-        self.network = copy_to_run(model).eval() if arguments is not None else model
-        self.probes = Probes(self.network, arguments) if arguments is not None else None
+        self.network = copy_to_run(model).eval() if arguments else model
+        self.probes = Probes(self.network, arguments) if arguments else None
 
     def parts(self, name: str, root: nn.Module, siblings: Collection[str] = ()) -> Iterator[Part]:
         """The parts of a module: its own, and those of submodules that its graph leaves out; a module of several names has one.
@@ -126,7 +127,8 @@ class _Search:
             log.debug("%s is not recorded: %s", name or type(module).__name__, error)
             return None
         part = Part(name, graph, not name, name, constants)
-        return part if self._agrees(part, calls) and self._agrees(part, self.probes.calls(1, name)) else None
+        others = (self.probes.calls(which, name) for which in range(1, self.probes.count))
+        return part if self._agrees(part, calls) and all(self._agrees(part, other) for other in others) else None
 
     def _agrees(self, part: Part, calls: list[Arguments]) -> bool:
         """Whether the graph gives what the module gives, without the module's own hooks."""

@@ -18,32 +18,37 @@ T = TypeVar("T")
 
 
 class Probes:
-    """Two calls of a network, of two images and of three others, and what modules inside are called with meanwhile.
+    """Calls of a network, of two images and of three others, and what modules inside are called with meanwhile.
 
     Values are those given with noise, or noise alone where those given are all alike. Where the network does not take another
     number of images, the probes have the number given, and where it takes none of them, there are none.
 
     Args:
         network: in evaluation mode, with its hooks. It is run only when something is asked for.
-        arguments: that it takes.
+        arguments: that it takes; further ones, with images of other sizes, are calls of two images each.
+
+    Attributes:
+        count: how many calls there are.
     """
 
-    def __init__(self, network: nn.Module, arguments: Arguments):
-        self.network, self.arguments = network, arguments
+    def __init__(self, network: nn.Module, arguments: Sequence[Arguments]):
+        self.network = network
+        self._kinds = [(arguments[0], images) for images in BATCHES] + [(other, BATCHES[0]) for other in arguments[1:]]
+        self.count = len(self._kinds)
         self._calls: dict[tuple[int, str], list[Arguments]] = {}
 
     def calls(self, which: int, name: str, others: Collection[str] = ()) -> list[Arguments]:
         """What the module of this qualified name is called with in one of the probes: arguments after its own hooks.
 
         Args:
-            which: 0 or 1.
+            which: below :attr:`count`.
             name: of a module; others whose calls will be asked for, too, are noted in the same pass.
         """
         if (which, name) not in self._calls:
             self._calls |= {(which, other): [] for other in (name, *others)}
-            images = BATCHES[which]
-            if not self._run(which, _like(self.arguments, images, SEED + which), (name, *others)):
-                self._run(which, _like(self.arguments, None, SEED + which), (name, *others))
+            arguments, images = self._kinds[which]
+            if not self._run(which, _like(arguments, images, SEED + which), (name, *others)):
+                self._run(which, _like(arguments, None, SEED + which), (name, *others))
         return self._calls[which, name]
 
     def _run(self, which: int, arguments: Arguments | None, names: Sequence[str]) -> bool:

@@ -1,5 +1,6 @@
 """Convert a model as a recipe says: nothing is traced, planned or computed."""
 
+from dataclasses import replace
 from typing import TypeVar
 
 import torch
@@ -111,7 +112,16 @@ def planned_as(record: SiteRecord, site: Site) -> PlannedSite:
         site: the same site of the original, or of the original narrowed.
     """
     cheap: Cheap = "pointwise" if record.cheap == "pointwise" else "depthwise"
-    return PlannedSite(site, record.ratio, record.intrinsic, cheap, record.dw_size or 3)
+    return PlannedSite(as_recorded(record, site), record.ratio, record.intrinsic, cheap, record.dw_size or 3)
+
+
+def as_recorded(record: SiteRecord, site: Site) -> Site:
+    """A site without the norm and the activation behind it that its conversion left where they are."""
+    if record.norm is None and site.norm is not None:
+        site = replace(site, norm_name=None, norm=None)
+    if record.act is None and record.shared_act is None and record.function is None and site.act is not None:
+        site = replace(site, act_name=None, act=None, shared_act=None)
+    return site
 
 
 def _check_layer(model: nn.Module, record: SiteRecord) -> None:
