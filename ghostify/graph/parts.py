@@ -11,7 +11,7 @@ from torch.utils._pytree import tree_leaves
 from ..common.calls import Arguments, evaluation_mode
 from ..common.copying import copy_skeleton, copy_to_run
 from ..common.random_state import seeded
-from .probes import SEED, Probes, copied, is_same, output_of
+from .probes import SEED, Call, Probes, copied, is_same
 from .recording import record
 from .running import GraphRun
 from .tracing import Part, Predicate, TracedGraph, is_excluded, is_plain_leaf, trace_graph
@@ -108,13 +108,13 @@ class _Search:
             return recorded
         return of_trace if is_right else None
 
-    def _traced(self, name: str, root: nn.Module, calls: list[Arguments]) -> TracedGraph | None:
+    def _traced(self, name: str, root: nn.Module, calls: list[Call]) -> TracedGraph | None:
         prefix = f"{name}." if name else ""
         inside = [hooked.removeprefix(prefix) for hooked in self.hooked if hooked.startswith(prefix)]
         hooked = {root.get_submodule(path) for path in inside}
-        return trace_graph(name, root, self.leaf, hooked, _tensors_given(root, calls[0]) if calls else ())
+        return trace_graph(name, root, self.leaf, hooked, _tensors_given(root, calls[0].arguments) if calls else ())
 
-    def _recorded(self, name: str, calls: list[Arguments]) -> Part | None:
+    def _recorded(self, name: str, calls: list[Call]) -> Part | None:
         """The recorded graph of a module; None where what it does can't be recorded."""
         assert self.probes is not None
         module = self.network.get_submodule(name)
@@ -122,7 +122,9 @@ class _Search:
         hooked = {self.network.get_submodule(path) for path in self.hooked}
         twins = {key: path.removeprefix(prefix) for key, path in self.twins.items() if path.startswith(prefix)}
         try:
-            graph, constants = record(module, calls[0], lambda m: self.leaf(m) or m in hooked or is_excluded(m), twins)
+            graph, constants = record(
+                module, copied(calls[0].arguments), lambda m: self.leaf(m) or m in hooked or is_excluded(m), twins
+            )
         except Exception as error:  # of any kind, from the network's own code
             log.debug("%s is not recorded: %s", name or type(module).__name__, error)
             return None
@@ -130,11 +132,11 @@ class _Search:
         others = (self.probes.calls(which, name) for which in range(1, self.probes.count))
         return part if self._agrees(part, calls) and all(self._agrees(part, other) for other in others) else None
 
-    def _agrees(self, part: Part, calls: list[Arguments]) -> bool:
+    def _agrees(self, part: Part, calls: list[Call]) -> bool:
         """Whether the graph gives what the module gives, without the module's own hooks."""
         module = self.network.get_submodule(part.name)
         try:
-            return all(is_same(_graph_output(module, part, call), output_of(module, call)) for call in calls)
+            return all(is_same(_graph_output(module, part, call.arguments), call.output) for call in calls)
         except Exception as error:  # of any kind: a graph that lies may call anything with anything
             log.debug("the graph of %s does not run: %s", part.name or type(module).__name__, error)
             return False

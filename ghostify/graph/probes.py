@@ -1,13 +1,14 @@
 """Calls of a network on inputs like a known one, by which its graphs are checked."""
 
 from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass
 from typing import TypeVar
 
 import torch
 from torch import Tensor, nn
 from torch.utils._pytree import tree_leaves, tree_map
 
-from ..common.calls import Arguments, PositionalArguments, forward_hooks
+from ..common.calls import Arguments, PositionalArguments
 from ..common.random_state import seeded
 
 SEED = 0  # of the noise, and of whatever a network draws while it is run
@@ -15,6 +16,14 @@ BATCHES = (2, 3)  # images of the probes
 CALLS = 4  # of a module that are looked at, where it is called more often
 
 T = TypeVar("T")
+
+
+@dataclass(frozen=True)
+class Call:
+    """A call of a module: the arguments of its forward method, and what that gives, both without the module's own hooks."""
+
+    arguments: Arguments
+    output: object
 
 
 class Probes:
@@ -35,10 +44,10 @@ class Probes:
         self.network = network
         self._kinds = [(arguments[0], images) for images in BATCHES] + [(other, BATCHES[0]) for other in arguments[1:]]
         self.count = len(self._kinds)
-        self._calls: dict[tuple[int, str], list[Arguments]] = {}
+        self._calls: dict[tuple[int, str], list[Call]] = {}
 
-    def calls(self, which: int, name: str, others: Collection[str] = ()) -> list[Arguments]:
-        """What the module of this qualified name is called with in one of the probes: arguments after its own hooks.
+    def calls(self, which: int, name: str, others: Collection[str] = ()) -> list[Call]:
+        """How the module of this qualified name is called in one of the probes.
 
         Args:
             which: below :attr:`count`.
@@ -53,30 +62,52 @@ class Probes:
 
     def _run(self, which: int, arguments: Arguments | None, names: Sequence[str]) -> bool:
         """Whether the network runs; then the calls are noted."""
-        noted: dict[nn.Module, list[Arguments]] = {self.network.get_submodule(name): [] for name in names}
-
-        def note(module: nn.Module, args: PositionalArguments, kwargs: dict[str, object]) -> None:
-            if len(noted[module]) < CALLS:
-                noted[module].append(copied((args, kwargs)))
-
         if arguments is None:
             return False
+        listeners = {name: _Listener(self.network.get_submodule(name)) for name in names}
         args, kwargs = arguments
         try:
-            with seeded(SEED), torch.no_grad(), forward_hooks(before=[(m, note) for m in noted], with_kwargs=True):
+            with seeded(SEED), torch.no_grad():
                 self.network(*args, **kwargs)
         except Exception:  # of any kind, from the network's own code
             return False
-        for name in names:
-            self._calls[which, name] = noted[self.network.get_submodule(name)]
+        finally:
+            for listener in listeners.values():
+                listener.close()
+        self._calls |= {(which, name): listener.calls for name, listener in listeners.items()}
         return True
 
 
-def output_of(module: nn.Module, arguments: Arguments) -> object:
-    """What the forward method of a module gives, without the module's own hooks."""
-    args, kwargs = copied(arguments)
-    with seeded(SEED), torch.no_grad():
-        return module.forward(*args, **kwargs)
+class _Listener:
+    """Notes the calls of a module within its own hooks: arguments as the last hook before it gives them, and its very output.
+
+    Args:
+        module: whose calls are noted until :meth:`close`.
+
+    Attributes:
+        calls: the first few.
+    """
+
+    def __init__(self, module: nn.Module):
+        self.calls: list[Call] = []
+        self._begun: list[Arguments] = []
+        self._handles = [
+            module.register_forward_pre_hook(self._begin, with_kwargs=True),
+            module.register_forward_hook(self._end, prepend=True),
+        ]
+
+    def _begin(self, module: nn.Module, args: PositionalArguments, kwargs: dict[str, object]) -> None:
+        self._begun.append(copied((args, kwargs)))
+
+    def _end(self, module: nn.Module, args: object, output: object) -> None:
+        arguments = self._begun.pop()
+        if len(self.calls) < CALLS:
+            self.calls.append(Call(arguments, copied(output)))
+
+    def close(self) -> None:
+        """Take the hooks off again."""
+        for handle in self._handles:
+            handle.remove()
 
 
 def copied(value: T) -> T:
