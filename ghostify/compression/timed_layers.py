@@ -9,7 +9,7 @@ from ..common.calls import PositionalArguments
 from ..common.copying import copy_without_hooks
 from ..conversion.layer_seconds import LayerSeconds
 from ..conversion.runtime_timer import RuntimeTimer
-from ..conversion.site_latency import inputs_of
+from ..conversion.site_layers import inputs_of
 from ..errors import ArgumentError
 from ..graph.find_sites import find_sites
 from ..inputs.examples import one_input

@@ -14,7 +14,7 @@ from ..inputs.examples import one_input
 from ..surgery.planned import PlannedSite
 from .runtime_timer import RuntimeTimer, Seconds
 from .settings import GhostConfig
-from .site_latency import inputs_of
+from .site_layers import inputs_of
 from .target import Budget
 
 ROUNDS = 8  # of sharing a target out

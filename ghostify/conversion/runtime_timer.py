@@ -22,7 +22,7 @@ from ..surgery.planned import PlannedSite
 from ..surgery.swap import make_swaps, swap
 from ..surgery.warm_start import make_ghost
 from .settings import GhostConfig
-from .site_latency import layers_of
+from .site_layers import layers_of
 from .timing_cache import TimingCache
 
 REPEATS = 10
@@ -89,10 +89,18 @@ class RuntimeTimer:
 
         return self.cache.remembered([*_key(site, x), ["as they are"]], measure)[0]
 
+    def ghost(self, planned: PlannedSite, x: Tensor) -> float:
+        """Seconds of what is planned for a site, by itself, for the input ``x`` of the site."""
+
+        def measure() -> list[float]:
+            return [statistics.median(self._turns({"ghost": _ghost(planned)}, x, LAYER_TURN)["ghost"])]
+
+        return self.cache.remembered([*_key(planned.site, x), [*_planned_key(planned), "by itself"]], measure)[0]
+
     def site(self, planned: PlannedSite, x: Tensor) -> Seconds:
         """Seconds of the layers at one site, and of what is planned there, for the input ``x`` of the site."""
         site = planned.site
-        key = [*_key(site, x), [planned.intrinsic, planned.cheap if site.kind == "conv" else "rank", planned.dw_size]]
+        key = [*_key(site, x), _planned_key(planned)]
 
         def measure() -> tuple[float, float]:
             return astuple(self._times(fold(layers_of(site)), _ghost(planned), x, LAYER_TURN))
@@ -155,6 +163,11 @@ def _key(site: Site, x: Tensor) -> list[list[object]]:
         [site.layers, list(weight.shape), str(weight.dtype), list(x.shape)],
         [str(getattr(site.module, name, None)) for name in ("stride", "padding", "dilation", "groups")],
     ]
+
+
+def _planned_key(planned: PlannedSite) -> list[object]:
+    """What the time of a planned layer depends on, besides its site."""
+    return [planned.intrinsic, planned.cheap if planned.site.kind == "conv" else "rank", planned.dw_size]
 
 
 def _ghost(planned: PlannedSite) -> nn.Module:

@@ -14,6 +14,7 @@ from ghostify.common.copying import copy_to_meta
 from ghostify.common.costs import count_params, measure
 from ghostify.common.tensors import checksum_of_weights
 from ghostify.conversion import site_latency
+from ghostify.conversion.runtime_timer import RuntimeTimer
 from ghostify.conversion.sensitivity_table import Header, Sensitivity, SiteSensitivity
 from ghostify.students.conversion_recipe import recipe_of
 
@@ -45,17 +46,29 @@ def test_absolute_targets(resnet, given):
     assert 3.96e7 < flops(student) <= 4e7
 
 
-def test_latency_of_the_sites(monkeypatch):
+def test_latency_of_the_sites(monkeypatch, tmp_path):
+    timed = []
+
     def seconds_of(run):
         """As long as a machine of 100 GFLOP/s takes, whatever else this one does."""
         with FlopCounterMode(display=False) as counter:
             run()
         return counter.get_total_flops() / 1e11
 
+    def turns(self, networks, x, turn, repeats=1):
+        timed.extend(networks)
+        return {name: [seconds_of(lambda network=network: network(x))] for name, network in networks.items()}
+
     assert site_latency.seconds_of(lambda: None) > 0
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
     monkeypatch.setattr(site_latency, "seconds_of", seconds_of)
+    monkeypatch.setattr(RuntimeTimer, "_turns", turns)
     model = Residual(64).eval()
     student = ghostify.convert(model, target={"latency": 0.9}, example_input=INPUT)
+    assert {"layers", "ghost"} == set(timed)
+    timed.clear()
+    ghostify.convert(model, target={"latency": 0.9}, example_input=INPUT)
+    assert not timed  # but remembered
     budget = recipe_of(student).config["budget"]
     assert budget["least"] <= budget["planned"] <= budget["limit"] < budget["original"] < 1  # seconds
     assert flops(student) < flops(model)
