@@ -40,7 +40,7 @@ class ChannelOrders:
 
     def reason_for(self, ghost: fx.Node) -> str:
         """Why a Ghost module restores the original order itself; empty where what reads its channels does not need it."""
-        return self._fixed[self.runs[ghost][0]]
+        return next(reason for stream, reason in self._fixed.items() if ghost in stream.makers)
 
     def _order(self, stream: ChannelStream) -> Tensor | None:
         """The order in which most Ghost modules of a stream can compute their channels."""

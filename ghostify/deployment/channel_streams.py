@@ -103,7 +103,8 @@ class _StreamReader:
         self.makers = {maker.target for stream in result.streams for maker in stream.makers}
         for stream in result.streams:
             for maker in stream.makers:
-                self._fix([stream], self._own_order(maker))
+                cut = "" if maker in result.runs else f"{maker.target} is combined with channels that are cut out of others"
+                self._fix([stream], self._own_order(maker) or cut)
 
     def read(self, node: fx.Node) -> None:
         """Note what a node does to the order of the channels of its inputs."""
