@@ -1,5 +1,6 @@
 """convert(): trace to find sites, plan a ratio for each, build Ghost modules from the original layers, swap them in."""
 
+import warnings
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TypeVar, cast
@@ -30,7 +31,7 @@ from .plan import check_patterns, make_plan, nothing_to_convert
 from .sensitivity_table import Sensitivity
 from .settings import SKIPS, GhostConfig
 from .span_budget import plan_span_budget
-from .span_plan import plan_layers, plan_spans
+from .span_plan import ignored_settings, plan_layers, plan_spans
 from .target import Budget, Target
 
 M = TypeVar("M", bound=nn.Module)
@@ -220,6 +221,8 @@ def _plan_target(
 
 def _plan_absorbed(sites: Sequence[Site], spans: Sequence[Span], config: GhostConfig) -> NetworkPlan:
     check_patterns(sites, config)
+    for told in ignored_settings(spans, config):
+        warnings.warn(told, stacklevel=5)
     planned = plan_spans(spans, {site.name: site for site in sites}, config)
     return NetworkPlan(plan_layers(sites, planned, config), planned)
 

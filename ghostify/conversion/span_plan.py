@@ -30,6 +30,16 @@ def plan_spans(spans: Sequence[Span], sites: Mapping[str, Site], config: GhostCo
     return [plan_span(span, sites, config) for span in spans]
 
 
+def ignored_settings(spans: Sequence[Span], config: GhostConfig) -> list[str]:
+    """Sentences on settings that change nothing where ghosts are absorbed."""
+    told = []
+    if config.dw_size != GhostConfig.dw_size:
+        told.append(f"dw_size={config.dw_size} changes nothing: absorbed ghosts have no cheap operation")
+    reasons = {maker: span.reason for span in spans for maker in span.makers if span.reason}
+    named = [name for name, ratio in config.ratios.items() if ratio is not None and name in reasons]
+    return told + [f"ratios[{name!r}] changes nothing: {reasons[name]}" for name in named]
+
+
 def plan_span(span: Span, sites: Mapping[str, Site], config: GhostConfig) -> PlannedSpan:
     """Decide how many channels of one span stay.
 

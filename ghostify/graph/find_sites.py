@@ -15,7 +15,7 @@ from .parts import find_parts
 from .roles import roles_of
 from .sites import DEPTHWISE, Site, is_listed
 from .tracing import Part, trace_in_training
-from .usage import Usage, has_derived_weight, has_hooks, is_quantised
+from .usage import Usage, has_derived_weight, has_hooks, is_patched, is_quantised
 
 
 def trace_layers(model: nn.Module, *arguments: Arguments | None) -> list[Part]:
@@ -112,6 +112,8 @@ class _Search:
             return f"unknown class {type(module).__name__}: ghostify.register_pattern teaches it"
         if has_hooks(module):
             return "has forward hooks of its own, which would be lost"
+        if is_patched(module):
+            return "has a forward method of its own, which would be lost"
         if shared := self.usage.shared_weights(name):
             return shared
         return DEPTHWISE if is_kind(module, "conv") and _is_depthwise(as_convolution(module)) else None

@@ -44,7 +44,7 @@ class Usage:
         module = self.modules[name]
         read = self._values_read if but_for_type else self._read
         once = self._calls[module] == 1 and module not in self._apart
-        return once and not has_hooks(module) and module not in read
+        return once and not has_hooks(module) and not is_patched(module) and module not in read
 
     def shared_weights(self, name: str) -> str | None:
         """Why the weights of the module stand for more than its one call; None where they do not."""
@@ -100,6 +100,11 @@ def _asks_type(node: fx.Node) -> bool:
 def has_hooks(module: nn.Module) -> bool:
     """Whether forward hooks of any kind act on the module."""
     return bool(module._forward_hooks or module._forward_pre_hooks)
+
+
+def is_patched(module: nn.Module) -> bool:
+    """Whether the module has a forward method of its own in place of its class's."""
+    return "forward" in vars(module)
 
 
 def is_quantised(module: nn.Module) -> bool:

@@ -1,12 +1,13 @@
 """Bad input to convert(cheap="absorbed"), and to calibrate() of its students, gets one sentence and changes nothing."""
 
 import copy
+import warnings
 
 import numpy as np
 import pytest
 import torch
 from helpers.calibration import X, images, state, trained, unchanged
-from helpers.networks import Residual
+from helpers.networks import Gated, Residual
 
 import ghostify
 
@@ -105,3 +106,14 @@ def test_a_ratio_as_large_as_can_be_leaves_one_map():
     assert student.conv1.out_channels == student.conv2.in_channels == 1
     ghostify.calibrate(student, MODEL, X, method="least_squares")
     assert student(X).isfinite().all()
+
+
+def test_settings_that_change_nothing_are_told():
+    network = Gated().eval()
+    with pytest.warns(UserWarning, match=r"dw_size=5 changes nothing: absorbed ghosts have no cheap operation"):
+        ghostify.convert(network, 2, cheap="absorbed", dw_size=5)
+    with pytest.warns(UserWarning, match=r"ratios\['last'\] changes nothing: its maps are an output"):
+        ghostify.convert(network, 2, cheap="absorbed", ratios={"last": 3})
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        ghostify.convert(network, 2, cheap="absorbed", ratios={"last": None, "expand": 3, "*": 2})

@@ -5,6 +5,7 @@ import torch
 from torch import nn
 
 import ghostify
+from ghostify.graph.network_spans import find_network_spans
 
 
 class Compared(nn.Module):
@@ -56,3 +57,15 @@ def test_a_single_layer_that_is_called_twice_has_nothing_around_it():
 
     with pytest.raises(ghostify.UnsupportedModelError, match=r"\(shared weights: called 2 times\)"):
         ghostify.convert(Twice(), 2)
+
+
+def test_a_layer_with_a_forward_of_its_own_stays_as_it_is():
+    network = nn.Sequential(nn.Conv2d(3, 8, 3), nn.Conv2d(8, 8, 3), nn.BatchNorm2d(8), nn.Conv2d(8, 8, 3), nn.Conv2d(8, 4, 1))
+    network.eval()
+    network[1].forward = lambda x: 2 * nn.Conv2d.forward(network[1], x)
+    network[2].forward = lambda x: x + 1
+    student = ghostify.convert(network, 2)
+    reasons = {row.name: row.reason for row in ghostify.report(student).rows}
+    assert reasons["1"] == "has a forward method of its own, which would be lost"
+    assert reasons["3"] is None
+    assert all(span.reason for span in find_network_spans(network) if span.makers[0] in ("0", "1"))
