@@ -5,7 +5,8 @@ what it swaps and what it never allocates: the dense weights of a converted conv
 """
 
 import copy
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
+from contextlib import contextmanager
 from typing import TypeVar
 
 import torch
@@ -50,6 +51,25 @@ def become(old: nn.Module, new: nn.Module) -> None:
     object.__setattr__(old, "__class__", type(new))
 
 
+@contextmanager
+def standing_in(swaps: Mapping[nn.Module, nn.Module]) -> Iterator[None]:
+    """Modules are others while the block runs, as :func:`become` makes them.
+
+    Args:
+        swaps: each module, and what it is meanwhile.
+    """
+    before = {old: (type(old), dict(vars(old))) for old in swaps}
+    try:
+        for old, new in swaps.items():
+            become(old, new)
+        yield
+    finally:
+        for old, (kind, state) in before.items():
+            vars(old).clear()
+            vars(old).update(state)
+            object.__setattr__(old, "__class__", kind)
+
+
 def plain_attributes(old: nn.Module, new: nn.Module) -> dict[str, object]:
     """The attributes of a layer that are no part of what torch keeps of a module, and for which another has no answer."""
     own = vars(nn.Module()).keys()
@@ -80,10 +100,16 @@ def copy_shared(model: M) -> M:
     return _deepcopy(model, {id(t): t for t in _tensors(model)})
 
 
-def copy_to_run(model: M) -> M:
+def copy_to_run(model: M, own: Collection[Tensor] = ()) -> M:
     """A copy that shares parameters with ``model`` and has buffers, attributes and modes of its own: a forward pass on it
-    leaves the model as it was."""
-    memo: dict[int, object] = {id(parameter): parameter for parameter in model.parameters()}
+    leaves the model as it was.
+
+    Args:
+        model: any module.
+        own: parameters that the copy gets for itself, too.
+    """
+    apart = {id(parameter) for parameter in own}
+    memo: dict[int, object] = {id(parameter): parameter for parameter in model.parameters() if id(parameter) not in apart}
     for module in model.modules():
         memo.update((id(t), t.detach().clone()) for t in plain_tensors(module).values() if not t.is_leaf)
     return _deepcopy(model, memo)

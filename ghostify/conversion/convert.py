@@ -2,6 +2,7 @@
 
 import warnings
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TypeVar, cast
 
@@ -15,19 +16,20 @@ from ..graph.find_sites import find_sites, trace_layers
 from ..graph.network_spans import find_network_spans
 from ..graph.sites import Site
 from ..graph.spans import Span
-from ..inputs.examples import running_input
+from ..graph.tracing import Part
 from ..inputs.images import ImageData
 from ..inputs.zoo import create_model
 from ..layers.ghost_module import GhostModule
 from ..layers.reduced_linear import ReducedLinear
 from ..students.conversion_recipe import attach_recipe, make_recipe, recipe_of, record_span
 from ..surgery.planned import PlannedSite
-from ..surgery.swap import make_swaps, rebased, swap
+from ..surgery.swap import RefusedSitesError, make_swaps, rebased, swap
 from .budget import plan_budget
 from .goal import ConversionGoal
 from .network_plan import NetworkPlan
 from .only_if_faster import only_faster, only_faster_within
 from .plan import check_patterns, make_plan, nothing_to_convert
+from .rehearsal import Findings, Rehearsal
 from .sensitivity_table import Sensitivity
 from .settings import SKIPS, GhostConfig
 from .span_budget import plan_span_budget
@@ -158,13 +160,45 @@ def convert_with(network: M, config: GhostConfig, goal: ConversionGoal, inplace:
         unused: whether nobody else has the network, so that no copy is needed.
     """
     check_model(network)
-    plan = _plan_for(network, config, goal)
-    _check_plan(network, plan, inplace)
-    return _carry_out(network, plan, config, inplace or unused)
+    rehearsal = Rehearsal(network, inplace or unused, goal.example_input, goal.images)
+    parts, spans = trace_layers(network, rehearsal.arguments), config.cheap == "absorbed" or goal.images is not None
+    layers = _Layers(parts, find_sites(network, parts), find_network_spans(network, parts) if spans else [])
+    while True:  # planned anew without what can't be converted
+        plan = _plan_for(network, layers, config, goal)
+        _check_plan(network, plan, inplace)
+        findings = rehearsal.findings(plan)
+        if findings.nothing:
+            try:
+                return _carry_out(network, replace(plan, verified=rehearsal.verdict), config, inplace or unused)
+            except RefusedSitesError as refusal:
+                if refusal.reasons.keys() & config.ratios.keys():
+                    raise
+                findings.reasons.update(refusal.reasons)
+        layers = layers.without(findings)
+
+
+@dataclass(frozen=True)
+class _Layers:
+    """What of a network may be converted."""
+
+    parts: Sequence[Part]
+    sites: Sequence[Site]
+    spans: Sequence[Span]
+
+    def without(self, findings: Findings) -> "_Layers":
+        """The same, where some sites and spans have a reason to stay as they are, and others another form."""
+        changed = [findings.sites.get(site.name, site) for site in self.sites]
+        sites = [replace(site, reason=findings.reasons.get(site.name, site.reason)) for site in changed]
+        why = findings.span_reasons
+        return replace(self, sites=sites, spans=[replace(s, reason=why.get(s.makers[0], s.reason)) for s in self.spans])
 
 
 def _carry_out(network: M, plan: NetworkPlan, config: GhostConfig, inplace: bool) -> M:
-    """The student that a plan makes of a network; the network itself where it may be changed ``inplace``."""
+    """The student that a plan makes of a network; the network itself where it may be changed ``inplace``.
+
+    Raises:
+        RefusedSitesError: layers can't be split by output channels; nothing is changed.
+    """
     # parameters made in inference mode could never be trained, and the choice of channels needs a device with values
     with torch.inference_mode(False), torch.device("cpu"):
         sites = {planned.site.name: planned.site for planned in plan.sites}
@@ -174,28 +208,26 @@ def _carry_out(network: M, plan: NetworkPlan, config: GhostConfig, inplace: bool
         # before the swap, which in place makes other layers of those of the plan
         recipe = make_recipe(plan.sites, config.to_dict(plan.budget), recipe_of(network), spans)
         student = swap(network, swaps, inplace)
-    attach_recipe(student, recipe)
+    attach_recipe(student, replace(recipe, verified=plan.verified))
     return student
 
 
-def _plan_for(network: nn.Module, config: GhostConfig, goal: ConversionGoal) -> NetworkPlan:
+def _plan_for(network: nn.Module, layers: _Layers, config: GhostConfig, goal: ConversionGoal) -> NetworkPlan:
     """What becomes of each site and each span; and, where there is a target, what it came to."""
-    parts = trace_layers(network, running_input(network, goal.example_input))
-    sites = find_sites(network, parts)
+    sites = layers.sites
     if config.cheap == "absorbed":
         if goal.only_if_faster is not None:
             raise ArgumentError("only_if_faster goes with Ghost modules; ghostify.compress makes absorbed ghosts fast")
-        spans = find_network_spans(network, parts)
         if goal.target is not None:
-            return plan_span_budget(network, sites, spans, parts, config, goal)
-        return _plan_absorbed(sites, spans, config)
+            return plan_span_budget(network, sites, layers.spans, layers.parts, config, goal)
+        return _plan_absorbed(sites, layers.spans, config)
     if goal.images is not None:
         if config.cheap != "auto":
             kinds = "cheap='absorbed' and 'auto'"
             raise ArgumentError(f"images goes with {kinds}; for cheap={config.cheap!r} give ghostify.sensitivity's result")
         if goal.only_if_faster is not None:
             raise ArgumentError("only_if_faster goes without images, by which cheap='auto' absorbs ghosts as well")
-        return plan_span_budget(network, sites, find_network_spans(network, parts), parts, config, goal)
+        return plan_span_budget(network, sites, layers.spans, layers.parts, config, goal)
     if goal.target is not None:
         return _plan_target(network, sites, config, goal, goal.target)
     plan = make_plan(sites, config)

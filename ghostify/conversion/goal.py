@@ -1,11 +1,11 @@
 """What a conversion aims at beyond its ratios: a target, or speed on a runtime."""
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
 from ..errors import ArgumentError, ArgumentTypeError
-from ..inputs.images import ImageData
+from ..inputs.images import ImageData, Replayed
 from .layer_seconds import LayerSeconds
 from .sensitivity_table import Sensitivity
 from .target import Target
@@ -64,6 +64,8 @@ class ConversionGoal:
             raise ArgumentError("give either images or sensitivity, which was measured on images, not both")
         if parsed is None and only_if_faster is None and example_input is not None:
             raise ArgumentError("example_input goes with target= or only_if_faster=, which are missing")
+        if isinstance(images, Iterator):  # a plan may be made more than once
+            images = Replayed(images)
         return cls(parsed, _read_sensitivity(sensitivity), images, only_if_faster, example_input, progress)
 
 

@@ -53,7 +53,8 @@ def report(student: nn.Module, example_input: object = None, counter: str = "tor
     planned = recipe.config.get("budget")
     budget = None if planned is None else str(Budget(**planned))
     if costs is None or arguments is None:
-        return Report(name, None, rows, Total(params_before, None, None), Total(params, None, None), None, budget, spans)
+        totals = Total(params_before, None, None), Total(params, None, None)
+        return Report(name, None, rows, *totals, None, budget, spans, recipe.verified or None)
     saved = sum((row.flops_before or 0) - (row.flops_after or 0) for row in rows)
     dense = measure(dense_twin, arguments)
     return Report(
@@ -66,6 +67,7 @@ def report(student: nn.Module, example_input: object = None, counter: str = "tor
         budget=budget,
         spans=spans,
         outside=costs.outside,
+        verified=recipe.verified or None,
     )
 
 

@@ -15,11 +15,14 @@ class NetworkPlan:
         sites: its layers.
         spans: its spans; empty where none was looked for.
         budget: what a target came to; None without one.
+        verified: on what the network was found to compute the same with dense layers in the new places, or why that was not
+            looked at.
     """
 
     sites: Sequence[PlannedSite]
     spans: Sequence[PlannedSpan] = ()
     budget: Budget | None = None
+    verified: str = ""
 
     @property
     def narrowed(self) -> list[PlannedSpan]:

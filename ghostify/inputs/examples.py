@@ -83,7 +83,7 @@ def running_input(model: nn.Module, example: object = None) -> Arguments | None:
         return as_arguments(model, example), {}
     if on_meta(model):
         return None
-    guesses = list(_guesses(model))
+    guesses = list(guessed_inputs(model))
     for hooks in (False, True):
         try:
             copied = copy_to_run(model)
@@ -93,7 +93,7 @@ def running_input(model: nn.Module, example: object = None) -> Arguments | None:
             clear_hooks(module)
         for args in guesses:
             # the model itself, too: a closure may hold it and run it
-            with evaluation_mode(model), evaluation_mode(copied), _quiet():
+            with evaluation_mode(model), evaluation_mode(copied), quiet():
                 try:
                     copied(*args)
                 except Exception:  # code of any kind runs here
@@ -103,14 +103,14 @@ def running_input(model: nn.Module, example: object = None) -> Arguments | None:
 
 
 @contextlib.contextmanager
-def _quiet() -> Iterator[None]:
+def quiet() -> Iterator[None]:
     """No gradients, no warnings, no words, and no trace in the caller's random states."""
     with torch.no_grad(), undisturbed(), warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()):
         warnings.simplefilter("ignore")
         yield
 
 
-def _guesses(model: nn.Module) -> Iterator[PositionalArguments]:
+def guessed_inputs(model: nn.Module) -> Iterator[PositionalArguments]:
     """Inputs that a network may take: what its kind takes, smaller first; then what its first layers say."""
     known = example_input(model)
     if known is not None and not all(isinstance(value, Tensor) for value in known):

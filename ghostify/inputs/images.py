@@ -72,6 +72,20 @@ def _stored_batches(path: Path, model: nn.Module, batch_size: int, max_images: i
         yield from picture_batches(path, model, batch_size, max_images)
 
 
+class Replayed:
+    """What an iterator gives, as often as it is asked for; as much of it is kept as was asked for."""
+
+    def __init__(self, iterator: Iterator[object]):
+        self._iterator = iterator
+        self._given: list[object] = []
+
+    def __iter__(self) -> Iterator[object]:
+        yield from self._given
+        for item in self._iterator:
+            self._given.append(item)
+            yield item
+
+
 def peek(calls: Iterator[Arguments]) -> tuple[Arguments, Iterator[Arguments]]:
     """The first batch, and all batches."""
     first = next(calls)

@@ -136,6 +136,8 @@ class ConversionRecipe:
         versions: versions of ghostify and torch that converted.
         format: version of this record's fields.
         spans: a record of each span, narrowed or not; empty where none was looked for.
+        verified: on what input the original was found to compute the same with dense layers in the new layers' places, or why
+            that was not looked at; empty where a student is older than this check.
     """
 
     config: PlainData
@@ -143,6 +145,7 @@ class ConversionRecipe:
     versions: dict[str, str]
     format: int = FORMAT
     spans: tuple[SpanRecord, ...] = ()
+    verified: str = ""
 
     @property
     def narrowed(self) -> list[SpanRecord]:
@@ -175,7 +178,9 @@ class ConversionRecipe:
             if len({record.name for record in records}) < len(records):
                 raise ValueError("a site stands there twice")
             spans = tuple(_span_record(record) for record in data.get("spans", ()))
-            return cls(dict(data["config"]), records, dict(data["versions"]), data["format"], spans)
+            return cls(
+                dict(data["config"]), records, dict(data["versions"]), data["format"], spans, str(data.get("verified", ""))
+            )
         except (KeyError, TypeError, ValueError, AttributeError) as error:
             if isinstance(error, ArgumentError):
                 raise

@@ -17,13 +17,26 @@ from .warm_start import make_ghost
 M = TypeVar("M", bound=nn.Module)
 
 
+class RefusedSitesError(UnsupportedModelError):
+    """Layers of some sites can't be split by output channels.
+
+    Attributes:
+        reasons: by the names of the sites, why not.
+    """
+
+    def __init__(self, message: str, reasons: dict[str, str]):
+        super().__init__(message)
+        self.reasons = reasons
+
+
 def make_swaps(plan: Sequence[PlannedSite], init: str = "warm", seed: int = 0) -> dict[str, nn.Module]:
     """Qualified name -> new layer, for every module that a conversion replaces. Changes nothing.
 
     Raises:
-        UnsupportedModelError: a layer can't be split by output channels; the message names the site.
+        RefusedSitesError: layers can't be split by output channels; the message names the first of their sites.
     """
     swaps: dict[str, nn.Module] = {}
+    refused: dict[str, str] = {}
     for position, planned in enumerate(plan):
         if planned.ratio is None:
             continue
@@ -34,14 +47,16 @@ def make_swaps(plan: Sequence[PlannedSite], init: str = "warm", seed: int = 0) -
             else:
                 swaps[site.name] = make_ghost(planned, init=init, seed=seed + position)
         except ArgumentError as error:
-            raise UnsupportedModelError(
-                f"site {site.name!r} ({site.layers}) can't be converted: {error}; ratios={{{site.name!r}: None}} keeps it"
-            ) from error
+            refused[site.name] = f"{site.layers} can't be converted: {error}"
+            continue
         if site.tells_type:
             vars(swaps[site.name])["tells_type"] = True
         for name, layer in ((site.norm_name, site.norm), (site.act_name, site.act)):
             if name is not None and layer is not None:
                 swaps[name] = nn.Identity().train(layer.training)
+    if refused:
+        name, reason = next(iter(refused.items()))
+        raise RefusedSitesError(f"site {name!r}: {reason}; ratios={{{name!r}: None}} keeps it", refused)
     return swaps
 
 

@@ -1,0 +1,209 @@
+"""Where a rehearsal runs: a copy of the network, or the network itself, with other layers in the places of some of its own."""
+
+import math
+from collections.abc import Iterator, Mapping
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, fields, is_dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.utils._pytree import tree_leaves, tree_map
+
+from ..common.calls import Arguments, evaluation_mode, forward_hooks
+from ..common.copying import copy_to_run, standing_in
+from ..common.random_state import seed_all, without_caller_modes
+from ..graph.sites import is_listed
+from ..inputs.examples import quiet
+
+EXACT = 1e-4  # of the largest value: sums of fewer columns are taken in another order
+
+ROUGH = 2e-2  # the same for short floating-point types, and on GPUs, which may compute in shorter ones
+
+
+@dataclass(frozen=True)
+class Performance:
+    """What a forward pass gave.
+
+    Attributes:
+        outputs: the tensors of the network's output.
+        layers: by the qualified name of each convolution and fully connected layer, for each of its calls the mean and the
+            root mean square of its output.
+        intruders: names of the layers of the original that ran while its copy did.
+    """
+
+    outputs: list[Tensor]
+    layers: dict[str, list[tuple[float, float]]]
+    intruders: list[str]
+
+    @property
+    def is_finite(self) -> bool:
+        """Whether all numbers among the outputs are."""
+        return all(bool(tensor.isfinite().all()) for tensor in self.outputs if tensor.is_floating_point())
+
+    def equals(self, other: "Performance", apart: set[str]) -> bool:
+        """Whether both gave the same, up to rounding.
+
+        Args:
+            other: of the network as it is.
+            apart: names of the layers whose outputs may differ.
+        """
+        if len(self.outputs) != len(other.outputs):
+            return False
+        same = all(_equal(a, b) for a, b in zip(self.outputs, other.outputs, strict=True))
+        names = other.layers.keys() - apart
+        tolerance = _tolerance(self.outputs[0]) if self.outputs else EXACT
+        return same and all(_alike(self.layers.get(name, []), other.layers.get(name, []), tolerance) for name in names)
+
+
+class Stage:
+    """A network on which layers can be tried: a copy, or the network itself where that is what will be changed.
+
+    Parameters with a value for each channel can be random while it runs: a norm whose scale is zero, or a tiny layer scale, as
+    networks have them before training, would hide what happens before it.
+
+    Args:
+        original: the network, which is as it was afterwards.
+        inplace: whether to run the network itself.
+
+    Attributes:
+        network: what runs.
+        varied: whether parameters are random in :meth:`random_scales`.
+    """
+
+    def __init__(self, original: nn.Module, inplace: bool):
+        small = [p for p in original.parameters() if p.is_floating_point() and p.numel() == max(p.shape, default=1) > 1]
+        self.original = original
+        self.network = original if inplace else copy_to_run(original, own=small)
+        self.inplace = inplace
+        before = [(name, p) for name, p in original.named_parameters() if any(p is one for one in small)]
+        ours = dict(self.network.named_parameters())
+        self._values = [(ours[name], p.detach().clone(), _scales(name, p)) for name, p in before]
+        self.varied = True
+
+    def run(self, arguments: Arguments, swaps: Mapping[str, nn.Module]) -> Performance:
+        """One forward pass in evaluation mode.
+
+        Args:
+            arguments: of the network; they are not changed.
+            swaps: by qualified name, what stands there meanwhile.
+
+        Raises:
+            Exception: whatever the network raises.
+        """
+        device = next((p.device for p in self.network.parameters()), torch.device("cpu"))
+        args, kwargs = tree_map(lambda value: value.clone() if isinstance(value, Tensor) else value, arguments)
+        layers: dict[str, list[tuple[float, float]]] = {}
+        intruders: list[str] = []
+        with ExitStack() as stack:
+            for context in (without_caller_modes(device), quiet(), self._kept()):
+                stack.enter_context(context)
+            stack.enter_context(standing_in({self.network.get_submodule(name): layer for name, layer in swaps.items()}))
+            stack.enter_context(evaluation_mode(self.network))
+            if not self.inplace:
+                stack.enter_context(evaluation_mode(self.original))  # a closure may hold it
+                stack.enter_context(_intruders(self.original, intruders))
+            stack.enter_context(_summaries(self.network, swaps, layers))
+            seed_all(0)
+            output = self.network(*args, **kwargs)
+            outputs = [tensor.detach().clone() for tensor in _tensors(output)]
+        return Performance(outputs, layers, intruders)
+
+    @contextmanager
+    def random_scales(self) -> Iterator[None]:
+        """Parameters with a value for each channel are random while the block runs, unless ``varied`` is False."""
+        try:
+            for parameter, _, random in self._values if self.varied else ():
+                parameter.data.copy_(random)
+            yield
+        finally:
+            for parameter, own, _ in self._values:
+                parameter.data.copy_(own)
+
+    @contextmanager
+    def _kept(self) -> Iterator[None]:
+        """Attributes, hooks and buffers of the network itself are afterwards what they were."""
+        modules = list(self.network.modules()) if self.inplace else []
+        states = [(module, _shallow(vars(module))) for module in modules]
+        buffers = [(b, b.detach().clone()) for module in modules for b in module._buffers.values() if b is not None]
+        try:
+            yield
+        finally:
+            for module, state in states:
+                vars(module).clear()
+                vars(module).update(state)
+            for buffer, values in buffers:
+                buffer.data.copy_(values)
+
+
+def _shallow(state: dict[str, Any]) -> dict[str, Any]:
+    return {name: dict(value) if type(value) is dict and name.startswith("_") else value for name, value in state.items()}
+
+
+def _scales(name: str, parameter: Tensor) -> Tensor:
+    """Random values of both signs, so that activations have something to do; biases are small beside what they are added to."""
+    values = torch.rand(parameter.shape, generator=torch.Generator("cpu").manual_seed(parameter.numel()), device="cpu") - 0.5
+    return (values if name.endswith("bias") else values + values.sign()).to(parameter)
+
+
+@contextmanager
+def _intruders(original: nn.Module, names: list[str]) -> Iterator[None]:
+    """Note the layers of the original that run while the block does."""
+    name_of = {module: name for name, module in original.named_modules() if module._parameters or module._buffers}
+
+    def note(module: nn.Module, args: object) -> None:
+        names.append(name_of[module])
+
+    with forward_hooks(before=[(module, note) for module in name_of]):
+        yield
+
+
+@contextmanager
+def _summaries(
+    network: nn.Module, swaps: Mapping[str, nn.Module], layers: dict[str, list[tuple[float, float]]]
+) -> Iterator[None]:
+    """Note what each layer gives while the block runs, layers that stand in included."""
+    name_of = {module: name for name, module in network.named_modules() if is_listed(module)}
+    name_of.update({network.get_submodule(name): name for name in swaps})
+
+    def note(module: nn.Module, args: object, output: object) -> None:
+        if isinstance(output, Tensor) and output.numel():
+            values = output.float() if output.is_floating_point() else output.abs().float()
+            summary = (float(values.mean()), float(values.square().mean().sqrt()))
+            layers.setdefault(name_of[module], []).append(summary)
+
+    with forward_hooks(after=[(module, note) for module in name_of]):
+        yield
+
+
+def _tensors(output: object) -> list[Tensor]:
+    """All tensors in what a network returns, whatever holds them."""
+    found: list[Tensor] = []
+    for leaf in tree_leaves(output):
+        if isinstance(leaf, Tensor):
+            found.append(leaf)
+        elif is_dataclass(leaf) and not isinstance(leaf, type):
+            found += _tensors([getattr(leaf, field.name) for field in fields(leaf)])
+        elif isinstance(leaf, Mapping):
+            found += _tensors(list(leaf.values()))
+    return found
+
+
+def _tolerance(tensor: Tensor) -> float:
+    return EXACT if tensor.dtype in (torch.float32, torch.float64) and tensor.device.type == "cpu" else ROUGH
+
+
+def _equal(a: Tensor, b: Tensor) -> bool:
+    if a.shape != b.shape or a.dtype != b.dtype:
+        return False
+    if not (a.is_floating_point() or a.is_complex()):
+        return bool((a == b).all())
+    largest = float(a.abs().max()) if a.numel() else 0.0
+    return torch.allclose(a, b, rtol=0, atol=_tolerance(a) * largest, equal_nan=True)
+
+
+def _alike(a: list[tuple[float, float]], b: list[tuple[float, float]], tolerance: float) -> bool:
+    if len(a) != len(b):
+        return False
+    pairs = [(x, y, one[1]) for one, two in zip(a, b, strict=True) for x, y in zip(one, two, strict=True)]
+    return all(x == y or abs(x - y) <= tolerance * size or not math.isfinite(x + y) for x, y, size in pairs)
