@@ -54,7 +54,7 @@ def report(student: nn.Module, example_input: object = None, counter: str = "tor
     budget = None if planned is None else str(Budget(**planned))
     if costs is None or arguments is None:
         totals = Total(params_before, None, None), Total(params, None, None)
-        return Report(name, None, rows, *totals, None, budget, spans, recipe.verified or None)
+        return Report(name, None, rows, *totals, None, budget, spans, verified=recipe.verified or None)
     saved = sum((row.flops_before or 0) - (row.flops_after or 0) for row in rows)
     dense = measure(dense_twin, arguments)
     return Report(
