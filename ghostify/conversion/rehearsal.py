@@ -5,7 +5,7 @@ read some maps. Where that is not the whole truth, since code walks over contain
 between, the network then computes something else; the sites and spans that do it are found by halving.
 """
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 
 import torch
@@ -17,6 +17,7 @@ from ..common.copying import on_meta
 from ..common.random_state import undisturbed
 from ..errors import GhostifyError, UnsupportedModelError
 from ..graph.sites import Site
+from ..graph.usage import has_hooks
 from ..inputs.examples import as_arguments, guessed_inputs
 from ..inputs.images import ImageData, as_calls
 from ..surgery.narrowing import layers_around
@@ -77,22 +78,31 @@ class Rehearsal:
         self.arguments: Arguments | None = None
         self.verdict = "not verified: the network is on the meta device, where it has no values"
         self._plain: Performance | None = None
+        self._error = ""  # of the first input
         if on_meta(network):
             return
         self.verdict = "not verified: no input is known that the network runs on"
-        self._stage = Stage(network, inplace)
-        for arguments in _inputs(network, example, images):
+        for hooks in (False, True) if any(has_hooks(module) for module in network.modules()) else (False,):
+            self._stage = Stage(network, inplace, hooks)
+            self._try(_inputs(network, example, images))
+            if self._plain is not None:
+                break
+        if self._plain is None and example is not None:
+            self.verdict = f"not verified: the network does not run on its example_input: {self._error}"
+        if self._plain is not None:
+            self._check(self._plain)
+
+    def _try(self, inputs: Iterable[Arguments]) -> None:
+        """Take the first input on which the network runs."""
+        for arguments in inputs:
             try:
                 with self._stage.random_scales():
                     self._plain = self._stage.run(arguments, {})
             except Exception as error:  # code of any kind runs here
-                if example is not None:
-                    self.verdict = f"not verified: the network does not run on its example_input: {_first_line(error)}"
+                self._error = self._error or _first_line(error)
             else:
                 self.arguments = arguments
-                break
-        if self._plain is not None:
-            self._check(self._plain)
+                return
 
     def _check(self, plain: Performance) -> None:
         """Know whether the output of the network alone tells anything.

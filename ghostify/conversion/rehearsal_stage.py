@@ -1,6 +1,9 @@
 """Where a rehearsal runs: a copy of the network, or the network itself, with other layers in the places of some of its own."""
 
+import functools
+import inspect
 import math
+from collections import OrderedDict
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, fields, is_dataclass
@@ -65,17 +68,19 @@ class Stage:
     Args:
         original: the network, which is as it was afterwards.
         inplace: whether to run the network itself.
+        hooks: whether all hooks run; otherwise those alone that hold a module, since others may do anything outside.
 
     Attributes:
         network: what runs.
         varied: whether parameters are random in :meth:`random_scales`.
     """
 
-    def __init__(self, original: nn.Module, inplace: bool):
+    def __init__(self, original: nn.Module, inplace: bool, hooks: bool = False):
         small = [p for p in original.parameters() if p.is_floating_point() and p.numel() == max(p.shape, default=1) > 1]
         self.original = original
         self.network = original if inplace else copy_to_run(original, own=small)
         self.inplace = inplace
+        self._hooks = _hooks_to_run(original, hooks)
         before = [(name, p) for name, p in original.named_parameters() if any(p is one for one in small)]
         ours = dict(self.network.named_parameters())
         self._values = [(ours[name], p.detach().clone(), _scales(name, p)) for name, p in before]
@@ -98,6 +103,9 @@ class Stage:
         with ExitStack() as stack:
             for context in (without_caller_modes(device), quiet(), self._kept()):
                 stack.enter_context(context)
+            for module, name in _hook_dicts(self.network):
+                kept = [(key, hook) for key, hook in vars(module)[name].items() if key in self._hooks]
+                setattr(module, name, OrderedDict(kept))
             stack.enter_context(standing_in({self.network.get_submodule(name): layer for name, layer in swaps.items()}))
             stack.enter_context(evaluation_mode(self.network))
             if not self.inplace:
@@ -134,6 +142,35 @@ class Stage:
                 vars(module).update(state)
             for buffer, values in buffers:
                 buffer.data.copy_(values)
+
+
+def _hook_dicts(network: nn.Module) -> Iterator[tuple[nn.Module, str]]:
+    """Modules with hooks, and where they have them."""
+    for module in network.modules():
+        for name in ("_forward_pre_hooks", "_forward_hooks"):
+            if vars(module).get(name):
+                yield module, name
+
+
+def _hooks_to_run(network: nn.Module, all_of_them: bool) -> set[int]:
+    """The keys of hooks, which copies have as well."""
+    modules = set(network.modules())
+    hooks = [item for module, name in _hook_dicts(network) for item in vars(module)[name].items()]
+    return {key for key, hook in hooks if all_of_them or _holds(hook, modules)}
+
+
+def _holds(function: object, modules: set[nn.Module]) -> bool:
+    """Whether a function has some of the modules in its closure, its arguments or its globals, or is a method of one."""
+    if isinstance(function, functools.partial):
+        inner = [function.func, *function.args, *function.keywords.values()]
+        return any(_holds(value, modules) for value in inner if callable(value))
+    try:
+        held = inspect.getclosurevars(inspect.unwrap(function))  # type: ignore[arg-type]
+        values = [*held.nonlocals.values(), *held.globals.values()]
+    except (TypeError, ValueError):
+        values = []
+    values += [function, getattr(function, "__self__", None), *(getattr(function, "__defaults__", None) or ())]
+    return any(isinstance(value, nn.Module) and value in modules for value in values)
 
 
 def _shallow(state: dict[str, Any]) -> dict[str, Any]:

@@ -177,7 +177,8 @@ def _only_user(node: fx.Node, part: Part, modules: dict[str, nn.Module]) -> fx.N
     """The single user of a node's value, looking through Identity modules; None where there are several."""
     while len(node.users) == 1:
         node = next(iter(node.users))
-        if node.op != "call_module" or type(modules[part.qualified(str(node.target))]) is not nn.Identity:
+        module = modules[part.qualified(str(node.target))] if node.op == "call_module" else None
+        if type(module) is not nn.Identity or "forward" in vars(module):  # of the class, and of the instance
             return node
     return None
 

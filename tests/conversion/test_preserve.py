@@ -242,10 +242,14 @@ def test_failure_half_way_leaves_the_model_untouched(monkeypatch):
     before, modules = snapshot(model), dict(model.named_modules())
     for inplace in (False, True):
         with pytest.raises(ghostify.UnsupportedModelError, match=r"'conv2'.*mixing"):
-            ghostify.convert(model, inplace=inplace)
+            ghostify.convert(model, ratios={"conv2": 2}, inplace=inplace)
         assert unchanged(model, before)
         assert dict(model.named_modules()) == modules
     ghostify.convert(model, ratios={"conv2": None})  # what the message says helps
+    report = ghostify.report(ghostify.convert(model, skip=()), (1, 3, 8, 8))
+    assert "conv1" in {row.name for row in report.converted}
+    (reason,) = [reason for reason, names in report.skipped.items() if "conv2" in names]
+    assert "mixing" in reason
 
 
 def test_swaps_are_made_before_anything_is_changed():
