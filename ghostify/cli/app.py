@@ -8,6 +8,7 @@ import typer
 from ..errors import GhostifyError
 from ..version import __version__
 from .calibration import calibrate
+from .compression import compress
 from .conversion import convert, report
 from .demo import demo
 from .deployment import bench, export
@@ -51,5 +52,5 @@ def options(
     pass
 
 
-for command in (report, convert, calibrate, sensitivity, recover, sweep, pareto, export, bench, zoo, demo):
+for command in (report, compress, convert, calibrate, sensitivity, recover, sweep, pareto, export, bench, zoo, demo):
     app.command()(command)

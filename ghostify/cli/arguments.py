@@ -11,6 +11,19 @@ def parse_target(text: str) -> dict[str, str]:
     return {metric.strip(): value.strip()}
 
 
+def parse_share(option: str, text: str) -> float:
+    """``1%`` or ``0.01`` as 0.01; ``option`` is the option's name, for the error."""
+    number, percent, rest = text.strip().partition("%")
+    try:
+        share = float(number) / (100 if percent else 1)
+    except ValueError:
+        rest = text
+        share = 0.0
+    if rest:
+        raise ArgumentError(f"{option} {text!r} is not of the form 1% or 0.01")
+    return share
+
+
 def parse_ratios(settings: list[str] | None) -> dict[str, float | None]:
     """Each ``GLOB=RATIO`` as an item, None for ``GLOB=dense``."""
     ratios: dict[str, float | None] = {}
