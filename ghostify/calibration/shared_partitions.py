@@ -30,7 +30,7 @@ def shared_partitions(pair: PartPair) -> dict[str, Partition]:
 def _partitions_by_target(graph: fx.Graph, modules: dict[str, nn.Module]) -> dict[str, Partition]:
     """One empty partition for all layers of each stream of channels that more than one layer makes."""
     partitions: dict[str, Partition] = {}
-    for stream in channel_streams(graph, modules, set()).streams:
+    for stream in channel_streams(graph, modules, set(), set()).streams:
         if not stream.fixed and len(stream.makers) > 1:
             partition = Partition()
             partitions.update({str(node.target): partition for node in stream.makers})

@@ -174,7 +174,9 @@ def _ghost(planned: PlannedSite) -> nn.Module:
     """What takes the site's place, folded. Parts that it makes apart stay apart, as in a network that does not copy them."""
     if planned.site.kind == "linear":
         return fold(nn.Sequential(ReducedLinear.from_linear(planned.site.linear, planned.intrinsic)))
-    folded = cast(fx.GraphModule, fold(nn.Sequential(make_ghost(planned, init="random"))))
+    folded = fold(nn.Sequential(make_ghost(planned, init="random")))
+    if not isinstance(folded, fx.GraphModule):
+        return folded
     output = next(node for node in folded.graph.nodes if node.op == "output")
     maps = cast(fx.Node, output.args[0])
     if maps.op == "call_module" and isinstance(folded.get_submodule(str(maps.target)), PartedMaps):

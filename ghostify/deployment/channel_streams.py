@@ -56,15 +56,16 @@ class ChannelStreams:
     needs: list[tuple[fx.Node, fx.Node]]
 
 
-def channel_streams(graph: fx.Graph, modules: Mapping[str, nn.Module], shared: set[str]) -> ChannelStreams:
+def channel_streams(graph: fx.Graph, modules: Mapping[str, nn.Module], shared: set[str], hooked: set[str]) -> ChannelStreams:
     """The streams of a graph, read off its spans.
 
     Args:
         graph: a network for inference; it is not changed.
         modules: the modules that it calls, by their targets; Ghost modules as :class:`FoldedGhost`.
         shared: targets that are called more than once, or read from outside.
+        hooked: targets of modules with hooks, which take and give channels in the original order.
     """
-    bound = {target for target in shared if target in modules and _has_values(modules[target])}
+    bound = {target for target in shared if target in modules and _has_values(modules[target])} | hooked
     spans, layouts = span_layouts(graph, {target: _in_spans(module) for target, module in modules.items()}, bound)
     calls = {str(node.target): node for node in graph.nodes if node.op == "call_module"}
     streams = [ChannelStream(span.channels, tuple(calls[target] for target in reversed(span.makers))) for span in spans]
@@ -122,7 +123,7 @@ class _StreamReader:
         """Why a layer gives its channels in the original order only; empty where it can give any."""
         module = self.modules[str(maker.target)]
         if str(maker.target) in self.bound:
-            return f"{maker.target} is called more than once, or its weights are read from outside"
+            return f"{maker.target} is called more than once, is hooked, or its weights are read from outside"
         if isinstance(module, FoldedGhost):
             return ""  # in whatever order it computes them
         if not isinstance(module, nn.modules.conv._ConvNd) or not is_plain(module):

@@ -76,7 +76,7 @@ def export(
     batches = _random_batches(example, len(given), dynamic_batch) if images is None else images
     for x in (example, *batches) if images is None else (example,):
         _check_takes(reference, x, len(given))
-    model = for_inference(student, fold, split=int8 is None).cpu() if fold else reference
+    model = for_inference(student, True, split=int8 is None, otherwise=example).cpu() if fold else reference
     with _written(path) as temporary:
         run = _write(model, temporary, chosen, example, dynamic_batch, images)
         check_outputs(reference, run, batches, chosen.name, int8=images is not None)

@@ -1,112 +1,110 @@
 """fold(): a network for inference, without norms, orders and modules that only training or conversion need."""
 
-from collections import Counter
-from collections.abc import Iterator, Sequence
-
-from torch import nn
+from torch import Tensor, nn
 
 from ..common.checks import check_model
+from ..common.copying import become
 from ..errors import ArgumentTypeError
 from ..graph.find_sites import trace_layers
-from ..graph.tracing import Part
+from ..graph.usage import has_hooks
+from ..inputs.examples import running_input
 from ..layers.ghost_module import GhostModule
 from ..layers.layer_classes import is_kind
-from ..surgery.swap import put
 from .fold_report import FoldedPart, FoldReport
-from .folded_ghost import FoldedGhost, fold_ghost
+from .folded_ghost import fold_ghost
 from .inference_copy import inference_copy
-from .part_folder import fold_part
+from .network_folder import NetworkFolder
+from .part_folder import inner_norms
+from .student_outputs import StudentOutputs
 
 
-def fold(student: nn.Module) -> nn.Module:
+def fold(student: nn.Module, example_input: object = None) -> nn.Module:
     """Make a network ready for inference; it computes the same with less.
 
     Batch norms go into the convolutions before them. Ghost modules no longer put their channels into the original order where
     the layers that follow can take them as they come: through activations, pools, norms, depthwise convolutions, sums and
     concatenations up to the next convolution, whose input channels are permuted instead. Identity, dropout and stochastic depth
-    go. Layers that absorbed ghosts made narrower are folded like any others. The result can't be trained, converted or saved by
-    :func:`ghostify.save`; export it, or keep the student.
+    go. Layers that absorbed ghosts made narrower are folded like any others. Weights that are made of others at each call
+    (weight norm, spectral norm, pruning masks) become plain ones. Hooks stay, and what they are on is left as it is. The result
+    can't be trained, converted or saved by :func:`ghostify.save`; export it, or keep the student.
+
+    Part by part the result is compared with the student itself, in evaluation mode, on inputs of two batch sizes. A part that
+    would differ stays as it is; ``folding`` says why. Where no input is known, only the insides of Ghost modules are folded.
 
     Args:
-        student: a converted network, or any other; of one that is folded you get a copy. It is not changed.
+        student: a converted network, or any other; of one that is folded you get a copy. It is not changed. Its hooks run
+            meanwhile.
+        example_input: a tensor, a shape such as ``(1, 3, 224, 224)``, or a tuple of arguments, to compare outputs on. None for
+            what the network's kind takes, or for a guess that the network runs on.
 
     Returns:
-        A ``torch.fx.GraphModule``; where only parts of the network trace, a copy of it with those parts as such. Its outputs
-        are the student's in evaluation mode, up to rounding (relative 1e-5 in float32). ``folding`` is a :class:`FoldReport`.
+        A ``torch.fx.GraphModule`` where torch.fx traces the network, it has no hooks itself and the graph gives its outputs;
+        else a copy of the network in which parts are such graphs, or layers are changed where they stand, so that each class,
+        property and method stays. Outputs are the student's in evaluation mode, up to rounding (relative 1e-5 in float32).
+        ``folding`` is a :class:`FoldReport`.
 
     Raises:
-        ArgumentTypeError, UnsupportedModelError: no module, or one that hides its layers.
+        ArgumentError, ArgumentTypeError, UnsupportedModelError: no module, one that hides its layers, or no input.
 
     Example:
         >>> folded = ghostify.fold(student)
         >>> print(folded.folding)
     """
-    return for_inference(student, folded=True)
+    return for_inference(student, folded=True, example=example_input)
 
 
-def for_inference(model: nn.Module, folded: bool, split: bool = True) -> nn.Module:
-    """A copy in evaluation mode; folded, if it is to be and is not yet.
+def for_inference(
+    model: nn.Module, folded: bool, split: bool = True, example: object = None, otherwise: Tensor | None = None
+) -> nn.Module:
+    """A copy in evaluation mode, hooks and all; folded, if it is to be and is not yet.
 
     Args:
         model: it is not changed.
         folded: whether the copy is to be folded.
         split: whether convolutions of maps that are made apart become sums of two; not where sums are rounded, as in int8.
+        example: an input, see :func:`fold`.
+        otherwise: an input for networks of which none is known; a smaller one that is guessed takes less time.
     """
     if folded and not isinstance(getattr(model, "folding", None), FoldReport):
-        return _folded(model, split)
+        return _folded(model, split, example, otherwise)
     return inference_copy(model)
 
 
-def _folded(student: nn.Module, split: bool) -> nn.Module:
+def _folded(student: nn.Module, split: bool, example: object, otherwise: Tensor | None) -> nn.Module:
     if not isinstance(student, nn.Module):
         raise ArgumentTypeError(f"student must be a torch.nn.Module, not {type(student).__name__}")
     check_model(student)
     model = inference_copy(student)
-    parts = trace_layers(model)
-    shared = _shared_names(model, parts)
+    arguments = running_input(student, example)
+    if arguments is None and otherwise is not None:
+        arguments = (otherwise,), {}
+    if arguments is None:
+        return _reported(model, _fold_ghosts(model), "")
+    parts = trace_layers(model, [arguments])
+    outputs = StudentOutputs(student, arguments, [part.name for part in parts if part.name == part.entry])
+    for graphs in (True, False):
+        folder = NetworkFolder(model, parts, outputs, split, graphs)
+        folder.fold()
+        folder.folded += _fold_ghosts(folder.model)
+        reason = outputs.whole_difference(folder.model)
+        if reason is None:
+            return _reported(folder.model, folder.folded, outputs.shapes)
+        model = inference_copy(student)  # the other one is partly changed
+    left = (FoldedPart(name, "norm", reason) for name, module in model.named_modules() if is_kind(module, "norm"))
+    return _reported(model, list(left), outputs.shapes)
+
+
+def _reported(model: nn.Module, folded: list[FoldedPart], shapes: str) -> nn.Module:
+    model.folding = FoldReport(tuple(folded), shapes)  # type: ignore[assignment]
+    return model.eval().requires_grad_(False)
+
+
+def _fold_ghosts(model: nn.Module) -> list[FoldedPart]:
+    """Fold what lies within Ghost modules, which restore the original order of their channels; in place."""
     folded: list[FoldedPart] = []
     for name, ghost in [(name, module) for name, module in model.named_modules() if isinstance(module, GhostModule)]:
-        replacement = fold_ghost(ghost)
-        model = _with(model, name, replacement)
-        folded += _inner_norms(name, ghost, replacement)
-    modules = dict(model.named_modules(remove_duplicate=False))
-    for part in reversed(parts):  # what an opaque module holds before what calls it
-        if part.entry == part.name:
-            shared_here = {part.relative(name) for name in shared if part.holds(name)}
-            modules[part.name], folded_here = fold_part(modules[part.name], part, shared_here, modules, split)
-            folded += folded_here
-            model = _with(model, part.name, modules[part.name])
-    model.folding = FoldReport(tuple(folded))  # type: ignore[assignment]
-    return model.eval()
-
-
-def _shared_names(model: nn.Module, parts: Sequence[Part]) -> set[str]:
-    """Names of modules that are called more than once, have more than one name, or whose weights are read from outside."""
-    nodes = [(part.qualified(str(node.target)), node.op) for part in parts for node in part.graph.nodes]
-    calls = Counter(name for name, op in nodes if op == "call_module")
-    read = {name.rpartition(".")[0] for name, op in nodes if op == "get_attr"}
-    names = list(model.named_modules(remove_duplicate=False))
-    count = Counter(id(module) for _, module in names)
-    return {name for name, times in calls.items() if times > 1} | read | {name for name, m in names if count[id(m)] > 1}
-
-
-def _inner_norms(name: str, ghost: GhostModule, folded: FoldedGhost) -> Iterator[FoldedPart]:
-    """What became of the norms inside a Ghost module."""
-    chains = (
-        ("primary_conv", ghost.primary_conv, folded.primary),
-        ("cheap_operation", ghost.cheap_operation, folded.ghosts.cheap),
-    )
-    for part, chain, folded_chain in chains:
-        kept = {id(layer) for layer in folded_chain}
-        for position, layer in enumerate(chain):
-            if is_kind(layer, "norm"):
-                reason = f"{type(chain[0]).__name__} or {type(layer).__name__} is not a fixed scale and shift"
-                yield FoldedPart(f"{name}.{part}.{position}", "norm", reason if id(layer) in kept else None)
-
-
-def _with(model: nn.Module, name: str, module: nn.Module) -> nn.Module:
-    """The model with a module in place, which may be the whole of it."""
-    if not name:
-        return module
-    put(model, name, module)
-    return model
+        if not any(has_hooks(module) for module in ghost.modules()):
+            replacement = fold_ghost(ghost)
+            folded += inner_norms(name, ghost, replacement)
+            become(ghost, replacement)
+    return folded

@@ -37,9 +37,12 @@ class FoldReport(ReportBase):
 
     Attributes:
         parts: one entry for each layer that could be folded.
+        verified_on: shapes of the inputs on which outputs were compared with the student's, such as ``"2x3x64x64"``; empty
+            where no input was known.
     """
 
     parts: tuple[FoldedPart, ...]
+    verified_on: str = ""
 
     def plot(self, ax: "Axes | None" = None) -> "Axes":
         """Bars of how many layers of each kind are folded, and how many had to stay.
@@ -64,7 +67,10 @@ class FoldReport(ReportBase):
             reasons = "".join(f"; {count} left: {reason}" for reason, count in left.most_common(3))
             if parts:
                 lines.append(f"{kind:14s}{len(parts) - sum(left.values())} of {len(parts)} folded{reasons}")
-        return "\n".join(lines) or "nothing to fold: no norm, no Ghost module, no identity"
+        if not lines:
+            return "nothing to fold: no norm, no Ghost module, no identity"
+        unknown = "no input is known that the network runs on, only Ghost modules are folded: give example_input"
+        return "\n".join([*lines, f"verified on {self.verified_on}" if self.verified_on else f"not verified: {unknown}"])
 
     def _records(self) -> Sequence[Mapping[str, object]]:
         return [asdict(part) for part in self.parts]

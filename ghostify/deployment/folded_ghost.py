@@ -102,6 +102,15 @@ class FoldedGhost(nn.Module):
         self.ghosts.set_order(place[m:] - m, place[:m], self.sources)
         self.original_channels = wanted
 
+    # what code around a convolution asks of it
+    in_channels = property(lambda self: self.primary[0].in_channels)
+    kernel_size = property(lambda self: self.primary[0].kernel_size)
+    stride = property(lambda self: self.primary[0].stride)
+    padding = property(lambda self: self.primary[0].padding)
+    dilation = property(lambda self: self.primary[0].dilation)
+    groups = property(lambda self: self.primary[0].groups)
+    padding_mode = property(lambda self: self.primary[0].padding_mode)
+
     def forward(self, x: Tensor) -> Tensor:
         intrinsic = self.primary(x)
         out = torch.cat([intrinsic, self.ghosts(intrinsic)], dim=self.channel_dim)
@@ -177,6 +186,7 @@ def _permuted(chain: nn.Sequential, order: Tensor) -> nn.Sequential:
 def folded_chain(chain: nn.Sequential) -> nn.Sequential:
     """Convolution, norm and activation of a part of a Ghost module, the norm folded into the convolution."""
     conv, *rest = chain
+    conv = copy_layer(conv)  # whose inputs may be put into another order
     if rest and (folded := fold_norm(as_convolution(conv), rest[0])) is not None:
         conv, act = folded
         rest = [*([act] if act is not None else []), *rest[1:]]

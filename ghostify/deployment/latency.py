@@ -58,7 +58,7 @@ def latency(
     threads = torch.get_num_threads() if threads is None else whole_number("threads", threads, 1)
     example = _example(next(iter(named.values())), input_size)
     flops = {name: measure(model, (example,)).flops for name, model in named.items()}
-    ready = {name: for_inference(model, fold).cpu() for name, model in named.items()}
+    ready = {name: for_inference(model, fold, otherwise=example).cpu() for name, model in named.items()}
     timings: list[Timing] = []
     with thread_count(threads), site_bar("timing", len(chosen) * len(sizes), progress) as advance:
         for runtime in chosen:

@@ -1,42 +1,96 @@
-"""Folds one part of a network that traces."""
+"""Folds one part of a network that has a graph: into a graph of its own, or in place of its modules."""
 
-from collections.abc import Iterator, Mapping
+from collections import defaultdict
+from collections.abc import Collection, Iterator, Mapping
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor, fx, nn
 
-from ..graph.operations import called_module, is_carrier, is_identity_in_evaluation
+from ..common.copying import copy_layer
+from ..graph.operations import called_module, is_carrier, is_identity_in_evaluation, name_of
 from ..graph.running import attribute_of
 from ..graph.tracing import Part
+from ..graph.usage import has_hooks
 from ..layers.convolution import as_convolution, as_weighted
-from ..layers.ghost_module import take_channels
+from ..layers.ghost_module import GhostModule, take_channels
 from ..layers.layer_classes import is_kind, narrow
 from .channel_orders import ChannelOrders
-from .channel_streams import channel_streams
+from .channel_streams import ChannelStream, ChannelStreams, channel_streams
 from .fold_report import FoldedPart
-from .folded_ghost import FoldedGhost, fold_norm, permute_inputs
+from .folded_ghost import FoldedGhost, fold_ghost, fold_norm, permute_inputs
 from .parted_maps import part_maps
+from .student_outputs import DIFFERS
 
 
-def fold_part(
-    root: nn.Module, part: Part, shared: set[str], modules: Mapping[str, nn.Module], split: bool
-) -> tuple[fx.GraphModule, list[FoldedPart]]:
-    """The folded form of one part of a network, and what became of its layers.
+@dataclass(frozen=True)
+class PartLayers:
+    """A part of a network with its modules.
+
+    Attributes:
+        part: its graph, which is not changed.
+        modules: the modules of the part by their targets; they are not changed.
+        shared: targets that are called more than once, or read from outside.
+    """
+
+    part: Part
+    modules: Mapping[str, nn.Module]
+    shared: set[str]
+
+    @property
+    def hooked(self) -> set[str]:
+        """Targets of modules with hooks."""
+        return {target for target, module in self.modules.items() if has_hooks(module)}
+
+
+def fold_as_graph(root: nn.Module, layers: PartLayers, split: bool) -> tuple[fx.GraphModule, list[FoldedPart]]:
+    """The folded form of a part as a graph of its own, and what became of its layers.
 
     Args:
         root: the module that the part traces.
-        part: its graph, which is not changed.
-        shared: targets of that graph that are called more than once, or read from outside.
-        modules: all modules of the network as they were before other parts were folded, by their qualified names: a part of
-            which only some modules run would lack the others.
+        layers: the part.
         split: whether convolutions of maps that are made apart become sums of two.
     """
-    folder = _PartFolder(part, shared, {part.relative(name): module for name, module in modules.items() if part.holds(name)})
+    folder = _PartFolder(layers)
     folder.drop_identities()
     folder.fold_norms()
     folder.fold_orders()
-    part_maps(folder.graph, folder.modules, shared, split)
+    part_maps(folder.graph, folder.modules, layers.shared, layers.hooked, split)
     return _graph_module(root, folder), folder.folded
+
+
+def fold_modules(
+    layers: PartLayers, kept: Collection[str] = (), orders: bool = True
+) -> tuple[dict[nn.Module, nn.Module], list[FoldedPart]]:
+    """What takes the places of the modules of a part, and what became of them. No call comes or goes.
+
+    Args:
+        layers: the part.
+        kept: targets of norms that stay.
+        orders: whether layers may hand on their channels in other orders.
+    """
+    folder = _PartFolder(layers, in_place=True)
+    folder.fold_norms(kept)
+    if orders:
+        folder.fold_orders()
+    else:
+        folder.keep_orders()
+    changed = {module: folder.modules[target] for target, module in layers.modules.items()}
+    return {module: folded for module, folded in changed.items() if module is not folded}, folder.folded
+
+
+def inner_norms(name: str, ghost: GhostModule, folded: FoldedGhost) -> Iterator[FoldedPart]:
+    """What became of the norms inside a Ghost module."""
+    chains = (
+        ("primary_conv", ghost.primary_conv, folded.primary),
+        ("cheap_operation", ghost.cheap_operation, folded.ghosts.cheap),
+    )
+    for part, chain, folded_chain in chains:
+        kept = {id(layer) for layer in folded_chain}
+        for position, layer in enumerate(chain):
+            if is_kind(layer, "norm"):
+                reason = f"{type(chain[0]).__name__} or {type(layer).__name__} is not a fixed scale and shift"
+                yield FoldedPart(f"{name}.{part}.{position}", "norm", reason if id(layer) in kept else None)
 
 
 def _graph_module(root: nn.Module, folder: "_PartFolder") -> fx.GraphModule:
@@ -57,39 +111,59 @@ def _graph_module(root: nn.Module, folder: "_PartFolder") -> fx.GraphModule:
     return module
 
 
+HOOKED = "it, or a layer beside it, has hooks"
+
+
 class _PartFolder:
     """Works on a copy of a part's graph; ``folded`` notes each layer, and ``orders`` holds the indices that the graph reads.
 
     Args:
-        part: a part of a network.
-        shared: targets that are called more than once, or read from outside.
-        modules: the modules of the part by their targets; folded ones take the places of others.
+        layers: a part of a network. In ``modules``, folded ones take the places of others.
+        in_place: whether the graph must keep its nodes, since modules alone can be changed.
     """
 
-    def __init__(self, part: Part, shared: set[str], modules: dict[str, nn.Module]):
-        self.part, self.shared, self.modules = part, shared, modules
+    def __init__(self, layers: PartLayers, in_place: bool = False):
+        self.part, self.shared, self.hooked = layers.part, layers.shared, layers.hooked
+        self.modules, self.in_place = dict(layers.modules), in_place
         self.graph = fx.Graph()
-        self.graph.output(self.graph.graph_copy(part.graph, {}))
+        self.graph.output(self.graph.graph_copy(self.part.graph, {}))
         self.orders: dict[str, Tensor] = {}
         self.folded: list[FoldedPart] = []
+        for target in dict.fromkeys(str(node.target) for node, _ in self._calls()):
+            self._fold_ghost(target)
+
+    def _fold_ghost(self, target: str) -> None:
+        ghost = self.modules[target]
+        if not isinstance(ghost, GhostModule):
+            return
+        if any(has_hooks(module) for module in ghost.modules()):
+            self._note(target, "channel order", HOOKED)
+            return
+        self.modules[target] = folded = fold_ghost(ghost)
+        self.folded += inner_norms(self.part.qualified(target), ghost, folded)
 
     def drop_identities(self) -> None:
         """Take out what gives its input as it is in evaluation mode."""
         for node in list(self.graph.nodes):
-            if is_identity_in_evaluation(node, called_module(node, self.modules)):
+            hooked = node.op == "call_module" and node.target in self.hooked
+            if not hooked and is_identity_in_evaluation(node, called_module(node, self.modules)):
                 self._replace(node, node.all_input_nodes[0])
                 if node.op == "call_module":
                     self._note(str(node.target), "identity")
 
-    def fold_norms(self) -> None:
-        """Put norms into the layers before them."""
+    def fold_norms(self, kept: Collection[str] = ()) -> None:
+        """Put norms into the layers before them, but for those that are kept."""
         for node, norm in self._calls():
-            if not is_kind(norm, "norm"):
+            if not is_kind(norm, "norm") or not node.all_input_nodes:
                 continue
             before = node.all_input_nodes[0]
             layer = called_module(before, self.modules)
             reason = None
-            if layer is None or not (is_kind(layer, "conv") or isinstance(layer, nn.Linear)):
+            if node.target in kept:
+                reason = DIFFERS
+            elif {str(node.target), str(before.target)} & self.hooked:
+                reason = HOOKED
+            elif layer is None or not (is_kind(layer, "conv") or isinstance(layer, nn.Linear)):
                 reason = f"follows {'a ' + type(layer).__name__ if layer is not None else before.name}, not a convolution"
             elif len(before.users) > 1:
                 reason = f"{before.target} has other users, too"
@@ -101,17 +175,21 @@ class _PartFolder:
                 self.modules[str(before.target)], act = folded
                 if act is not None:
                     self.modules[str(node.target)] = act
+                elif self.in_place:
+                    self.modules[str(node.target)] = nn.Identity()
                 else:
                     self._replace(node, before)
             self._note(str(node.target), "norm", reason)
 
     def fold_orders(self) -> None:
         """Leave channels in the order in which Ghost modules compute them, as far as what follows can take them so."""
-        streams = channel_streams(self.graph, self.modules, self.shared)
+        streams = channel_streams(self.graph, self.modules, self.shared, self.hooked)
+        if self.in_place:
+            self._fix_streams(streams)
         orders = ChannelOrders(streams, self.modules)
         needs = {reader for _, reader in streams.needs}
         for node, module in self._calls():
-            taken = None if node in needs or not node.args else orders.of(node.all_input_nodes[0])
+            taken = None if node in needs or not node.all_input_nodes else orders.of(node.all_input_nodes[0])
             self._permute(node, orders.of(node), taken)
             if isinstance(module, FoldedGhost):
                 self._note_order(str(node.target), module, orders.reason_for(node))
@@ -121,6 +199,21 @@ class _PartFolder:
                 if value not in restored:
                     restored[value] = self._restore(value, torch.argsort(order), streams.dims[value])
                 reader.replace_input_with(value, restored[value])
+
+    def _fix_streams(self, streams: ChannelStreams) -> None:
+        """Fix the orders that a node would have to restore, and those of maps that leave the module which makes them: whoever
+        calls that module by itself expects the original order."""
+        for value, reader in streams.needs:
+            for stream in streams.runs[value]:
+                stream.fix(f"{name_of(reader)} needs the original order")
+        parents: dict[ChannelStream, set[str]] = defaultdict(set)
+        for node, _ in self._calls():
+            for value in (node, *node.all_input_nodes):
+                for stream in streams.runs.get(value, ()):
+                    parents[stream].add(str(node.target).rpartition(".")[0])
+        for stream, around in parents.items():
+            if len(around) > 1:
+                stream.fix("its maps leave the module that makes them")
 
     def _permute(self, node: fx.Node, given: Tensor | None, taken: Tensor | None) -> None:
         """Let the layer that a node calls give and take its channels in another order; None for the original one."""
@@ -135,7 +228,14 @@ class _PartFolder:
             if given is not None:
                 module = self.modules[target] = narrow(module, given)
             if taken is not None and not is_carrier(module):
+                module = self.modules[target] = copy_layer(module)
                 permute_inputs(as_convolution(module), taken)
+
+    def keep_orders(self) -> None:
+        """Let each Ghost module restore the original order itself."""
+        for node, module in self._calls():
+            if isinstance(module, FoldedGhost) and module.order is not None:
+                self._note(str(node.target), "channel order", DIFFERS)
 
     def _note_order(self, target: str, ghost: FoldedGhost, reason: str) -> None:
         """Note whether a Ghost module still restores the original order."""

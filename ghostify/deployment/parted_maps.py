@@ -44,7 +44,7 @@ class PartedMaps(nn.Module):
         return f"{self.sizes}"
 
 
-def part_maps(graph: fx.Graph, modules: dict[str, nn.Module], shared: set[str], split: bool) -> None:
+def part_maps(graph: fx.Graph, modules: dict[str, nn.Module], shared: set[str], hooked: set[str], split: bool) -> None:
     """Move the concatenation at the end of each Ghost module as far down a graph as it goes.
 
     Activations, pools, norms and depthwise convolutions are done on the intrinsic maps and on the ghosts apart; so are sums of
@@ -54,11 +54,14 @@ def part_maps(graph: fx.Graph, modules: dict[str, nn.Module], shared: set[str], 
         graph: a network for inference; it is changed.
         modules: the modules that it calls, by their targets; those for parts of maps are added.
         shared: targets that are called more than once, or read from outside.
+        hooked: targets of modules with hooks, which are called once and on whole maps.
         split: whether a convolution becomes the sum of one for each part.
     """
     parter = _MapParter(graph, modules, shared, split)
     for node in list(graph.nodes):
         module = called_module(node, modules)
+        if node.op == "call_module" and node.target in hooked:
+            continue
         if isinstance(module, FoldedGhost):
             parter.expand(node, module)
         else:

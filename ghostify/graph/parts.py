@@ -128,7 +128,7 @@ class _Search:
         except Exception as error:  # of any kind, from the network's own code
             log.debug("%s is not recorded: %s", name or type(module).__name__, error)
             return None
-        part = Part(name, graph, not name, name, constants)
+        part = Part(name, graph, not name, name, constants, recorded=True)
         others = (self.probes.calls(which, name) for which in range(1, self.probes.count))
         return part if self._agrees(part, calls) and all(self._agrees(part, other) for other in others) else None
 

@@ -56,8 +56,8 @@ class Probes:
         if (which, name) not in self._calls:
             self._calls |= {(which, other): [] for other in (name, *others)}
             arguments, images = self._kinds[which]
-            if not self._run(which, _like(arguments, images, SEED + which), (name, *others)):
-                self._run(which, _like(arguments, None, SEED + which), (name, *others))
+            if not self._run(which, arguments_like(arguments, images, SEED + which), (name, *others)):
+                self._run(which, arguments_like(arguments, None, SEED + which), (name, *others))
         return self._calls[which, name]
 
     def _run(self, which: int, arguments: Arguments | None, names: Sequence[str]) -> bool:
@@ -117,7 +117,7 @@ def copied(value: T) -> T:
 
 def is_same(value: object, other: object) -> bool:
     """Whether two outputs hold the same tensors, up to rounding."""
-    tensors, others = list(_tensors_in(value)), list(_tensors_in(other))
+    tensors, others = list(tensors_in(value)), list(tensors_in(other))
     return len(tensors) == len(others) and all(map(_is_close, tensors, others))
 
 
@@ -132,7 +132,7 @@ def _is_close(tensor: Tensor, other: Tensor) -> bool:
     return torch.allclose(tensor, other, rtol=1e-4, atol=1e-5 * scale, equal_nan=True)
 
 
-def _tensors_in(value: object, depth: int = 8) -> list[Tensor]:
+def tensors_in(value: object, depth: int = 8) -> list[Tensor]:
     """The tensors of an output, in the order in which they lie in it."""
     if isinstance(value, Tensor):
         return [value]
@@ -142,10 +142,10 @@ def _tensors_in(value: object, depth: int = 8) -> list[Tensor]:
         inner: Sequence[object] = list(value.values())
     else:
         inner = value if isinstance(value, (list, tuple)) else list(getattr(value, "__dict__", {}).values())
-    return [tensor for one in inner for tensor in _tensors_in(one, depth - 1)]
+    return [tensor for one in inner for tensor in tensors_in(one, depth - 1)]
 
 
-def _like(arguments: Arguments, images: int | None, seed: int) -> Arguments | None:
+def arguments_like(arguments: Arguments, images: int | None, seed: int) -> Arguments | None:
     """Arguments of another number of images, or None where it isn't known how many these are; ``images`` None: of the same."""
     first = next((t for t in tree_leaves(arguments) if isinstance(t, Tensor) and t.dim()), None)
     in_lists = any(isinstance(value, (list, tuple)) for value in arguments[0])

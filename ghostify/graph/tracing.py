@@ -26,6 +26,7 @@ class Part:
         entry: the qualified name of the module whose arguments are the graph's placeholders: the submodule itself, or the layer
             alone where all around the layer is opaque.
         constants: the module that has the attributes which the graph reads besides those of the submodule.
+        recorded: whether the graph is of one call of the submodule, whose control flow it does not have.
     """
 
     name: str
@@ -33,6 +34,7 @@ class Part:
     whole: bool
     entry: str
     constants: nn.Module
+    recorded: bool = False
 
     def qualified(self, target: str) -> str:
         """The qualified name of the module or attribute that is the target of a node."""
