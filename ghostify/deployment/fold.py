@@ -80,10 +80,11 @@ def _folded(student: nn.Module, split: bool, example: object, otherwise: Tensor 
         arguments = (otherwise,), {}
     if arguments is None:
         return _reported(model, _fold_ghosts(model), "")
-    parts = trace_layers(model, [arguments])
-    outputs = StudentOutputs(student, arguments, [part.name for part in parts if part.name == part.entry])
+    parts = trace_layers(model, arguments)
+    traced = trace_layers(model) if any(part.recorded for part in parts) else []
+    outputs = StudentOutputs(student, arguments, {part.name for part in [*parts, *traced] if part.name == part.entry})
     for graphs in (True, False):
-        folder = NetworkFolder(model, parts, outputs, split, graphs)
+        folder = NetworkFolder(model, parts, traced, outputs, split, graphs)
         folder.fold()
         folder.folded += _fold_ghosts(folder.model)
         reason = outputs.whole_difference(folder.model)

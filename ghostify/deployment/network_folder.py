@@ -20,6 +20,8 @@ class NetworkFolder:
     Args:
         model: a copy of the student for inference, which is changed.
         parts: its parts.
+        traced: its parts as torch.fx alone sees them, where some of ``parts`` are recorded; those that are right become graphs
+            all the same.
         outputs: those of the student.
         split: whether convolutions of maps that are made apart become sums of two.
         graphs: whether parts that trace become graphs. A module that has become one has no methods of its own any more.
@@ -28,8 +30,18 @@ class NetworkFolder:
         model: the folded network, which may be another module.
     """
 
-    def __init__(self, model: nn.Module, parts: Sequence[Part], outputs: StudentOutputs, split: bool, graphs: bool):
-        self.model, self.parts, self.outputs, self.split, self.graphs = model, parts, outputs, split, graphs
+    def __init__(
+        self,
+        model: nn.Module,
+        parts: Sequence[Part],
+        traced: Sequence[Part],
+        outputs: StudentOutputs,
+        split: bool,
+        graphs: bool,
+    ):
+        self.model, self.parts, self.traced = model, parts, traced
+        self.outputs, self.split, self.graphs = outputs, split, graphs
+        self.settled: list[Part] = []  # that have become graphs
         self.modules = dict(model.named_modules(remove_duplicate=False))
         self.folded: list[FoldedPart] = []
         nodes = [(part.qualified(str(node.target)), node.op) for part in parts for node in part.graph.nodes]
@@ -40,23 +52,40 @@ class NetworkFolder:
 
     def fold(self) -> None:
         """Fold each part: as a graph, or else in place of its modules, or not at all."""
-        for part in reversed(self.parts):  # what an opaque module holds before what calls it
-            if part.entry == part.name:
+        for part in reversed(self.traced if self.graphs else ()):  # what an opaque module holds before what calls it
+            if part.name and part.entry == part.name and not self._is_asked(part):
+                self._fold_as_graph(part)
+        for part in reversed(self.parts):
+            if part.entry == part.name and not any(settled.holds(part.name) for settled in self.settled):
                 self._fold_part(part)
 
     def _fold_part(self, part: Part) -> None:
-        root = self.modules[part.name]
         if not self.outputs.runs(part.name):
             self._note_norms(part, f"{part.name or 'the network'} does not run on the input that is known")
             return
-        layers = self._layers(part)
-        if self.graphs and not part.recorded and not has_hooks(root):
-            form, folded = fold_as_graph(root, layers, self.split)
-            if self.outputs.difference(part.name, form) is None:
-                self._replace(root, form)
-                self.folded += folded
-                return
-        self._fold_in_place(part, layers)
+        if not (self.graphs and not part.recorded and self._fold_as_graph(part)):
+            self._fold_in_place(part, self._layers(part))
+
+    def _fold_as_graph(self, part: Part) -> bool:
+        """Put a graph in the place of a module, if it gives the same."""
+        root = self.modules[part.name]
+        if has_hooks(root) or not self.outputs.runs(part.name):
+            return False
+        form, folded = fold_as_graph(root, self._layers(part), self.split)
+        if self.outputs.difference(part.name, form) is not None:
+            return False
+        self._replace(root, form)
+        self.folded += folded
+        self.settled.append(part)
+        return True
+
+    def _is_asked(self, part: Part) -> bool:
+        """Whether the code of a module around a part has the name of a method or property of the part's class."""
+        own = {name for kind in type(self.modules[part.name]).__mro__ for name in vars(kind)} - set(dir(nn.Module))
+        paths = part.name.split(".")
+        around = (type(self.modules[".".join(paths[:length])]) for length in range(len(paths)))
+        functions = (function for kind in around for function in vars(kind).values())
+        return any(own.intersection(getattr(getattr(f, "__code__", None), "co_names", ())) for f in functions)
 
     def _fold_in_place(self, part: Part, layers: PartLayers) -> None:
         """Change modules where they stand: with other orders of channels, or else only norms that make no difference."""
@@ -68,6 +97,8 @@ class NetworkFolder:
 
         changes, folded = fold_modules(layers)
         if not self._is_same(part, changes):
+            if not self._is_same(part, {}):  # what lies in it is at fault
+                return self._note_norms(part, DIFFERS)
             sound = sound_items(norms, is_sound)
             changes, folded = fold_modules(layers, kept=set(norms).difference(sound), orders=False)
             if not self._is_same(part, changes):
@@ -88,7 +119,9 @@ class NetworkFolder:
 
     def _layers(self, part: Part) -> PartLayers:
         modules = {part.relative(name): module for name, module in self.modules.items() if part.holds(name)}
-        return PartLayers(part, modules, {part.relative(name) for name in self.shared if part.holds(name)})
+        inside = (name for name in self.modules if part.holds(name) and any(done.holds(name) for done in self.settled))
+        settled = {part.relative(name) for name in inside}
+        return PartLayers(part, modules, {part.relative(name) for name in self.shared if part.holds(name)}, settled)
 
     def _replace(self, old: nn.Module, new: nn.Module) -> None:
         """Put a module in the place of another, under all of its names."""

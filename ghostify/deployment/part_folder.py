@@ -2,7 +2,7 @@
 
 from collections import defaultdict
 from collections.abc import Collection, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor, fx, nn
@@ -31,11 +31,13 @@ class PartLayers:
         part: its graph, which is not changed.
         modules: the modules of the part by their targets; they are not changed.
         shared: targets that are called more than once, or read from outside.
+        settled: targets of modules that are folded already.
     """
 
     part: Part
     modules: Mapping[str, nn.Module]
     shared: set[str]
+    settled: set[str] = field(default_factory=set)
 
     @property
     def hooked(self) -> set[str]:
@@ -123,7 +125,7 @@ class _PartFolder:
     """
 
     def __init__(self, layers: PartLayers, in_place: bool = False):
-        self.part, self.shared, self.hooked = layers.part, layers.shared, layers.hooked
+        self.part, self.shared, self.hooked, self.settled = layers.part, layers.shared, layers.hooked, layers.settled
         self.modules, self.in_place = dict(layers.modules), in_place
         self.graph = fx.Graph()
         self.graph.output(self.graph.graph_copy(self.part.graph, {}))
@@ -134,7 +136,7 @@ class _PartFolder:
 
     def _fold_ghost(self, target: str) -> None:
         ghost = self.modules[target]
-        if not isinstance(ghost, GhostModule):
+        if not isinstance(ghost, GhostModule) or target in self.settled:
             return
         if any(has_hooks(module) for module in ghost.modules()):
             self._note(target, "channel order", HOOKED)
@@ -154,7 +156,7 @@ class _PartFolder:
     def fold_norms(self, kept: Collection[str] = ()) -> None:
         """Put norms into the layers before them, but for those that are kept."""
         for node, norm in self._calls():
-            if not is_kind(norm, "norm") or not node.all_input_nodes:
+            if not is_kind(norm, "norm") or not node.all_input_nodes or node.target in self.settled:
                 continue
             before = node.all_input_nodes[0]
             layer = called_module(before, self.modules)
@@ -183,7 +185,7 @@ class _PartFolder:
 
     def fold_orders(self) -> None:
         """Leave channels in the order in which Ghost modules compute them, as far as what follows can take them so."""
-        streams = channel_streams(self.graph, self.modules, self.shared, self.hooked)
+        streams = channel_streams(self.graph, self.modules, self.shared, self.hooked | self.settled)
         if self.in_place:
             self._fix_streams(streams)
         orders = ChannelOrders(streams, self.modules)

@@ -146,6 +146,35 @@ def test_a_network_folded_in_place_keeps_classes_properties_and_methods():
     assert (ghost.kernel_size, ghost.stride, ghost.in_channels, ghost.out_channels) == ((3, 3), (1, 1), 16, 16)
 
 
+class WalksOverEncoder(nn.Module):
+    """Parts of it trace; it walks over the first, asks the second for a property, and only calls the third."""
+
+    def __init__(self):
+        super().__init__()
+        self.walked, self.encoder = nn.Sequential(block(3, 16), block(16, 16)), Encoder()
+        self.encoder.first = block(16, 16)
+        self.called, self.head = nn.Sequential(block(16, 16), block(16, 16)), nn.Conv2d(32, 4, 1)
+
+    def forward(self, x):
+        if x.shape[-1] % self.encoder.depth:
+            raise ValueError
+        maps = []
+        for layer in self.walked:
+            x = layer(x)
+            maps.append(x)
+        return self.head(torch.cat([self.called(self.encoder(x)[0]), maps[0]], 1))
+
+
+def test_parts_that_are_only_called_become_graphs():
+    student = student_of(WalksOverEncoder(), skip=())
+    folded = ghostify.fold(student)
+    check(student, folded)
+    assert type(folded.encoder) is Encoder
+    graphs = {name for name, module in folded.named_modules() if isinstance(module, fx.GraphModule)}
+    assert "called" in graphs or not graphs  # all or nothing where a container that is walked over would be lost
+    assert not left(folded, "norm")
+
+
 def scaled(module, args, output):
     return output * 2
 
