@@ -6,7 +6,7 @@ from ..common.checks import check_model
 from ..common.copying import become
 from ..errors import ArgumentTypeError
 from ..graph.find_sites import trace_layers
-from ..graph.usage import has_hooks
+from ..graph.usage import has_hooks, is_patched
 from ..inputs.examples import running_input
 from ..layers.ghost_module import GhostModule
 from ..layers.layer_classes import is_kind
@@ -104,7 +104,7 @@ def _fold_ghosts(model: nn.Module) -> list[FoldedPart]:
     """Fold what lies within Ghost modules, which restore the original order of their channels; in place."""
     folded: list[FoldedPart] = []
     for name, ghost in [(name, module) for name, module in model.named_modules() if isinstance(module, GhostModule)]:
-        if not any(has_hooks(module) for module in ghost.modules()):
+        if not any(has_hooks(module) or is_patched(module) for module in ghost.modules()):
             replacement = fold_ghost(ghost)
             folded += inner_norms(name, ghost, replacement)
             become(ghost, replacement)

@@ -7,7 +7,7 @@ from torch import nn
 
 from ..common.copying import become
 from ..graph.tracing import Part
-from ..graph.usage import has_hooks
+from ..graph.usage import has_hooks, is_patched
 from ..layers.layer_classes import is_kind
 from .fold_report import FoldedPart
 from .part_folder import PartLayers, fold_as_graph, fold_modules
@@ -69,7 +69,7 @@ class NetworkFolder:
     def _fold_as_graph(self, part: Part) -> bool:
         """Put a graph in the place of a module, if it gives the same."""
         root = self.modules[part.name]
-        if has_hooks(root) or not self.outputs.runs(part.name):
+        if has_hooks(root) or is_patched(root) or not self.outputs.runs(part.name):
             return False
         form, folded = fold_as_graph(root, self._layers(part), self.split)
         if self.outputs.difference(part.name, form) is not None:

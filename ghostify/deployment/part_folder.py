@@ -11,7 +11,7 @@ from ..common.copying import copy_layer
 from ..graph.operations import called_module, is_carrier, is_identity_in_evaluation, name_of
 from ..graph.running import attribute_of
 from ..graph.tracing import Part
-from ..graph.usage import has_hooks
+from ..graph.usage import has_hooks, is_patched
 from ..layers.convolution import as_convolution, as_weighted
 from ..layers.ghost_module import GhostModule, take_channels
 from ..layers.layer_classes import is_kind, narrow
@@ -41,8 +41,8 @@ class PartLayers:
 
     @property
     def hooked(self) -> set[str]:
-        """Targets of modules with hooks."""
-        return {target for target, module in self.modules.items() if has_hooks(module)}
+        """Targets of modules with hooks, or with a forward method of their own in place of their class's."""
+        return {target for target, module in self.modules.items() if has_hooks(module) or is_patched(module)}
 
 
 def fold_as_graph(root: nn.Module, layers: PartLayers, split: bool) -> tuple[fx.GraphModule, list[FoldedPart]]:
@@ -113,7 +113,7 @@ def _graph_module(root: nn.Module, folder: "_PartFolder") -> fx.GraphModule:
     return module
 
 
-HOOKED = "it, or a layer beside it, has hooks"
+HOOKED = "it, or a layer beside it, has hooks or a forward method of its own"
 
 
 class _PartFolder:
@@ -138,7 +138,7 @@ class _PartFolder:
         ghost = self.modules[target]
         if not isinstance(ghost, GhostModule) or target in self.settled:
             return
-        if any(has_hooks(module) for module in ghost.modules()):
+        if any(has_hooks(module) or is_patched(module) for module in ghost.modules()):
             self._note(target, "channel order", HOOKED)
             return
         self.modules[target] = folded = fold_ghost(ghost)

@@ -221,14 +221,16 @@ def test_a_hook_on_a_traced_network_survives():
     check(traced, ghostify.fold(traced))
 
 
-def test_a_forward_method_of_the_instance_counts():
+@pytest.mark.parametrize("where", ["", "2", "2.0", "2.1"])
+def test_a_forward_method_of_the_instance_counts(where):
     student = student_of(chain(), skip=())
-    plain = type(student[2]).forward
+    module = student.get_submodule(where)
+    plain = type(module).forward
 
     def louder(self, x):
         return plain(self, x) * 3 + 1
 
-    student[2].forward = types.MethodType(louder, student[2])
+    module.forward = types.MethodType(louder, module)
     folded = ghostify.fold(student)
     check(student, folded)
     assert folds(folded)
