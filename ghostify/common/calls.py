@@ -11,6 +11,7 @@ from torch.utils._pytree import tree_leaves
 from torch.utils.hooks import RemovableHandle
 
 from ..errors import ArgumentError
+from .traced_networks import set_mode
 
 PositionalArguments = tuple[Any, ...]  # arguments of a forward pass that have no names: mostly one tensor of images
 
@@ -95,7 +96,7 @@ def evaluation_mode(model: nn.Module) -> Iterator[None]:
         yield
     finally:
         for module, training in modes.items():
-            module.training = training
+            set_mode(module, training)
 
 
 def _inputs_of(model: nn.Module) -> list[str]:

@@ -61,6 +61,8 @@ def dense_layers(planned: Sequence[PlannedSite], layers: Mapping[str, nn.Module]
     for one in rebased(planned, layers):
         site = one.site
         standing[site.name] = DenseLinear(site.linear, one.intrinsic) if site.kind == "linear" else DenseGhost(site)
+        if site.tells_type:
+            vars(standing[site.name])["tells_type"] = True
         standing |= {name: nn.Identity() for name in (site.norm_name, site.act_name) if name is not None}
     return standing
 

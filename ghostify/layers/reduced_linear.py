@@ -53,7 +53,7 @@ class ReducedLinear(nn.Module):
             AttributeError: there is no such attribute.
         """
         if name == "weight" and vars(self).get("tells_type"):
-            return AbsentWeight.like(self.reduce.weight, (self.out_features, self.in_features))
+            return AbsentWeight.like(self.expand.weight, (self.out_features, self.in_features))
         return super().__getattr__(name)
 
     @classmethod
