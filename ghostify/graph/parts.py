@@ -2,6 +2,7 @@
 
 import inspect
 import logging
+from collections import Counter
 from collections.abc import Collection, Iterator, Sequence
 from contextlib import nullcontext
 
@@ -43,6 +44,8 @@ def find_parts(model: nn.Module, is_site: Predicate, is_leaf: Predicate, argumen
     Returns:
         Parts that together call every module for which ``is_site`` is true, those around others before these.
     """
+    if any(isinstance(value, (list, tuple)) for args, _ in arguments for value in args):
+        arguments = ()  # images in a list, as detectors take them, which choose by values: passes cost, and nothing is recorded
     search = _Search(model, is_site, is_leaf, arguments)
     # a closure may hold the model itself, and run it
     with evaluation_mode(model) if arguments else nullcontext():
@@ -128,6 +131,9 @@ class _Search:
         except Exception as error:  # of any kind, from the network's own code
             log.debug("%s is not recorded: %s", name or type(module).__name__, error)
             return None
+        times = Counter(str(node.target) for node in graph.nodes if node.op == "call_module")
+        if any(count > 1 and self.is_site(module.get_submodule(target)) for target, count in times.items()):
+            return None  # a loop that is unrolled: the module that runs in it has a graph of its own, which calls layers once
         part = Part(name, graph, not name, name, constants, recorded=True)
         others = (self.probes.calls(which, name) for which in range(1, self.probes.count))
         return part if self._agrees(part, calls) and all(self._agrees(part, other) for other in others) else None

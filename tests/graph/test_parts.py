@@ -137,3 +137,24 @@ def test_a_network_of_one_number_of_images():
     model = forward_of(lambda self, x: self.stem(self.checked(x)).view(2, 8, -1).mean(2))
     part = whole(model, images(2))
     assert is_same(outputs_of(model, part, images(2, 8, 3)), model(images(2, 8, 3)))
+
+
+def test_a_loop_over_a_module_is_not_unrolled():
+    class Loop(Small):
+        def __init__(self):
+            super().__init__()
+            self.body = nn.Sequential(nn.Conv2d(8, 8, 1), nn.ReLU())
+
+        def forward(self, x):
+            y = self.stem(self.checked(x))
+            for _ in range(3):
+                y = self.body(y)
+            return y
+
+    parts = {part.entry: part for part in trace_layers(Loop().eval(), ((images(),), {}))}
+    assert called(parts["body"].graph) == ["0", "1"]
+
+
+def test_networks_of_images_in_lists_are_traced_and_not_run():
+    model = forward_of(lambda self, x: 1 / 0 if isinstance(x[0], torch.Tensor) else self.conv(self.stem(x)))
+    assert trace_layers(model, (([images()[0]],), {}))[0].whole
