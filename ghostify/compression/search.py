@@ -95,7 +95,7 @@ def next_probe(judged: Sequence[Judged], max_drop: float, expected: ExpectedLoss
     low, high = expected.of(within.reached), expected.of(beyond.asked)
     loss = low + (high - low) * (AIM * max_drop - within.most) / (beyond.most - within.most)
     share = expected.share(max(loss, low))
-    return _rounded(float(np.clip(share, beyond.asked + 0.15 * gap, within.reached - 0.15 * gap)), least, most)
+    return _rounded(float(np.clip(share, beyond.asked + 0.3 * gap, within.reached - 0.3 * gap)), least, most)
 
 
 @dataclass(frozen=True)
