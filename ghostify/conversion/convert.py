@@ -105,19 +105,24 @@ def convert(
             that are not faster there as Ghost modules stay dense, and a target is shared out over the others; not for
             absorbed ghosts. What was timed is remembered in
             ``~/.cache/ghostify``.
-        example_input: for ``target`` and ``only_if_faster``: a tensor, a shape such as ``(1, 3, 224, 224)``, or a tuple of
-            forward arguments. Not needed for models of timm and torchvision, or for params.
+        example_input: what the model is run on before it is converted, with dense layers in the new layers' places, and what
+            ``target`` and ``only_if_faster`` count and time for: a tensor, a shape such as ``(1, 3, 224, 224)``, or a tuple of
+            forward arguments. Without it the first ``images`` are run, or an input that is guessed; costs are counted without
+            it for models of timm and torchvision, and for params.
         progress: show a progress bar while sites are timed or spans are surveyed.
         inplace: change ``model`` itself instead of a copy.
 
     Returns:
         A model of the same class, on the same device and of the same type, which takes and gives the same shapes.
         :func:`ghostify.report` tells what was converted, and why the rest was not; of absorbed ghosts also its ``spans``,
-        each with the layers around it. The argument is unchanged unless ``inplace``.
+        each with the layers around it. Layers in whose places others would change what the model computes, since its code looks
+        at them, stay dense; the report's ``verified`` says on what that was tried. The argument is unchanged unless
+        ``inplace``.
 
     Raises:
         ArgumentError, ArgumentTypeError: a setting is out of range, or a name is not known.
-        UnsupportedModelError: the model is wrapped, compiled, scripted or uninitialised, or has nothing to convert.
+        UnsupportedModelError: the model is wrapped, compiled, scripted or uninitialised, has nothing to convert, or has a
+            function that holds its layers, which a copy would share.
 
     Example:
         >>> student = ghostify.convert(torchvision.models.resnet50(), ratio=2)

@@ -20,8 +20,8 @@ class ConversionGoal:
         sensitivity: the measurement that the target goes by; None for images, or a guess from the weights.
         images: images that tell what spans lose; None without.
         only_if_faster: the runtime on which each Ghost module is to be faster; None where speed does not matter.
-        example_input: what is counted or timed for, in any form that the user may give; None for what the model is known to
-            take.
+        example_input: what is rehearsed, counted or timed for, in any form that the user may give; None for what the model is
+            known to take.
         progress: show a progress bar while sites are timed or spans are surveyed.
         seconds: what layers take on the runtime that a target of latency is meant for; None for Ghost modules, each of which
             is timed by itself.
@@ -62,8 +62,6 @@ class ConversionGoal:
             raise ArgumentError("images goes with target=, which is missing")
         if images is not None and sensitivity is not None:
             raise ArgumentError("give either images or sensitivity, which was measured on images, not both")
-        if parsed is None and only_if_faster is None and example_input is not None:
-            raise ArgumentError("example_input goes with target= or only_if_faster=, which are missing")
         if isinstance(images, Iterator):  # a plan may be made more than once
             images = Replayed(images)
         return cls(parsed, _read_sensitivity(sensitivity), images, only_if_faster, example_input, progress)

@@ -1,9 +1,6 @@
 """Where a rehearsal runs: a copy of the network, or the network itself, with other layers in the places of some of its own."""
 
-import functools
-import inspect
 import math
-from collections import OrderedDict
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, fields, is_dataclass
@@ -15,6 +12,7 @@ from torch.utils._pytree import tree_leaves, tree_map
 
 from ..common.calls import Arguments, evaluation_mode, forward_hooks
 from ..common.copying import copy_to_run, standing_in
+from ..common.hooks import all_hooks, hooks_with_modules, keep_hooks
 from ..common.random_state import seed_all, without_caller_modes
 from ..graph.sites import is_listed
 from ..inputs.examples import quiet
@@ -80,7 +78,7 @@ class Stage:
         self.original = original
         self.network = original if inplace else copy_to_run(original, own=small)
         self.inplace = inplace
-        self._hooks = _hooks_to_run(original, hooks)
+        self._hooks = all_hooks(original) if hooks else hooks_with_modules(original)
         before = [(name, p) for name, p in original.named_parameters() if any(p is one for one in small)]
         ours = dict(self.network.named_parameters())
         self._values = [(ours[name], p.detach().clone(), _scales(name, p)) for name, p in before]
@@ -103,9 +101,7 @@ class Stage:
         with ExitStack() as stack:
             for context in (without_caller_modes(device), quiet(), self._kept()):
                 stack.enter_context(context)
-            for module, name in _hook_dicts(self.network):
-                kept = [(key, hook) for key, hook in vars(module)[name].items() if key in self._hooks]
-                setattr(module, name, OrderedDict(kept))
+            keep_hooks(self.network, self._hooks)
             stack.enter_context(standing_in({self.network.get_submodule(name): layer for name, layer in swaps.items()}))
             stack.enter_context(evaluation_mode(self.network))
             if not self.inplace:
@@ -142,35 +138,6 @@ class Stage:
                 vars(module).update(state)
             for buffer, values in buffers:
                 buffer.data.copy_(values)
-
-
-def _hook_dicts(network: nn.Module) -> Iterator[tuple[nn.Module, str]]:
-    """Modules with hooks, and where they have them."""
-    for module in network.modules():
-        for name in ("_forward_pre_hooks", "_forward_hooks"):
-            if vars(module).get(name):
-                yield module, name
-
-
-def _hooks_to_run(network: nn.Module, all_of_them: bool) -> set[int]:
-    """The keys of hooks, which copies have as well."""
-    modules = set(network.modules())
-    hooks = [item for module, name in _hook_dicts(network) for item in vars(module)[name].items()]
-    return {key for key, hook in hooks if all_of_them or _holds(hook, modules)}
-
-
-def _holds(function: object, modules: set[nn.Module]) -> bool:
-    """Whether a function has some of the modules in its closure, its arguments or its globals, or is a method of one."""
-    if isinstance(function, functools.partial):
-        inner = [function.func, *function.args, *function.keywords.values()]
-        return any(_holds(value, modules) for value in inner if callable(value))
-    try:
-        held = inspect.getclosurevars(inspect.unwrap(function))  # type: ignore[arg-type]
-        values = [*held.nonlocals.values(), *held.globals.values()]
-    except (TypeError, ValueError):
-        values = []
-    values += [function, getattr(function, "__self__", None), *(getattr(function, "__defaults__", None) or ())]
-    return any(isinstance(value, nn.Module) and value in modules for value in values)
 
 
 def _shallow(state: dict[str, Any]) -> dict[str, Any]:

@@ -11,6 +11,7 @@ from torch.utils._pytree import tree_leaves
 
 from ..common.calls import Arguments, evaluation_mode
 from ..common.copying import copy_skeleton, copy_to_run
+from ..common.hooks import hooks_with_modules, keep_hooks
 from ..common.random_state import seeded
 from .probes import SEED, Call, Probes, copied, is_same
 from .recording import record
@@ -69,6 +70,8 @@ class _Search:
         self.seen: set[nn.Module] = set()
         self.twins = {id(module): name for name, module in model.named_modules()}
         self.network = copy_to_run(model).eval() if arguments else model
+        if arguments:
+            keep_hooks(self.network, hooks_with_modules(model))
         self.probes = Probes(self.network, arguments) if arguments else None
 
     def parts(self, name: str, root: nn.Module, siblings: Collection[str] = ()) -> Iterator[Part]:

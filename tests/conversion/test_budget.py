@@ -183,7 +183,6 @@ BAD = {
     "more than there is": (bad(target={"params": "2G"}), r"target params 2G is out of reach"),
     "ratio as well": (bad(ratio=2, target={"params": 0.5}), r"give either ratio=2 or target="),
     "sensitivity alone": (bad(sensitivity="s.json"), r"sensitivity goes with target="),
-    "input alone": (bad(example_input=(1, 3, 8, 8)), r"example_input goes with target= or only_if_faster="),
     "no input": (bad(target={"flops": 0.5}), r"target needs an example_input"),
     "sensitivity of nothing": (bad(target={"params": 0.5}, sensitivity=3), r"sensitivity must come from"),
     "sensitivity no file": (bad(target={"params": 0.5}, sensitivity="none.json"), r"sensitivity 'none.json' can't be read"),

@@ -72,7 +72,8 @@ def test_a_student_within_a_budget_keeps_its_sites(expected):
 
 
 def fields_of_old(report):
-    """What a report of version 0.1.0 had; the present one says besides that nothing was narrowed, and that all are layers."""
+    """What a report of version 0.1.0 had; the present one says besides that nothing was narrowed, that all are layers, and that
+    nothing is known of a rehearsal."""
     data = json.loads(report.to_json())
     assert (data.pop("spans"), data.pop("outside"), data.pop("verified")) == ([], 0, None)
     for row in data["rows"]:
