@@ -194,7 +194,6 @@ NETWORKS: dict[str, Network] = {
     "torchxrayvision/DenseNet": Network(
         of("torchxrayvision.models:DenseNet", weights=None, block_config=(2, 2, 2, 2)), (1, 64, 64)
     ),
-    "torchxrayvision/ResNetAE": Network(of("torchxrayvision.autoencoders:ResNetAE50"), (1, 64, 64)),
     "facenet-pytorch/InceptionResnetV1": Network(of("facenet_pytorch:InceptionResnetV1", device="cpu"), (3, 96, 96)),
     "facenet-pytorch/ONet": Network(of("facenet_pytorch.models.mtcnn:ONet", pretrained=False), (3, 48, 48)),
     "effdet/efficientdet_d0": Network(
