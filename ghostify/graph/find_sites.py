@@ -1,5 +1,6 @@
 """Find the sites of a model in its traced graphs."""
 
+import logging
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from typing import Literal
@@ -7,15 +8,21 @@ from typing import Literal
 from torch import fx, nn
 
 from ..common.calls import Arguments
+from ..common.copying import copy_to_run
+from ..common.traced_networks import set_mode
+from ..inputs.examples import quiet, running_input
 from ..layers.convolution import Convolution, as_convolution
 from ..layers.layer_classes import is_kind, lookup
 from ..layers.reduced_linear import ReducedLinear
 from .functions_as_modules import activation_of_function
 from .parts import find_parts
+from .recording import record
 from .roles import roles_of
 from .sites import DEPTHWISE, Site, is_listed
-from .tracing import Part, trace_in_training
+from .tracing import Part, is_excluded, trace_in_training
 from .usage import Usage, has_derived_weight, has_hooks, is_patched, is_quantised
+
+log = logging.getLogger(__name__)
 
 
 def trace_layers(model: nn.Module, *arguments: Arguments | None) -> list[Part]:
@@ -32,8 +39,29 @@ def trace_layers(model: nn.Module, *arguments: Arguments | None) -> list[Part]:
 
 
 def trace_layers_in_training(model: nn.Module) -> fx.Graph | None:
-    """The graph of ``model`` in training mode; None where it does not trace as a whole."""
-    return trace_in_training(model, lambda module: is_listed(module) or lookup(module) is not None)
+    """The graph of ``model`` in training mode, recorded where it does not trace as a whole; None where it can't be either."""
+    graph = trace_in_training(model, _is_single)
+    return _recorded_in_training(model) if graph is None else graph
+
+
+def _recorded_in_training(model: nn.Module) -> fx.Graph | None:
+    """What a copy of ``model`` calls in training mode on an input that it is found to take."""
+    arguments = running_input(model)
+    if arguments is None:
+        return None
+    copied = copy_to_run(model)
+    for module in copied.modules():
+        set_mode(module, training=True)
+    try:
+        with quiet():
+            return record(copied, arguments, lambda module: _is_single(module) or is_excluded(module), {})[0]
+    except Exception as error:  # of any kind, from the network's own code
+        log.debug("%s is not recorded in training mode: %s", type(model).__name__, error)
+        return None
+
+
+def _is_single(module: nn.Module) -> bool:
+    return is_listed(module) or lookup(module) is not None
 
 
 def find_sites(model: nn.Module, parts: Sequence[Part] | None = None) -> list[Site]:

@@ -35,3 +35,28 @@ def test_what_heads_read_is_not_free_and_the_rest_is():
     reason = "heads that are called only in training may read its maps"
     assert reasons["inception4a.branch1.conv"] == reasons["inception4d.branch4.1.conv"] == reason
     assert reasons["inception3a.branch1.conv"] == reasons["inception4b.branch2.0.conv"] == ""
+
+
+class Recorded(nn.Module):
+    """A network that does not trace, with a layer that nothing calls, and a head of training if it is to have one."""
+
+    def __init__(self, helped: bool):
+        super().__init__()
+        self.a, self.b, self.head = nn.Conv2d(3, 16, 3), nn.Conv2d(16, 24, 3), nn.Conv2d(24, 4, 1)
+        self.helper, self.helped = nn.Conv2d(16, 4, 1), helped
+
+    def forward(self, x):
+        if x.shape[-1] % 2:
+            raise RuntimeError("the width must be even")
+        maps = self.a(x).relu()
+        out = self.head(self.b(maps).relu())
+        return (out, self.helper(maps)) if self.helped and self.training else out
+
+
+@pytest.mark.parametrize("helped", [False, True])
+def test_a_layer_that_nothing_calls_bars_maps_of_a_recorded_network_only_if_training_calls_it(helped):
+    student = ghostify.convert(Recorded(helped).eval(), cheap="absorbed", skip=())
+    assert student.a.out_channels == (16 if helped else 8)
+    assert student.b.out_channels == 12
+    outputs = student.train()(torch.randn(2, 3, 16, 16))
+    assert len(outputs) == 2
