@@ -134,7 +134,7 @@ def copy_to_meta(model: M) -> M:
 
 def on_meta(model: nn.Module) -> bool:
     """Whether a model has tensors that have shapes and no values."""
-    return any(tensor.is_meta for tensor in model.state_dict().values())
+    return any(tensor.is_meta for tensor in [*model.parameters(), *model.buffers()])
 
 
 def channels_last(value: T) -> T:
