@@ -65,7 +65,7 @@ class Examination:
     def convert(self) -> Row:
         expected = outputs_of(self.original, self.test)
         state = copy.deepcopy(self.original.state_dict())
-        self.student = ghostify.convert(self.original, 2, cheap=KINDS[self.kind])
+        self.student = ghostify.convert(self.original, 2, cheap=KINDS[self.kind], example_input=self.test)
         check(torch.equal, state, self.original.state_dict(), "the original was changed")
         same_form(expected, outputs_of(self.student, self.test))
         report = ghostify.report(self.student, self.test[:1])
