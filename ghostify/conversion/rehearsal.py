@@ -131,7 +131,11 @@ class Rehearsal:
         if self._plain is None or self.arguments is None or not plan.converts:
             return Findings()
         with self._stage.random_scales():
-            return _Search(self._stage, self.arguments, self._plain, plan).findings(self._give_up)
+            found = _Search(self._stage, self.arguments, self._plain, plan).findings(self._give_up)
+        if not found.nothing or self._plain is None or not self._stage.varied:
+            return found
+        own = self._stage.run(self.arguments, {})  # random scales may hide what the network's own show
+        return _Search(self._stage, self.arguments, own, plan).findings(self._give_up) if own.is_finite else found
 
     def _give_up(self, verdict: str) -> None:
         self._plain, self.verdict = None, verdict

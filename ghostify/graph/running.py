@@ -118,8 +118,8 @@ class GraphRun:
         """The value of one node, given those of its inputs by name."""
         args, kwargs = arguments_of(node, values)
         module = self.root.get_submodule(str(node.target)) if node.op == "call_module" else None
-        if args and (node.args[0] in self.done or node.args[0] in self.kept) and changes_input(node, module):
-            args = (args[0].clone(), *args[1:])  # a value that is held must survive: this node may run again
+        if args and self._outlives(node) and changes_input(node, module):
+            args = (args[0].clone(), *args[1:])
         if module is not None:
             return module(*args, **kwargs)
         if node.op == "call_function":
@@ -130,6 +130,12 @@ class GraphRun:
         if node.op == "get_attr":
             return attribute_of(self.root, self.constants, str(node.target))
         return args[0]
+
+    def _outlives(self, node: fx.Node) -> bool:
+        """Whether the value that a node reads first must survive it: this node may run again, or others read it that run later."""
+        source = node.args[0]
+        held = source in self.done or source in self.kept
+        return held or (isinstance(source, fx.Node) and len(source.users) > 1)
 
     def close(self) -> None:
         """Delete the temporary file, if there is one."""
