@@ -158,7 +158,7 @@ class CompressionReport(ReportBase):
         if last is None or last.drop is None:
             return f"{line} on {self.judging} images"
         return (
-            f"{line}: {100 * last.drop:.2f} points less on {self.judging} images that neither chose nor calibrated, "
+            f"{line}: {100 * last.drop:.2f} points less on {self.judging} images held out, "
             f"at most {100 * (last.drop_at_most or 0):.2f} with {CONFIDENCE:.0%} confidence"
         )
 

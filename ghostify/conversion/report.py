@@ -144,7 +144,7 @@ class Report(ReportBase):
                 f"spans       {len(narrowed)} of {len(self.spans)} narrowed: their other maps are absorbed by their readers"
             )
         if self.verified is not None:
-            lines.append(f"places      {self.verified}")
+            lines.append(f"rehearsal   {self.verified}")
         if self.budget is not None:
             lines.append(f"budget      {self.budget}")
         if before.flops is None or after.flops is None:

@@ -151,7 +151,7 @@ def arguments_like(arguments: Arguments, images: int | None, seed: int) -> Argum
     in_lists = any(isinstance(value, (list, tuple)) for value in arguments[0])
     if images is not None and (first is None or not len(first) or in_lists):
         return None
-    generator = torch.Generator().manual_seed(seed)
+    generator = torch.Generator("cpu").manual_seed(seed)
 
     def other(value: object) -> object:
         if not isinstance(value, Tensor):
@@ -161,7 +161,7 @@ def arguments_like(arguments: Arguments, images: int | None, seed: int) -> Argum
         if not value.is_floating_point() or not value.numel():
             return value.clone()
         spread = float(value.float().std()) if value.numel() > 1 else 0.0
-        noise = torch.randn(value.shape, generator=generator).to(value)
+        noise = torch.randn(value.shape, generator=generator, device="cpu").to(value)
         return value + 0.3 * spread * noise if spread > 0 else noise
 
     return tree_map(other, arguments)

@@ -132,7 +132,7 @@ class GraphRun:
         return args[0]
 
     def _outlives(self, node: fx.Node) -> bool:
-        """Whether the value that a node reads first must survive it: this node may run again, or others read it that run later."""
+        """Whether the value that a node reads first must survive it: the node may run again, or others run later."""
         source = node.args[0]
         held = source in self.done or source in self.kept
         return held or (isinstance(source, fx.Node) and len(source.users) > 1)

@@ -14,6 +14,7 @@ from rich.console import Console
 from ghostify import ArgumentError
 from ghostify.calibration.report import CalibrationReport, SiteResult
 from ghostify.common.report import ReportBase
+from ghostify.compression.report import CompressionReport, CompressionStep, NetworkFigures
 from ghostify.conversion.report import Report, Row, Total
 from ghostify.conversion.sensitivity_table import Header, Sensitivity, SiteSensitivity
 from ghostify.deployment.fold_report import FoldedPart, FoldReport
@@ -65,9 +66,24 @@ REPORTS = {
         ),
         {},
     ),
+    "compression": CompressionReport(
+        "Net",
+        "at most 1 point less",
+        (
+            CompressionStep("one pass", 1.0),
+            CompressionStep("probe", 2.0, 0.5, 0.6, 0.5, score=0.75, drop=0.01, drop_at_most=0.02, kept=False),
+            CompressionStep("probe", 2.0, 0.75, 0.8, 0.75, score=0.755, drop=0.005, drop_at_most=0.009, kept=True),
+        ),
+        NetworkFigures(1200, 12000, 4800, score=0.76),
+        NetworkFigures(960, 9000, 3840, score=0.755),
+        16,
+        1000,
+        "top1",
+        2,
+    ),
 }
 LISTS = {"report": "rows", "sensitivity": "rows", "calibration": "sites", "recovery": "epochs", "latency": "timings"}
-LISTS |= {"folding": "parts", "sweep": "results"}
+LISTS |= {"folding": "parts", "sweep": "results", "compression": "steps"}
 WAYS = ("csv", "json", "markdown", "html")
 EMPTY = {
     "report": Report("Net", None, (), Total(0, None, None), Total(0, None, None), None),
