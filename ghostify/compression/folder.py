@@ -30,7 +30,9 @@ class CompressionFolder:
         if path is None:
             return
         file = path / "compression.json"
-        if path.is_file() or (path.is_dir() and not file.exists() and any(path.iterdir())):
+        if path.is_file() or (
+            path.is_dir() and not file.exists() and not all(_is_unfinished(other) for other in path.iterdir())
+        ):
             raise ArgumentError(f"out {str(path)!r} is not a folder of a compression: choose an empty one")
         if not file.exists():
             write_text(file, json.dumps(header, indent=1) + "\n")
@@ -84,3 +86,8 @@ def _read(path: Path) -> PlainData | None:
     except (OSError, ValueError):
         return None
     return content if isinstance(content, dict) else None
+
+
+def _is_unfinished(path: Path) -> bool:
+    """Whether a file is what a call leaves that ends before its first file is whole."""
+    return path.name.startswith("compression.json") and path.suffix == ".part"

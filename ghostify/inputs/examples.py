@@ -145,7 +145,7 @@ def _takes_one(model: nn.Module) -> bool:
     return True
 
 
-SIDES = {1: (64, 256, 1024, 4096, 16000, 16), 2: (64, 224, 32, 128, 256, 16, 28, 299, 384, 512), 3: (32, 64, 16, 96, 128)}
+SIDES = {1: (64, 256, 1024, 4096, 16000, 16), 2: (64, 224, 32, 128, 256, 16, 28, 299), 3: (32, 16, 64, 8)}
 """Lengths of signals, sides of images and of volumes that are tried, by their dimensions."""
 
 

@@ -39,9 +39,9 @@ class AwkwardNetwork(nn.Module):
         super().__init__()
         self.kinds = tuple(kinds_of(seed) if kinds is None else kinds)
         rng = random.Random(seed)
-        self.dims = (
-            3 if seed % 50 == 49 else rng.choice((1, 2, 2, 2))
-        )  # convolutions in 3 dimensions are slow in double precision
+        self.dims = 3 if seed % 50 == 49 else rng.choice((1, 2, 2, 2))
+        if self.dims == 3:  # convolutions in 3 dimensions are slow in double precision
+            self.image_size = SIZES[3]
         self.stem = nn.Sequential(
             CONVS[self.dims](3, WIDTH, 3, padding=1), BATCH_NORMS[self.dims](WIDTH), rng.choice(ACTIVATIONS)()
         )

@@ -29,7 +29,7 @@ class RandomNetwork(nn.Module):
         super().__init__()
         self.random = random.Random(seed)
         self.dims = self.random.choice((1, 2, 2, 2, 3))
-        self.size = SIZES[self.dims]
+        self.size = self.image_size = SIZES[self.dims]
         self.layers, self.steps = nn.ModuleDict(), []
         self._conv(3, channels := self._width(), 1)
         channels = self._decorate(channels)
