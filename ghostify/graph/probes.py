@@ -128,7 +128,7 @@ def _is_close(tensor: Tensor, other: Tensor) -> bool:
         return torch.equal(tensor, other)
     tensor, other = tensor.double(), other.double()
     finite = other[other.isfinite()]
-    scale = float(finite.abs().max()) if finite.numel() else 0.0
+    scale = float(finite.detach().abs().max()) if finite.numel() else 0.0
     return torch.allclose(tensor, other, rtol=1e-4, atol=1e-5 * scale, equal_nan=True)
 
 

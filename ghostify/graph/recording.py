@@ -57,8 +57,8 @@ def setitem_(values: Any, index: Any, value: Any) -> Any:
     return values
 
 
-def in_order(value: Any, earlier: Any) -> Any:
-    """A value that an earlier node has changed in place."""
+def _shared(value: Any, change: Any) -> Any:
+    """A value whose memory another node has changed. No finished graph has such nodes: values are held one by one there."""
     return value
 
 
@@ -164,6 +164,8 @@ class _Recorder(TorchFunctionMode):
         for node in reversed(self.graph.nodes):
             if not node.users and node.op not in ("placeholder", "output", "call_module"):
                 self.graph.erase_node(node)
+        if any(node.target is _shared for node in self.graph.nodes):
+            raise UnrecordableError("reads values through memory that others changed in place")
         return self.graph
 
     # ---- functions
@@ -259,7 +261,7 @@ class _Recorder(TorchFunctionMode):
                     del self.tensors[key]
                 elif alias is not result and alias.untyped_storage()._cdata == storage:
                     is_changed_itself = alias is tensor and node.target is setitem_
-                    after = node if is_changed_itself else self.graph.call_function(in_order, (earlier, node))
+                    after = node if is_changed_itself else self.graph.call_function(_shared, (earlier, node))
                     self.tensors[key] = reference, after
 
     def _known(self, tensor: Tensor) -> fx.Node | None:
