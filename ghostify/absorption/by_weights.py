@@ -6,6 +6,7 @@ prescribes; and different places of a map are independent, so that every tap of 
 covariance of maps.
 """
 
+import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
@@ -16,7 +17,7 @@ from ..common.copying import copy_layer
 from ..errors import ArgumentError
 from ..graph.sites import Site
 from ..graph.spans import Span, SpanUse
-from ..layers.convolution import Convolution, WeightedLayer, as_convolution, as_weighted
+from ..layers.convolution import Convolution, WeightedLayer, as_convolution, as_weighted, filters_of, output_dim
 from ..surgery.narrowing import (
     NarrowedSpan,
     columns_of,
@@ -25,6 +26,7 @@ from ..surgery.narrowing import (
     layers_around,
     narrowed_layers,
     others,
+    outputs_of,
     with_inputs,
 )
 from ..surgery.planned import PlannedSpan
@@ -163,7 +165,7 @@ def _carried(correlation: Tensor, channels: Channels) -> Tensor:
 
 def _weight_of(span: Span, use: SpanUse, layer: nn.Module) -> Iterator[tuple[Tensor, Tensor]]:
     """For each group of a reader: its maps of the span, and its filters as (maps, taps * outputs)."""
-    weight = as_weighted(layer).weight.detach().float().cpu()
+    weight = filters_of(layer).float().cpu()
     groups = getattr(layer, "groups", 1)
     size = span.channels // groups
     for group, rows in enumerate(weight.chunk(groups)):
@@ -209,9 +211,10 @@ def _absorbed_readers(
     for one in narrowed:
         for use in one.span.readers:
             layer = layers.setdefault(use.target, _with_float_weight(modules[use.target]))
-            shift = shifts.setdefault(use.target, torch.zeros(len(layer.weight)))
+            shift = shifts.setdefault(use.target, torch.zeros(outputs_of(layer)))
             groups = getattr(layer, "groups", 1)
-            _absorb(one, use, layer.weight, shift, models[one.span.makers[0]], groups)
+            change = _absorb(one, use, filters_of(layer), models[one.span.makers[0]], groups)
+            shift += change * _taps_at_a_place(layer)
             gone.setdefault(use.target, []).append(columns_of(use, one.gone()))
     return {name: _reader(name, layer, sites.get(name), shifts[name], torch.cat(gone[name])) for name, layer in layers.items()}
 
@@ -229,8 +232,18 @@ def _reader(name: str, layer: WeightedLayer, site: Site | None, shift: Tensor, g
     return AbsorbedReader(weight, shift if takes_shift else None, None if layer.bias is not None else norm)
 
 
-def _absorb(one: NarrowedSpan, use: SpanUse, weight: Tensor, shift: Tensor, model: _MapModel, groups: int) -> None:
-    """Give the columns of the maps that stay what makes up for the others; in place, the others' columns are left."""
+def _taps_at_a_place(layer: WeightedLayer) -> float:
+    """The share of a kernel's taps that an output position sees, on average: a transposed convolution spreads its taps."""
+    return 1 / math.prod(layer.stride) if isinstance(layer, Convolution) and output_dim(layer) else 1
+
+
+def _absorb(one: NarrowedSpan, use: SpanUse, weight: Tensor, model: _MapModel, groups: int) -> Tensor:
+    """Give the columns of the maps that stay what makes up for the others; in place, the others' columns are left.
+
+    Returns:
+        (outputs,) by how much less the mean outputs are where all taps of the kernel are seen.
+    """
+    shift = torch.zeros(len(weight))
     size, outputs = one.span.channels // groups, len(weight) // groups
     for group in range(groups):
         rows = slice(group * outputs, (group + 1) * outputs)
@@ -242,8 +255,9 @@ def _absorb(one: NarrowedSpan, use: SpanUse, weight: Tensor, shift: Tensor, mode
         solved = torch.linalg.solve(gram[stays][:, stays], (gram[stays] @ filters.flatten(1)))
         absorbed = torch.zeros_like(filters)
         absorbed[stays] = solved.view(-1, *filters.shape[1:])
-        shift[rows] += (mean[:, None] * (filters - absorbed).sum(1)).sum(0)
+        shift[rows] = (mean[:, None] * (filters - absorbed).sum(1)).sum(0)
         weight[rows, use.offset : use.offset + size * use.width] = absorbed.permute(2, 0, 1).reshape(columns.shape)
+    return shift
 
 
 def _reset(layers: Mapping[str, nn.Module], seed: int) -> None:

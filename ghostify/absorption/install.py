@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from ..common.copying import copy_layer
-from ..layers.convolution import as_weighted
+from ..layers.convolution import as_weighted, output_dim
 from ..surgery.narrowing import NarrowedSpan, narrowed_layers
 
 
@@ -45,10 +45,10 @@ def absorb(
     for name, reader in readers.items():
         kept = outputs.get(name)
         layer = as_weighted(layers[name])
-        _set(layer, "weight", _rows(reader.weight, kept))
+        _set(layer, "weight", _kept(reader.weight, kept, output_dim(layer)))
         if reader.shift is None:
             continue
-        shift = _rows(reader.shift, kept)
+        shift = _kept(reader.shift, kept)
         if layer.bias is not None:
             _set(layer, "bias", layer.bias.double() + shift)
         elif reader.norm is not None:
@@ -64,5 +64,5 @@ def _set(layer: nn.Module, name: str, values: Tensor) -> None:
     setattr(layer, name, nn.Parameter(new, old.requires_grad) if isinstance(old, nn.Parameter) else new)
 
 
-def _rows(values: Tensor, kept: Tensor | None) -> Tensor:
-    return values if kept is None else values[kept.to(values.device)]
+def _kept(values: Tensor, kept: Tensor | None, dim: int = 0) -> Tensor:
+    return values if kept is None else values.index_select(dim, kept.to(values.device))

@@ -6,7 +6,7 @@ import math
 import torch
 from torch import Tensor, nn
 
-from ..layers.convolution import Convolution, as_convolution
+from ..layers.convolution import Convolution, as_convolution, output_dim
 
 
 class Taps:
@@ -41,6 +41,7 @@ class Taps:
         """The index for maps of this size, read off a copy that has a one-hot kernel for each tap."""
         weight = self.conv.weight
         kernel = torch.eye(self.size, dtype=torch.float64, device=weight.device).view(self.size, 1, *weight.shape[2:])
+        kernel = kernel.transpose(0, output_dim(self.conv))
         probe = copy.deepcopy(self.conv, {id(weight): nn.Parameter(kernel, requires_grad=False)})
         if getattr(probe, "bias", None) is not None:
             probe.bias = None

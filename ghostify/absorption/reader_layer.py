@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from ..graph.spans import SpanUse
-from ..layers.convolution import as_convolution, as_weighted
+from ..layers.convolution import as_convolution, as_weighted, filters_of, output_dim
 from .patches import Taps
 
 AT_ONCE = 1 << 24  # numbers of patches that are gathered in one go
@@ -48,14 +48,15 @@ class ReaderLayer:
 
     def weight(self) -> Tensor:
         """(G, C, T, K) of the layer, in its own type."""
-        weight = self.layer.weight.detach()
-        return weight.reshape(self.groups, self.outputs, self.maps, self.taps).permute(0, 2, 3, 1)
+        return filters_of(self.layer).reshape(self.groups, self.outputs, self.maps, self.taps).permute(0, 2, 3, 1)
 
     def as_weight(self, filters: Tensor) -> Tensor:
         """(G, some of C, T, K) in the shape of the layer's weight, and of its type."""
         weight = self.layer.weight
         rows = filters.permute(0, 3, 1, 2).flatten(0, 1).to(weight.dtype)  # (G * K, some of C, T)
-        return rows.flatten(1) if weight.dim() == 2 else rows.reshape(*rows.shape[:2], *weight.shape[2:])
+        if weight.dim() == 2:
+            return rows.flatten(1)
+        return rows.reshape(*rows.shape[:2], *weight.shape[2:]).transpose(0, output_dim(self.layer))
 
     def places(self, inputs: Tensor) -> int:
         """Positions of one image at which the layer gives its outputs."""

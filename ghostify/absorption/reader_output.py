@@ -10,7 +10,7 @@ from ..graph.functions_as_modules import activation_of_function
 from ..graph.operations import called_module, is_identity_in_evaluation
 from ..graph.sums import find_sum
 from ..graph.usage import Usage
-from ..layers.convolution import as_weighted
+from ..layers.convolution import filters_of
 from ..layers.layer_classes import is_kind
 from ..layers.norm_affine import affine_of
 from .network_walk import Place
@@ -37,7 +37,7 @@ def output_of(place: Place, usage: Usage) -> ReaderOutput:
         place: the call of the layer.
         usage: of the modules of the network.
     """
-    weight = as_weighted(usage.modules[place.name]).weight
+    weight = filters_of(usage.modules[place.name])
     channels = len(weight)
     one = torch.ones(channels, dtype=torch.float64, device=weight.device)
     modules = dict(place.run.root.named_modules(remove_duplicate=False))

@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 from ..common.copying import copy_layer
 from ..graph.sites import Site
-from ..layers.convolution import Convolution, as_weighted
+from ..layers.convolution import Convolution, as_weighted, filters_of
 from ..layers.ghost_module import GhostModule
 from ..layers.reduced_linear import ReducedLinear
 from ..surgery.narrowing import NarrowedSpan, columns_of, inputs_of, narrowed_layers
@@ -109,10 +109,9 @@ def _some(planned: PlannedSpan, chance: torch.Generator) -> Tensor:
 def _without_columns(layer: nn.Module, columns: Tensor) -> nn.Module:
     """A convolution or fully connected layer that does not see some of its inputs."""
     blind = as_weighted(copy_layer(layer))
-    weight = blind.weight.detach().clone()
+    blind.weight = nn.Parameter(blind.weight.detach().clone(), requires_grad=False)
     groups = blind.groups if isinstance(blind, Convolution) else 1
     size = inputs_of(layer) // groups
-    for group, rows in enumerate(weight.chunk(groups)):
+    for group, rows in enumerate(filters_of(blind).chunk(groups)):
         rows[:, columns[columns // size == group] % size] = 0
-    blind.weight = nn.Parameter(weight, requires_grad=False)
     return blind

@@ -18,7 +18,7 @@ from .functions_as_modules import activation_of_function
 from .parts import find_parts
 from .recording import record
 from .roles import roles_of
-from .sites import DEPTHWISE, Site, is_listed
+from .sites import DEPTHWISE, TRANSPOSED, Site, is_listed
 from .tracing import Part, is_excluded, trace_in_training
 from .usage import Usage, has_derived_weight, has_hooks, is_patched, is_quantised
 
@@ -111,8 +111,8 @@ class _Search:
             known_roles = self._known_roles(name, part, roles[node], kind)
             site = Site(name, module, kind, roles=known_roles, reason=self._blocked(name, module))
             site = replace(site, tells_type=self.usage.tells_type(name))
-            may_convert = kind == "conv" and site.reason in (None, DEPTHWISE)
-            yield self._with_followers(site, part, node) if may_convert else site
+            may_change = kind == "conv" and site.reason in (None, DEPTHWISE, TRANSPOSED)
+            yield self._with_followers(site, part, node) if may_change else site
 
     def _known_roles(self, name: str, part: Part, roles: frozenset[str], kind: Literal["conv", "linear"]) -> frozenset[str]:
         """The roles of a layer in the network, given those in its part: what is first in a module that comes first is first."""
@@ -131,7 +131,7 @@ class _Search:
         if self.usage.in_ghost_module(name):
             return "already part of a Ghost module"
         if isinstance(module, nn.modules.conv._ConvTransposeNd):
-            return "transposed convolution"
+            return TRANSPOSED
         if is_quantised(module):
             return "quantised"
         if has_derived_weight(module):

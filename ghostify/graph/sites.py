@@ -11,6 +11,7 @@ from ..layers.layer_classes import is_kind
 from ..layers.reduced_linear import ReducedLinear
 
 DEPTHWISE = "depthwise convolution"
+TRANSPOSED = "transposed convolution"
 
 
 @dataclass(frozen=True)

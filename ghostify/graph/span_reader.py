@@ -8,7 +8,7 @@ from math import lcm
 import torch
 from torch import fx, nn
 
-from ..layers.convolution import Convolution
+from ..layers.convolution import Convolution, is_transposed
 from ..layers.layer_classes import is_kind, is_plain
 from .operations import (
     called_module,
@@ -169,7 +169,7 @@ class _SpanReader:
         source = self.values[inputs[0]] if len(inputs) == 1 else None
         if isinstance(module, nn.Linear) and type(module) is nn.Linear:
             return self._read_linear(node, module, source)
-        if is_kind(module, "conv") and isinstance(module, Convolution):
+        if isinstance(module, Convolution) and (is_kind(module, "conv") or is_transposed(module)):
             return self._read_conv(node, module, source)
         if is_carrier(module):
             return self._carry(node, target, source)
@@ -223,7 +223,7 @@ class _SpanReader:
 
     def _unreadable(self, name: str, conv: Convolution, apart: bool) -> str:
         """Why a convolution can't lose input channels of a span; ``apart``: its groups are not equal runs of one span."""
-        if not is_plain(conv):
+        if not is_plain(conv) and not is_transposed(conv):
             return f"{name}, a {type(conv).__name__}, is more than its weight"
         return f"{name} is a grouped convolution of several spans, or a depthwise one" if conv.groups > 1 and apart else ""
 

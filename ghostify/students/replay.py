@@ -10,6 +10,7 @@ from ..errors import ArgumentError, UnsupportedModelError
 from ..graph.functions_as_modules import activation_from
 from ..graph.sites import Site
 from ..layers.cheap_conv import Cheap
+from ..layers.convolution import is_transposed
 from ..layers.layer_classes import Kind, channel_count, is_kind
 from ..surgery.narrowing import channels_of, copied_layers, inputs_of, narrowed_layers, outputs_of
 from ..surgery.planned import PlannedSite
@@ -76,7 +77,7 @@ def _weighted(model: nn.Module, name: str, otherwise: str) -> nn.Module:
         ArgumentError: there is none.
     """
     module = _layer(model, name, otherwise=otherwise)
-    if not isinstance(module, nn.Linear) and not is_kind(module, "conv"):
+    if not isinstance(module, nn.Linear) and not is_kind(module, "conv") and not is_transposed(module):
         raise ArgumentError(f"{otherwise}: {name!r} is a {type(module).__name__} in this network")
     return module
 

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from ..common.copying import copy_layer, copy_without_hooks
 from ..errors import ArgumentError
 from ..graph.spans import Span, SpanUse
-from ..layers.convolution import Convolution, as_convolution
+from ..layers.convolution import Convolution, as_convolution, as_weighted, is_transposed, output_dim
 from ..layers.layer_classes import channel_count, narrow, take
 
 
@@ -116,13 +116,13 @@ def layers_around(span: Span) -> set[str]:
 
 def with_outputs(layer: nn.Module, channels: Tensor) -> nn.Module:
     """A convolution or fully connected layer that gives only these output channels, in this order."""
-    if not isinstance(layer, nn.Linear):
+    if not isinstance(layer, nn.Linear) and not is_transposed(layer):
         return narrow(layer, channels)
-    made = copy_layer(layer)
-    made.weight = take(layer.weight, channels)
-    if layer.bias is not None:
-        made.bias = take(layer.bias, channels)
-    made.out_features = len(channels)
+    made = as_weighted(copy_layer(layer))
+    made.weight = take(made.weight, channels, output_dim(made))
+    if made.bias is not None:
+        made.bias = take(made.bias, channels)
+    setattr(made, "out_features" if isinstance(made, nn.Linear) else "out_channels", len(channels))
     return made
 
 
@@ -134,7 +134,7 @@ def with_inputs(layer: nn.Module, columns: Tensor) -> nn.Module:
         return made
     assert isinstance(made, Convolution)
     if made.groups == 1:
-        made.weight = take(made.weight, columns, dim=1)
+        made.weight = take(made.weight, columns, 1 - output_dim(made))
     else:
         within = (columns % (made.in_channels // made.groups)).view(made.groups, -1)
         filters = zip(made.weight.detach().chunk(made.groups), within, strict=True)

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from ..common.copying import copy_without_hooks
-from ..layers.convolution import Convolution
+from ..layers.convolution import Convolution, filters_of
 
 TINY = 1e-12
 
@@ -47,7 +47,7 @@ def describe_channels(conv: Convolution, norm: nn.Module | None, act: nn.Module 
         norm: any norm, or None.
         act: the activation, or None; one inside the norm counts where there is no other.
     """
-    weight = conv.weight.detach().float()
+    weight = filters_of(conv).float()
     n = weight.shape[0]
     length = weight.flatten(1).norm(dim=1).clamp_min(TINY)
     sign = torch.ones(n, device=weight.device)

@@ -7,7 +7,7 @@ import timm
 import torch
 import torchvision
 from helpers.absorption import EXACT, absorbed, apart, calls_of, changed, free_spans, halved, with_copies
-from helpers.networks import Gated, Residual, randomize
+from helpers.networks import Gated, Residual, Upwards, randomize
 from torch import nn
 
 from ghostify.absorption.survey import SurveySettings, survey_spans
@@ -33,7 +33,7 @@ class Dense(nn.Module):
 
 NETWORKS = {
     "gated": (Gated, (3, 6, 6)), "dense": (Dense, (3, 7, 7)),
-    "residual": (Residual, (3, 8, 8)),
+    "residual": (Residual, (3, 8, 8)), "upwards": (Upwards, (3, 8, 8)), "upwards 1d": (lambda: Upwards(1), (3, 16)),
     "mobilenet_v3": (lambda: torchvision.models.mobilenet_v3_small(num_classes=10), (3, 32, 32)),
     "regnety": (lambda: timm.create_model("regnety_002", num_classes=10), (3, 32, 32)),
     "densenet": (lambda: torchvision.models.DenseNet(8, (2, 2), 8, num_classes=5), (3, 32, 32)),
@@ -85,9 +85,14 @@ def depthwise():
         (nn.Identity(), nn.Conv2d(8, 5, 3, padding=1, bias=False), 0.0, nn.Identity()),
         (nn.AvgPool2d(2), nn.Conv2d(8, 5, 3), 2.0, nn.Identity()),
         (depthwise(), nn.Conv2d(8, 5, 3, padding=1, stride=2), 0.0, nn.BatchNorm2d(5)),
+        (nn.Identity(), nn.ConvTranspose2d(8, 5, 2, stride=2), 0.0, nn.Identity()),
+        (nn.Identity(), nn.ConvTranspose2d(8, 5, 4, stride=2, padding=1), 0.0, nn.BatchNorm2d(5)),
         (nn.Dropout(0.3), nn.Conv2d(8, 5, (1, 3), padding=(0, 1), padding_mode="reflect"), 2.0, nn.Identity()),
     ],
-    ids=["padded", "a constant, under a norm", "nowhere to put a shift", "a constant, pooled", "depthwise", "reflected"],
+    ids=[
+        *("padded", "a constant, under a norm", "nowhere to put a shift", "a constant, pooled", "depthwise"),
+        *("transposed", "overlapping", "reflected"),
+    ],
 )  # fmt: skip
 def test_maps_that_are_linear_in_others_are_absorbed_without_a_loss(between, reader, constant, norm):
     model = randomize(Between(between, reader, constant, norm)).double().eval()

@@ -109,7 +109,7 @@ def test_another_name_of_a_layer_that_is_called_once_bars_nothing():
 
 def test_reasons_have_qualified_names_in_parts_too():
     network = Untraceable()
-    network.pair.b = nn.ConvTranspose2d(8, 4, 3)
+    network.pair.b = nn.ConvTranspose2d(8, 4, 3, groups=2)
     first = find_network_spans(network)[0]
     assert first.reason == "pair.b, a ConvTranspose2d, reads its maps, and may mix their channels"
     assert find_network_spans(Untraceable())[1].reason == "its maps go into code that torch.fx can't trace"

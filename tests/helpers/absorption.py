@@ -10,6 +10,7 @@ from ghostify.absorption.install import absorb
 from ghostify.absorption.survey import Survey, SurveySettings, survey_spans
 from ghostify.graph.network_spans import find_network_spans
 from ghostify.graph.spans import Span
+from ghostify.layers.convolution import filters_of
 
 EXACT = SurveySettings(ridge=1e-10)
 
@@ -29,6 +30,7 @@ def with_copies(model: nn.Module) -> nn.Module:
         layers = [(modules[name], 0) for name in span.makers] + [(modules[use.target], use.offset) for use in span.carriers]
         for layer, offset in layers:
             for tensor in [*layer.parameters(), *layer.buffers()]:
+                tensor = filters_of(layer) if tensor.dim() > 1 else tensor
                 if tensor.dim() and len(tensor) >= offset + span.channels:
                     tensor[[offset + j for j in to]] = tensor[[offset + j for j in source]].clone()
     return model

@@ -52,6 +52,28 @@ class Gated(nn.Module):
         return self.last(self.head(torch.flatten(x, 1)).relu())
 
 
+class Upwards(nn.Module):
+    """A small U-Net whose decoder makes its maps larger by transposed convolutions, with and without overlap.
+
+    Args:
+        dims: dimensions of places.
+    """
+
+    def __init__(self, dims: int = 2):
+        super().__init__()
+        names = ("Conv", "ConvTranspose", "BatchNorm", "MaxPool")
+        conv, transposed, norm, pool = (getattr(nn, f"{name}{dims}d") for name in names)
+        self.stem, self.down, self.low = conv(3, 8, 3, padding=1), pool(2), conv(8, 12, 3, padding=1)
+        self.up, self.norm = transposed(12, 8, 2, stride=2, bias=False), norm(8)
+        self.up_more = transposed(16, 8, 3, stride=2, padding=1, output_padding=1)
+        self.head = conv(8, 2, 1)
+
+    def forward(self, x):
+        high = self.stem(x).relu()
+        up = self.norm(self.up(self.low(self.down(high)).relu())).relu()
+        return self.head(self.up_more(torch.cat([up, high], 1)).relu())
+
+
 def randomize(model: nn.Module, seed: int = 0) -> nn.Module:
     """Give norms statistics and weights that differ from channel to channel, as training does."""
     generator = torch.Generator().manual_seed(seed)

@@ -7,6 +7,7 @@ from torch import nn
 from torch.utils._pytree import tree_leaves
 
 from ghostify.graph.spans import Span
+from ghostify.layers.convolution import filters_of
 from ghostify.surgery.narrowing import NarrowedSpan, narrowed_layers
 
 
@@ -36,7 +37,7 @@ def with_zeros(model: nn.Module, chosen: list[NarrowedSpan]) -> nn.Module:
         for use in one.span.readers:
             layer = model.get_submodule(use.target)
             if getattr(layer, "groups", 1) == 1:
-                layer.weight[:, (use.offset + gone[:, None] * use.width + torch.arange(use.width)).flatten()] = 0
+                filters_of(layer)[:, (use.offset + gone[:, None] * use.width + torch.arange(use.width)).flatten()] = 0
                 continue
             inputs, outputs = layer.in_channels // layer.groups, layer.out_channels // layer.groups
             for channel in gone.tolist():

@@ -2,7 +2,7 @@ import pytest
 import timm
 import torch
 import torchvision
-from helpers.networks import Gated, randomize
+from helpers.networks import Gated, Upwards, randomize
 from helpers.spans import narrowed, some, with_zeros
 from torch import nn
 
@@ -49,7 +49,7 @@ def outputs(model, x):
 
 NETWORKS = {
     "gated": (odd_gated, (3, 6, 6)), "1d": (lambda: Line(1), (2, 12)), "3d": (lambda: Line(3), (2, 7, 7, 7)),
-    "joined": (Joined, (3, 8, 8)),
+    "joined": (Joined, (3, 8, 8)), "upwards": (Upwards, (3, 8, 8)), "upwards 3d": (lambda: Upwards(3), (3, 4, 4, 4)),
     "resnet18": (lambda: torchvision.models.resnet18(num_classes=10), (3, 32, 32)),
     "mobilenet_v3": (lambda: torchvision.models.mobilenet_v3_small(num_classes=10), (3, 32, 32)),
     "regnety": (lambda: timm.create_model("regnety_002", num_classes=10), (3, 32, 32)),
