@@ -10,6 +10,7 @@ from pathlib import Path
 
 from benchmarks import package, zoo
 from benchmarks.calibration import absorbed_tables, accuracy_tables, cost
+from benchmarks.compression import demo
 from benchmarks.conversion import budget, budget_costs, paper, spans, speed, warm_start
 from benchmarks.deployment import forms, int8, latency_accuracy, latency_gpu, latency_tables, widths
 from benchmarks.distillation import overhead, recovery_tables
@@ -36,6 +37,7 @@ BENCHMARKS = (
         dense,
     ),
     *(latency_tables, forms, int8, latency_accuracy, latency_gpu, widths, bad_files, round_trips),
+    demo,
     packages,
     package,
 )

@@ -1,30 +1,65 @@
-"""ghostify demo: a network of digits, converted, calibrated and distilled."""
+"""ghostify demo: a network of digits, compressed."""
 
 import json
+from dataclasses import replace
 
 import pytest
 from helpers.cli import run
 
+from ghostify import demo
+from ghostify.compression.report import CompressionReport, NetworkFigures
+
+ORIGINAL = NetworkFigures(params=280_000, flops=7_100_000, bytes=1_120_000, latency=0.012, score=0.98)
+STUDENT = NetworkFigures(params=60_000, flops=2_000_000, bytes=240_000, latency=0.005, score=0.976)
+REPORT = CompressionReport("Sequential", "max_drop 0.02", (), ORIGINAL, STUDENT, 256, 500, "top1", runtime="eager, batch 64")
+
 
 @pytest.mark.slow
-def test_demo(monkeypatch, capsys):
+def test_the_student_is_smaller_as_accurate_and_faster(monkeypatch, capsys):
     code, out, _ = run(monkeypatch, capsys, "demo", "--json")
     assert code == 0
-    original, student = json.loads(out)
-    assert student["params"] < 0.6 * original["params"]
-    assert student["flops"] < 0.6 * original["flops"]
-    assert student["calibrated"] > 0.9
-    assert student["calibrated"] > student["accuracy"]
-    assert student["recovered"] > 0.9
-    assert student["seconds"] > 0
+    report = json.loads(out)
+    original, student = report["original"], report["student"]
+    assert original["score"] > 0.95
+    assert student["score"] > original["score"] - 0.02
+    assert student["params"] < 0.5 * original["params"]
+    assert student["flops"] < 0.5 * original["flops"]
+    assert student["latency"] < 0.8 * original["latency"]
+    assert report["judging"] == 500
 
 
-def test_demo_fails_when_the_student_does_not_work(monkeypatch, capsys):
-    from ghostify import demo
+@pytest.fixture
+def shown(monkeypatch, capsys):
+    """What the command makes of a student with other figures than STUDENT's: its code, output and error."""
 
-    monkeypatch.setattr(demo, "IMAGES", 1)
-    monkeypatch.setattr(demo, "EPOCHS", 3)
-    monkeypatch.setattr(demo, "STEPS", 1)
-    code, _, err = run(monkeypatch, capsys, "demo", "--ratio", "30", "--json")
+    def show(**figures):
+        monkeypatch.setattr(demo, "trained_cnn", lambda progress: None)
+        monkeypatch.setattr(demo, "run_demo", lambda model, progress: replace(REPORT, student=replace(STUDENT, **figures)))
+        return run(monkeypatch, capsys, "demo")
+
+    return show
+
+
+def test_the_table(shown):
+    code, out, _ = shown()
+    assert code == 0
+    rows = [line.split() for line in out.splitlines()]
+    assert ["top-1", "98.00%", "97.60%", "-0.40", "points"] in rows
+    assert ["parameters", "280k", "60k", "4.67x", "fewer"] in rows
+    assert ["FLOPs", "7.1M", "2M", "3.55x", "fewer"] in rows
+    assert ["file", "1.12MB", "240kB", "4.67x", "smaller"] in rows
+    assert ["time", "of", "a", "batch", "12ms", "5ms", "2.40x", "faster"] in rows
+
+
+@pytest.mark.parametrize(
+    ("figures", "message"),
+    [
+        ({"params": 280_000}, "not smaller"),
+        ({"score": 0.95}, "more than 2% behind the original"),
+        ({"latency": 0.012}, "not faster"),
+    ],
+)
+def test_it_fails_when_the_student_does_not_keep_the_promise(shown, figures, message):
+    code, _, err = shown(**figures)
     assert code == 2
-    assert "behind the original" in err
+    assert message in " ".join(err.split())

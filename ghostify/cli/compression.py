@@ -2,7 +2,7 @@
 
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import typer
 
@@ -11,11 +11,6 @@ from .networks import trained_network
 from .option_groups import Group, NetworkOptions, with_option_groups
 from .options import Images, Json, Ratios, StudentFile
 from .output import check_figure, print_report, save_figure
-
-if TYPE_CHECKING:
-    from rich.table import Table
-
-    from ..compression.report import CompressionReport
 
 
 @with_option_groups
@@ -74,33 +69,4 @@ def compress(
     if not as_json:
         from rich.console import Console
 
-        Console(width=None if sys.stdout.isatty() else 80).print("", _before_and_after(result.report), f"\nwritten: {out}")
-
-
-def _before_and_after(report: "CompressionReport") -> "Table":
-    """The figures of both networks, a row for each."""
-    from rich.table import Table
-
-    from ..compression.report import MEASURES
-
-    before, after = report.original, report.student
-    rows = []
-    if before.score is not None and after.score is not None:
-        points = f"{100 * (after.score - before.score):+.2f} points"
-        rows.append(
-            (MEASURES.get(str(report.measure), str(report.measure)), f"{before.score:.2%}", f"{after.score:.2%}", points)
-        )
-    for name, one, other, unit in (
-        ("million parameters", before.params, after.params, 1e6),
-        ("million FLOPs", before.flops, after.flops, 1e6),
-        ("file, MB", before.bytes, after.bytes, 1e6),
-        ("milliseconds", before.latency, after.latency, 1e-3),
-    ):
-        if one is not None and other is not None:
-            rows.append((name, f"{one / unit:,.4g}", f"{other / unit:,.4g}", f"{other / one - 1:+.1%}"))
-    table = Table(box=None, pad_edge=False)
-    for position, title in enumerate(("", "before", "after", "change")):
-        table.add_column(title, justify="right" if position else "left")
-    for row in rows:
-        table.add_row(*row)
-    return table
+        Console(width=None if sys.stdout.isatty() else 80).print("", result.report.before_and_after(), f"\nwritten: {out}")

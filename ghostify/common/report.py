@@ -33,6 +33,20 @@ class TextTable:
     right: Sequence[int] = ()
     fold: bool = False
 
+    def __str__(self) -> str:
+        return plain(self)
+
+    def __rich_console__(self, console: "Console", options: "ConsoleOptions") -> "RenderResult":
+        from rich.table import Table
+
+        table = Table(box=None, pad_edge=False)
+        for position, title in enumerate(self.titles):
+            justify: JustifyMethod = "right" if position in self.right else "left"
+            table.add_column(title, justify=justify, overflow="fold" if self.fold else "ellipsis")
+        for row in self.rows:
+            table.add_row(*row)
+        yield table
+
 
 @dataclass(frozen=True)
 class ReportBase(ABC):
@@ -143,17 +157,9 @@ class ReportBase(ABC):
         return plain(self, self.width)
 
     def __rich_console__(self, console: "Console", options: "ConsoleOptions") -> "RenderResult":
-        from rich.table import Table
-
         printed = self._printed()
         if printed is not None:
-            table = Table(box=None, pad_edge=False)
-            for position, title in enumerate(printed.titles):
-                justify: JustifyMethod = "right" if position in printed.right else "left"
-                table.add_column(title, justify=justify, overflow="fold" if printed.fold else "ellipsis")
-            for row in printed.rows:
-                table.add_row(*row)
-            yield table
+            yield printed
             yield ""
         yield self.summary()
 

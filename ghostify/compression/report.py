@@ -101,6 +101,26 @@ class CompressionReport(ReportBase):
         """Time of all steps, those of earlier calls with the same ``out`` included."""
         return sum(step.seconds for step in self.steps)
 
+    def before_and_after(self) -> TextTable:
+        """The figures of both networks, a row for each, in units that are easily read."""
+        before, after = self.original, self.student
+        rows: list[tuple[str, str, str, str]] = []
+        if before.score is not None and after.score is not None:
+            points = f"{100 * (after.score - before.score):+.2f} points"
+            rows.append((self._measure_name, f"{before.score:.2%}", f"{after.score:.2%}", points))
+        for name, metric, unit, (less, more) in (
+            ("parameters", "params", "", ("fewer", "more")),
+            ("FLOPs", "flops", "", ("fewer", "more")),
+            ("file", "bytes", "B", ("smaller", "larger")),
+            ("time of a batch", "latency", "", ("faster", "slower")),
+        ):
+            one, other = getattr(before, metric), getattr(after, metric)
+            if one is not None and other is not None:
+                times = max(one, other) / max(min(one, other), 1e-12)
+                word = less if other <= one else more
+                rows.append((name, amount(metric, one) + unit, amount(metric, other) + unit, f"{times:.2f}x {word}"))
+        return TextTable(("", "before", "after", "change"), rows, right=(1, 2, 3))
+
     def plot(self, ax: "Axes | None" = None) -> "Axes":
         """The measure of each judged student against its FLOPs; without images that judge, figures before and after.
 
@@ -127,8 +147,8 @@ class CompressionReport(ReportBase):
             groups.append(Points(flops, [step.score or 0 for step in some], label, colour))
         chosen = Points([self.student.flops], [self.student.score or 0], "the student", GHOST)
         original = Points([self.original.flops], [self.original.score], "original")
-        name = MEASURES.get(self.measure or "", self.measure or "")
-        return pareto_plot([g for g in groups if g.x], chosen, original, xlabel="FLOPs (multiply-adds)", ylabel=name, ax=ax)
+        groups = [group for group in groups if group.x]
+        return pareto_plot(groups, chosen, original, xlabel="FLOPs (multiply-adds)", ylabel=self._measure_name, ax=ax)
 
     def summary(self) -> str:
         """What came of it, a line for each figure."""
@@ -152,8 +172,7 @@ class CompressionReport(ReportBase):
         return "\n".join([*lines, *self.notes])
 
     def _drop(self, before: float, after: float) -> str:
-        name = MEASURES.get(self.measure or "", self.measure or "")
-        line = f"{name:<12}{before:.2%} → {after:.2%}"
+        line = f"{self._measure_name:<12}{before:.2%} → {after:.2%}"
         last = next((step for step in reversed(self.steps) if step.score == after and step.drop_at_most is not None), None)
         if last is None or last.drop is None:
             return f"{line} on {self.judging} images"
@@ -162,6 +181,10 @@ class CompressionReport(ReportBase):
             f"at most {100 * (last.drop_at_most or 0):.2f} with {CONFIDENCE:.0%} confidence"
         )
 
+    @property
+    def _measure_name(self) -> str:
+        return MEASURES.get(self.measure or "", self.measure or "")
+
     def _records(self) -> Sequence[Mapping[str, object]]:
         return [asdict(step) for step in self.steps]
 
@@ -169,8 +192,18 @@ class CompressionReport(ReportBase):
         return [field.name for field in fields(CompressionStep)]
 
     def _table(self) -> TextTable:
-        measure = MEASURES.get(self.measure or "", self.measure or "measure")
-        titles = ("step", "asked", "params", "FLOPs", "latency", measure, "drop", "at most", "", "seconds")
+        titles = (
+            "step",
+            "asked",
+            "params",
+            "FLOPs",
+            "latency",
+            self._measure_name or "measure",
+            "drop",
+            "at most",
+            "",
+            "seconds",
+        )
         return TextTable(
             titles, [self._cells(number, step) for number, step in enumerate(self.steps)], right=(1, 2, 3, 4, 5, 6, 7, 9)
         )

@@ -1,0 +1,1 @@
+"""One call, on the promises that it makes."""
