@@ -51,6 +51,8 @@ def segmentation_model(name: str, encoder: str = "resnet18") -> Network:
         settings["decoder_channels"] = (64, 32, 16)
     elif name.startswith("DeepLab"):
         settings |= {"decoder_channels": 64, "decoder_atrous_rates": (2, 4, 6)}
+    elif name == "FPN":
+        settings |= {"decoder_pyramid_channels": 64, "decoder_segmentation_channels": 32}
     build = of(f"segmentation_models_pytorch:{name}", encoder, encoder_weights=None, classes=3, **settings)
     return Network(build, (3, 128, 128) if name == "PAN" else (3, 64, 64))
 

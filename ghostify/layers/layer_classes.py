@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from ..errors import ArgumentError, ArgumentTypeError
+from .tap_index import multiplies_patches
 
 M = TypeVar("M", bound=nn.Module)
 T = TypeVar("T", bound=Tensor)
@@ -122,7 +123,7 @@ def _narrow_blur(module: nn.Module, channels: Tensor) -> nn.Module:
 _COUNTS = ("out_channels", "num_features", "num_parameters")
 
 
-_CONVS: tuple[type | str, ...] = (nn.Conv1d, nn.Conv2d, nn.Conv3d)
+_CONVS = (nn.Conv1d, nn.Conv2d, nn.Conv3d)
 
 
 _NORMS: tuple[type | str, ...] = (
@@ -172,10 +173,12 @@ def is_kind(module: nn.Module | None, kind: Kind) -> bool:
 
 
 def is_plain(layer: nn.Module) -> bool:
-    """Whether the layer is its weight and bias, and nothing else acts on them; subclasses may change how it is built."""
-    same = type(layer).__module__ == "timm.layers.conv2d_same" and type(layer).__name__ == "Conv2dSame"
-    plain = type(layer) is nn.Linear or any(_computes_as(layer, base) for base in (nn.Conv1d, nn.Conv2d, nn.Conv3d))
-    return (plain or same) and "weight" in layer._parameters
+    """Whether the layer is its weight and bias, and nothing else acts on them; subclasses may pad as they like."""
+    if "weight" not in layer._parameters:
+        return False
+    if type(layer) is nn.Linear or any(_computes_as(layer, base) for base in _CONVS):
+        return True
+    return isinstance(layer, _CONVS) and multiplies_patches(layer)
 
 
 def _computes_as(layer: nn.Module, base: type[nn.Module]) -> bool:
