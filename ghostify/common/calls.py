@@ -6,12 +6,12 @@ from contextlib import contextmanager
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor, fx, nn
 from torch.utils._pytree import tree_leaves
 from torch.utils.hooks import RemovableHandle
 
 from ..errors import ArgumentError
-from .traced_networks import set_mode
+from .traced_networks import set_mode, with_two_graphs
 
 PositionalArguments = tuple[Any, ...]  # arguments of a forward pass that have no names: mostly one tensor of images
 
@@ -91,12 +91,14 @@ def captured(model: nn.Module, outer: str, inner: str, calls: Collection[Argumen
 def evaluation_mode(model: nn.Module) -> Iterator[None]:
     """Put a model into evaluation mode while the block runs; every module gets its own flag back afterwards."""
     modes = {module: module.training for module in model.modules()}
-    model.eval()
+    if any(modes.values()) or with_two_graphs(model):
+        model.eval()
     try:
         yield
     finally:
         for module, training in modes.items():
-            set_mode(module, training)
+            if module.training is not training or isinstance(module, fx.GraphModule):
+                set_mode(module, training)
 
 
 def _inputs_of(model: nn.Module) -> list[str]:

@@ -5,9 +5,11 @@ what it swaps and what it never allocates: the dense weights of a converted conv
 """
 
 import copy
+import copyreg
+from collections import OrderedDict
 from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import contextmanager
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -19,6 +21,8 @@ M = TypeVar("M", bound=nn.Module)
 
 
 T = TypeVar("T")
+
+_OF_TORCH = frozenset(vars(nn.Module()))  # the attributes that torch keeps of each module
 
 
 def copy_swapped(model: M, swaps: Mapping[nn.Module, nn.Module]) -> M:
@@ -72,11 +76,10 @@ def standing_in(swaps: Mapping[nn.Module, nn.Module]) -> Iterator[None]:
 
 def plain_attributes(old: nn.Module, new: nn.Module) -> dict[str, object]:
     """The attributes of a layer that are no part of what torch keeps of a module, and for which another has no answer."""
-    own = vars(nn.Module()).keys()
     return {
         name: value
         for name, value in vars(old).items()
-        if name not in own and not name.startswith("_ghostify") and not hasattr(new, name)
+        if name not in _OF_TORCH and not name.startswith("_ghostify") and not hasattr(new, name)
     }
 
 
@@ -156,11 +159,54 @@ def _deepcopy(model: T, memo: dict[int, object]) -> T:
     try:
         if isinstance(model, nn.Module) and with_two_graphs(model):
             return _copy_in_mode(model, memo)
+        if isinstance(model, nn.Module):
+            _copy_modules(model, memo)
         return copy.deepcopy(model, memo)
     except Exception as error:  # modules may copy themselves, with code of any kind
         raise UnsupportedModelError(
             f"the model {type(model).__name__} can't be deep-copied ({error}); convert a model that copy.deepcopy accepts"
         ) from error
+
+
+_ATOMS = (type(None), bool, int, float, str, torch.dtype, torch.device)
+
+
+def _copy_modules(model: nn.Module, memo: dict[int, Any]) -> None:
+    """Copy the modules of a network from inside to outside into a memo, as copy.deepcopy would, in a fraction of its time.
+
+    Args:
+        model: its modules that copy themselves in their own way are left to copy.deepcopy, what lies in them aside.
+        memo: of the copy; what it has already stays, and nothing is copied that lies in it.
+    """
+    found: dict[nn.Module, None] = {}
+    ahead = [model]
+    while ahead:
+        module = ahead.pop()
+        if module not in found and id(module) not in memo:
+            found[module] = None
+            ahead += [child for child in module._modules.values() if child is not None]
+    for module in reversed(found):
+        kind = type(module)
+        if hasattr(kind, "__deepcopy__") or id(module) in memo:
+            continue
+        reduced: Any = module.__reduce_ex__(4)
+        if reduced[:2] == (copyreg.__newobj__, (kind,)) and type(reduced[2]) is dict and not any(reduced[3:]):  # type: ignore[attr-defined]
+            copied = memo[id(module)] = kind.__new__(kind)
+            copied.__setstate__({name: _copied_value(value, memo) for name, value in reduced[2].items()})
+
+
+def _copied_value(value: Any, memo: dict[int, Any]) -> object:
+    """A deep copy of an attribute of a module."""
+    kind = type(value)
+    if kind in _ATOMS or (kind is tuple and all(type(one) in _ATOMS for one in value)):
+        return value
+    if kind not in (dict, OrderedDict) or id(value) in memo or not all(type(key) is str for key in value):
+        return copy.deepcopy(value, memo)
+    copied: dict[str, object] = kind()
+    memo[id(value)] = copied
+    memo.setdefault(id(memo), []).append(value)  # kept, as copy.deepcopy does, so that no other gets its id meanwhile
+    copied.update((name, copy.deepcopy(one, memo)) for name, one in value.items())
+    return copied
 
 
 def _copy_in_mode(model: M, memo: dict[int, object]) -> M:

@@ -166,7 +166,8 @@ def convert_with(network: M, config: GhostConfig, goal: ConversionGoal, inplace:
     """
     check_model(network)
     rehearsal = Rehearsal(network, inplace or unused, goal.example_input, goal.images)
-    parts, spans = trace_layers(network, rehearsal.arguments), config.cheap == "absorbed" or goal.images is not None
+    parts = trace_layers(network, rehearsal.arguments, probes=rehearsal.probes)
+    spans = config.cheap == "absorbed" or goal.images is not None
     layers = _Layers(parts, find_sites(network, parts), find_network_spans(network, parts) if spans else [])
     while True:  # planned anew without what can't be converted
         plan = _plan_for(network, layers, config, goal)

@@ -16,6 +16,7 @@ from ..common.calls import Arguments
 from ..common.copying import on_meta
 from ..common.random_state import undisturbed
 from ..errors import GhostifyError, UnsupportedModelError
+from ..graph.probes import Probes
 from ..graph.sites import Site
 from ..graph.usage import has_hooks
 from ..inputs.examples import as_arguments, guessed_inputs
@@ -68,6 +69,7 @@ class Rehearsal:
 
     Attributes:
         arguments: what the network runs on; None where nothing is known.
+        probes: of a copy of the network with its own values, on the like of these; None where the network itself runs.
         verdict: for reports: on what the plan was verified, or why it was not.
 
     Raises:
@@ -76,6 +78,8 @@ class Rehearsal:
 
     def __init__(self, network: nn.Module, inplace: bool, example: object = None, images: ImageData | None = None):
         self.arguments: Arguments | None = None
+        self.probes: Probes | None = None
+        self._own: tuple[Arguments, Performance] | None = None  # of the network with its own values
         self.verdict = "not verified: the network is on the meta device, where it has no values"
         self._plain: Performance | None = None
         self._error = ""  # of the first input
@@ -89,15 +93,23 @@ class Rehearsal:
                 break
         if self._plain is None and example is not None:
             self.verdict = f"not verified: the network does not run on its example_input: {self._error}"
-        if self._plain is not None:
+        if self._plain is not None and self.arguments is not None:
             self._check(self._plain)
+            if not (inplace or hooks):
+                self.probes = Probes(self._stage.network, [self.arguments], self._run_own)
+
+    def _run_own(self, arguments: Arguments) -> Performance:
+        """What the network gives with its own values; the first is remembered."""
+        performance = self._stage.run(arguments, {})
+        self._own = self._own or (arguments, performance)
+        return performance
 
     def _try(self, inputs: Iterable[Arguments]) -> None:
         """Take the first input on which the network runs."""
         for arguments in inputs:
             try:
                 with self._stage.random_scales():
-                    self._plain = self._stage.run(arguments, {})
+                    self._plain = self._stage.run(arguments, {}, is_first=True)
             except Exception as error:  # code of any kind runs here
                 self._error = self._error or _first_line(error)
             else:
@@ -134,8 +146,10 @@ class Rehearsal:
             found = _Search(self._stage, self.arguments, self._plain, plan).findings(self._give_up)
         if not found.nothing or self._plain is None or not self._stage.varied:
             return found
-        own = self._stage.run(self.arguments, {})  # random scales may hide what the network's own show
-        return _Search(self._stage, self.arguments, own, plan).findings(self._give_up) if own.is_finite else found
+        if self._own is None or not self._own[1].is_finite:
+            self._own = self.arguments, self._stage.run(self.arguments, {})
+        arguments, own = self._own  # random scales may hide what these show
+        return _Search(self._stage, arguments, own, plan).findings(self._give_up) if own.is_finite else found
 
     def _give_up(self, verdict: str) -> None:
         self._plain, self.verdict = None, verdict

@@ -13,7 +13,7 @@ from torch.utils._pytree import tree_leaves, tree_map
 from ..common.calls import Arguments, evaluation_mode, forward_hooks
 from ..common.copying import copy_to_run, standing_in
 from ..common.hooks import all_hooks, hooks_with_modules, keep_hooks
-from ..common.random_state import seed_all, without_caller_modes
+from ..common.random_state import seed_what_runs, without_caller_modes
 from ..graph.sites import is_listed
 from ..inputs.examples import quiet
 
@@ -76,20 +76,24 @@ class Stage:
     def __init__(self, original: nn.Module, inplace: bool, hooks: bool = False):
         small = [p for p in original.parameters() if p.is_floating_point() and p.numel() == max(p.shape, default=1) > 1]
         self.original = original
-        self.network = original if inplace else copy_to_run(original, own=small)
+        self.network = original if inplace else copy_to_run(original, own=small).eval()
         self.inplace = inplace
         self._hooks = all_hooks(original) if hooks else hooks_with_modules(original)
+        if not inplace:
+            keep_hooks(self.network, self._hooks)
         before = [(name, p) for name, p in original.named_parameters() if any(p is one for one in small)]
         ours = dict(self.network.named_parameters())
         self._values = [(ours[name], p.detach().clone(), _scales(name, p)) for name, p in before]
+        self._listed = {module: name for name, module in self.network.named_modules() if is_listed(module)}
         self.varied = True
 
-    def run(self, arguments: Arguments, swaps: Mapping[str, nn.Module]) -> Performance:
+    def run(self, arguments: Arguments, swaps: Mapping[str, nn.Module], is_first: bool = False) -> Performance:
         """One forward pass in evaluation mode.
 
         Args:
             arguments: of the network; they are not changed.
             swaps: by qualified name, what stands there meanwhile.
+            is_first: whether layers of the original that run are noted.
 
         Raises:
             Exception: whatever the network raises.
@@ -101,14 +105,19 @@ class Stage:
         with ExitStack() as stack:
             for context in (without_caller_modes(device), quiet(), self._kept()):
                 stack.enter_context(context)
-            keep_hooks(self.network, self._hooks)
+            if self.inplace:
+                keep_hooks(self.network, self._hooks)
+            else:  # those that the network registers while it runs
+                stack.callback(keep_hooks, self.network, self._hooks)
             stack.enter_context(standing_in({self.network.get_submodule(name): layer for name, layer in swaps.items()}))
             stack.enter_context(evaluation_mode(self.network))
             if not self.inplace:
                 stack.enter_context(evaluation_mode(self.original))  # a closure may hold it
-                stack.enter_context(_intruders(self.original, intruders))
-            stack.enter_context(_summaries(self.network, swaps, layers))
-            seed_all(0)
+                if is_first:
+                    stack.enter_context(_intruders(self.original, intruders))
+            names = self._listed | {self.network.get_submodule(name): name for name in swaps}
+            stack.enter_context(_summaries(names, layers))
+            seed_what_runs(0)
             output = self.network(*args, **kwargs)
             outputs = [tensor.detach().clone() for tensor in _tensors(output)]
         return Performance(outputs, layers, intruders)
@@ -163,17 +172,13 @@ def _intruders(original: nn.Module, names: list[str]) -> Iterator[None]:
 
 
 @contextmanager
-def _summaries(
-    network: nn.Module, swaps: Mapping[str, nn.Module], layers: dict[str, list[tuple[float, float]]]
-) -> Iterator[None]:
+def _summaries(name_of: Mapping[nn.Module, str], layers: dict[str, list[tuple[float, float]]]) -> Iterator[None]:
     """Note what each layer gives while the block runs, layers that stand in included."""
-    name_of = {module: name for name, module in network.named_modules() if is_listed(module)}
-    name_of.update({network.get_submodule(name): name for name in swaps})
 
     def note(module: nn.Module, args: object, output: object) -> None:
         if isinstance(output, Tensor) and output.numel():
             values = output.float() if output.is_floating_point() else output.abs().float()
-            summary = (float(values.mean()), float(values.square().mean().sqrt()))
+            summary = (float(values.mean()), float(torch.linalg.vector_norm(values)) / math.sqrt(values.numel()))
             layers.setdefault(name_of[module], []).append(summary)
 
     with forward_hooks(after=[(module, note) for module in name_of]):

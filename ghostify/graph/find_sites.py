@@ -16,6 +16,7 @@ from ..layers.layer_classes import is_kind, lookup
 from ..layers.reduced_linear import ReducedLinear
 from .functions_as_modules import activation_of_function
 from .parts import find_parts
+from .probes import Probes
 from .recording import record
 from .roles import roles_of
 from .sites import DEPTHWISE, TRANSPOSED, Site, is_listed
@@ -25,7 +26,7 @@ from .usage import Usage, has_derived_weight, has_hooks, is_patched, is_quantise
 log = logging.getLogger(__name__)
 
 
-def trace_layers(model: nn.Module, *arguments: Arguments | None) -> list[Part]:
+def trace_layers(model: nn.Module, *arguments: Arguments | None, probes: Probes | None = None) -> list[Part]:
     """The parts of ``model`` that have graphs; every layer that may be a site is called by one of them.
 
     Args:
@@ -33,9 +34,10 @@ def trace_layers(model: nn.Module, *arguments: Arguments | None) -> list[Part]:
         arguments: of a forward pass, by which graphs are checked, and recorded where tracing fails or lies; see
             :func:`ghostify.graph.parts.find_parts`. Further ones have images of other sizes, for which graphs must be right,
             too. None, or nothing, where none are known.
+        probes: of a network that gives the same, with these arguments, where others need them, too.
     """
     known = [one for one in arguments if one is not None]
-    return find_parts(model, is_listed, lambda module: lookup(module) is not None, known)
+    return find_parts(model, is_listed, lambda module: lookup(module) is not None, known, probes)
 
 
 def trace_layers_in_training(model: nn.Module) -> fx.Graph | None:

@@ -24,7 +24,13 @@ log = logging.getLogger(__name__)
 MEMORY = 1 << 30  # bytes of values of a check that stay in memory
 
 
-def find_parts(model: nn.Module, is_site: Predicate, is_leaf: Predicate, arguments: Sequence[Arguments] = ()) -> list[Part]:
+def find_parts(
+    model: nn.Module,
+    is_site: Predicate,
+    is_leaf: Predicate,
+    arguments: Sequence[Arguments] = (),
+    probes: Probes | None = None,
+) -> list[Part]:
     """The graph of ``model``, or where there is none those of its largest submodules that have one.
 
     The model is not changed: tracing works on a skeleton that shares the model's tensors. A submodule whose own code can't be
@@ -41,13 +47,14 @@ def find_parts(model: nn.Module, is_site: Predicate, is_leaf: Predicate, argumen
         is_leaf: whether a module must be a single node in the graphs without being a site, as norms and activations must.
         arguments: of forward passes of the model, for each size of images that matters; empty where none are known, and graphs
             are taken as torch.fx traces them.
+        probes: calls, with these arguments, of a copy that gives what the model gives; None to make some.
 
     Returns:
         Parts that together call every module for which ``is_site`` is true, those around others before these.
     """
     if any(isinstance(value, (list, tuple)) for args, _ in arguments for value in args):
         arguments = ()  # images in a list, as detectors take them, which choose by values: passes cost, and nothing is recorded
-    search = _Search(model, is_site, is_leaf, arguments)
+    search = _Search(model, is_site, is_leaf, arguments, probes if arguments else None)
     # a closure may hold the model itself, and run it
     with evaluation_mode(model) if arguments else nullcontext():
         return list(search.parts("", search.skeleton))
@@ -57,11 +64,18 @@ class _Search:
     """Goes through a network from outside to inside.
 
     Args:
-        model, is_site, is_leaf, arguments: of :func:`find_parts`.
+        model, is_site, is_leaf, arguments, probes: of :func:`find_parts`.
     """
 
-    def __init__(self, model: nn.Module, is_site: Predicate, is_leaf: Predicate, arguments: Sequence[Arguments]):
-        self.is_site = is_site
+    def __init__(
+        self,
+        model: nn.Module,
+        is_site: Predicate,
+        is_leaf: Predicate,
+        arguments: Sequence[Arguments],
+        probes: Probes | None,
+    ):
+        self.model, self.is_site = model, is_site
         self.skeleton = copy_skeleton(model, is_plain_leaf)
         self.leaf = lambda module: is_site(module) or is_leaf(module)
         self.hooked = {
@@ -69,10 +83,15 @@ class _Search:
         }
         self.seen: set[nn.Module] = set()
         self.twins = {id(module): name for name, module in model.named_modules()}
-        self.network = copy_to_run(model).eval() if arguments else model
-        if arguments:
-            keep_hooks(self.network, hooks_with_modules(model))
-        self.probes = Probes(self.network, arguments) if arguments else None
+        self.is_borrowed = probes is not None  # the network that the graphs are run on
+        self.probes = Probes(self._copied(), arguments) if probes is None and arguments else probes
+        self.network = model if self.probes is None else self.probes.network
+
+    def _copied(self) -> nn.Module:
+        """A copy of the network to run, with those of its hooks that hold modules."""
+        copied = copy_to_run(self.model).eval()
+        keep_hooks(copied, hooks_with_modules(self.model))
+        return copied
 
     def parts(self, name: str, root: nn.Module, siblings: Collection[str] = ()) -> Iterator[Part]:
         """The parts of a module: its own, and those of submodules that its graph leaves out; a module of several names has one.
@@ -123,6 +142,8 @@ class _Search:
     def _recorded(self, name: str, calls: list[Call]) -> Part | None:
         """The recorded graph of a module; None where what it does can't be recorded."""
         assert self.probes is not None
+        if self.is_borrowed:  # what is recorded may leave tracked numbers in the network
+            self.network, self.is_borrowed = self._copied(), False
         module = self.network.get_submodule(name)
         prefix = f"{name}." if name else ""
         hooked = {self.network.get_submodule(path) for path in self.hooked}

@@ -1,6 +1,6 @@
 """Calls of a network on inputs like a known one, by which its graphs are checked."""
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TypeVar
 
@@ -35,13 +35,15 @@ class Probes:
     Args:
         network: in evaluation mode, with its hooks. It is run only when something is asked for.
         arguments: that it takes; further ones, with images of other sizes, are calls of two images each.
+        run: what runs the network with arguments; None to call it.
 
     Attributes:
         count: how many calls there are.
     """
 
-    def __init__(self, network: nn.Module, arguments: Sequence[Arguments]):
+    def __init__(self, network: nn.Module, arguments: Sequence[Arguments], run: Callable[[Arguments], object] | None = None):
         self.network = network
+        self._call = run or self._plain_call
         self._kinds = [(arguments[0], images) for images in BATCHES] + [(other, BATCHES[0]) for other in arguments[1:]]
         self.count = len(self._kinds)
         self._calls: dict[tuple[int, str], list[Call]] = {}
@@ -65,10 +67,8 @@ class Probes:
         if arguments is None:
             return False
         listeners = {name: _Listener(self.network.get_submodule(name)) for name in names}
-        args, kwargs = arguments
         try:
-            with seeded(SEED), torch.no_grad():
-                self.network(*args, **kwargs)
+            self._call(arguments)
         except Exception:  # of any kind, from the network's own code
             return False
         finally:
@@ -76,6 +76,11 @@ class Probes:
                 listener.close()
         self._calls |= {(which, name): listener.calls for name, listener in listeners.items()}
         return True
+
+    def _plain_call(self, arguments: Arguments) -> None:
+        args, kwargs = arguments
+        with seeded(SEED), torch.no_grad():
+            self.network(*args, **kwargs)
 
 
 class _Listener:

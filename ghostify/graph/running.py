@@ -1,6 +1,7 @@
 """Run the graph of a part of a network a few nodes at a time, over many batches, holding only the values still needed."""
 
 import inspect
+from collections import defaultdict
 from collections.abc import Callable, Collection, Iterator, Sequence
 from typing import Any, cast
 
@@ -66,12 +67,19 @@ class GraphRun:
         ahead = self.ancestors(wanted)
         after = self.done | set(ahead)
         self.kept |= set(keep)
+        last_use = {source: node for node in ahead for source in node.all_input_nodes}
+        dying: dict[fx.Node, list[str]] = defaultdict(list)  # by node, the values that nobody needs once it has run
+        for source, node in last_use.items():
+            if source not in self.kept and source not in wanted and all(user in after for user in source.users):
+                dying[node].append(source.name)
         for index in range(len(self.batches)):
             values = dict(self.batches[index])
             before = set(values)
             with torch.no_grad():
                 for node in ahead:
                     values[node.name] = self.evaluate(node, values)
+                    for name in dying[node]:
+                        del values[name]
             yield [values[node.name] for node in wanted]
             dead = [n for n in self.nodes if n.name in values and n not in self.kept and all(u in after for u in n.users)]
             for node in dead:

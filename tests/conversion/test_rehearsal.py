@@ -344,3 +344,21 @@ def test_the_verdict_travels_with_a_student(tmp_path):
     assert ghostify.report(loaded).verified == "verified on 2x3x64x64"
     text = ghostify.report(student).to_json()
     assert ghostify.Report.from_json(text).verified == "verified on 2x3x64x64"
+
+
+class Counted(nn.Sequential):
+    """Notes how often it, or a copy of it, is run."""
+
+    passes = 0
+
+    def forward(self, x):
+        Counted.passes += isinstance(x, torch.Tensor)  # it is traced, too
+        return super().forward(x)
+
+
+@pytest.mark.parametrize(("cheap", "most"), [("depthwise", 4), ("absorbed", 6)])
+def test_a_network_that_traces_runs_a_few_times(cheap, most):
+    """As it is and rehearsed, with its own values and random ones; narrowed, also without the maps that go."""
+    Counted.passes = 0
+    ghostify.convert(Counted(*chain(3, 16, 32, 16)).eval(), cheap=cheap)
+    assert Counted.passes <= most
