@@ -92,14 +92,7 @@ def sweep(
     result = run_sweep(
         settings.models(),
         settings.grid,
-        images=settings.images,
-        val=settings.val,
-        out=settings.out,
-        train=settings.train,
-        engine=settings.engine,
-        workers=settings.workers,
-        resources=settings.resources,
-        address=settings.address,
+        **settings.options(),
         retry=retry,
         progress=sys.stderr.isatty(),
     )
@@ -178,6 +171,10 @@ class SweepFile:
             if setting.default is MISSING and setting.name not in settings:
                 raise ArgumentError(f"sweep {str(file)!r} lacks {setting.name!r}")
         return cls(**settings)
+
+    def options(self) -> dict[str, Setting]:
+        """The settings but for models and grid, by the names that :func:`ghostify.sweep` has for them."""
+        return {name: value for name, value in vars(self).items() if name not in ("model", "factory", "weights", "grid")}
 
     def models(self) -> "nn.Module | str | dict[str, nn.Module | str]":
         """A model with its weights; or a name or several of them by name, whose pretrained weights are taken.

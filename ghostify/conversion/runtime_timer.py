@@ -134,10 +134,19 @@ class RuntimeTimer:
         """Median seconds of a whole network, timed anew."""
         return statistics.median(self._turns({"model": for_inference(model, True)}, x, TURN)["model"])
 
-    def beside(self, original: nn.Module, student: nn.Module, x: Tensor) -> Beside:
-        """Times of a student and its original, taken in turns, anew."""
+    def beside(
+        self, original: nn.Module, student: nn.Module, x: Tensor, turn: float = TURN, repeats: int = BESIDE_REPEATS
+    ) -> Beside:
+        """Times of a student and its original, taken in turns, anew.
+
+        Args:
+            original, student: they are not changed.
+            x: the input.
+            turn: seconds that a turn takes at least.
+            repeats: turns of each.
+        """
         networks = {"original": for_inference(original, True), "student": for_inference(student, True)}
-        seconds = self._turns(networks, x, TURN, BESIDE_REPEATS)
+        seconds = self._turns(networks, x, turn, repeats)
         shares = [one / other for one, other in zip(seconds["student"], seconds["original"], strict=True)]
         low, share, high = statistics.quantiles(shares, n=4, method="inclusive")
         return Beside(statistics.median(seconds["original"]), statistics.median(seconds["student"]), share, low, high)

@@ -7,6 +7,7 @@ import traceback
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import Any
 
 from torch import nn
 
@@ -15,20 +16,23 @@ from ..common.calls import PositionalArguments
 from ..common.copying import copy_shared
 from ..common.costs import count_params, measure
 from ..common.files import PlainData, write_text
+from ..compression.compress import compress
 from ..conversion.convert import convert
+from ..conversion.runtime_timer import REPEATS, Beside, RuntimeTimer
 from ..conversion.sensitivity_table import Sensitivity
-from ..deployment.timing import seconds_of
+from ..deployment.runtimes import runtime_named
 from ..distillation.distill import distill
+from ..errors import ArgumentError
 from ..inputs.images import ImageData, as_calls
 from ..inputs.sources import LabelledData
 from ..inputs.zoo import create_model
 from ..students.conversion_recipe import recipe_of
 from ..tasks.evaluate import evaluate
-from .trial import CONVERT_KEYS, Trial, TrialResult
+from .trial import CONVERT_KEYS, MOST_IMAGES, Trial, TrialResult
 
 log = logging.getLogger(__name__)
 
-MOST_IMAGES = 1024  # that calibration reads
+TURN = 0.02  # seconds that each network runs before the other has its turn
 
 
 @dataclass(frozen=True)
@@ -123,21 +127,46 @@ def _measure(data: SweepData, trial: Trial, messages: list[str]) -> TrialResult:
     evaluation = evaluate(student, data.val, teacher=teacher)
     messages.append(str(evaluation))
     params = count_params(student)
+    times = _times(teacher, student, example, trial)
     return TrialResult(
         trial.settings,
         params=params,
         flops=student_costs.flops,
         params_share=params / count_params(teacher),
         flops_share=student_costs.flops / max(1, teacher_costs.flops),
-        latency=seconds_of(lambda: student(*example)),
+        latency=times.student,
+        latency_share=times.share,
+        latency_low=times.low,
+        latency_high=times.high,
         top1=evaluation.top1,
         agreement=evaluation.agreement,
     )
 
 
+def _times(teacher: nn.Module, student: nn.Module, example: PositionalArguments, trial: Trial) -> Beside:
+    """Seconds for one input, folded, of the student and the original in turns; by default in PyTorch itself.
+
+    Raises:
+        ArgumentError: the runtime can't be used here.
+    """
+    runtime = runtime_named(trial.runtime or "eager")
+    missing = runtime.missing()
+    if missing is not None:
+        raise ArgumentError(f"runtime={runtime.name!r} can't be used here: {missing}")
+    (given,) = example
+    x: Any = [image.cpu() for image in given] if isinstance(given, list) else given.cpu()  # a list for detectors
+    timer = RuntimeTimer(runtime)
+    if trial.is_original:
+        seconds = timer.whole(teacher, x)
+        return Beside(seconds, seconds, 1.0, 1.0, 1.0)
+    return timer.beside(teacher, student, x, TURN, REPEATS)
+
+
 def _make_student(
     data: SweepData, trial: Trial, teacher: nn.Module, example: PositionalArguments, messages: list[str]
 ) -> nn.Module:
+    if trial.is_compression:
+        return _compressed(data, trial, teacher, messages)
     settings = trial.settings
     options = {key: settings[key] for key in CONVERT_KEYS if settings.get(key) is not None}
     if "target" in options:
@@ -154,3 +183,24 @@ def _make_student(
     if recipe is not None:
         messages.append(str(distill(student, teacher, data.train, recipe=recipe)))
     return student.eval()
+
+
+def _compressed(data: SweepData, trial: Trial, teacher: nn.Module, messages: list[str]) -> nn.Module:
+    """The student of a drop, or of a target of latency on a runtime; without labels in ``val`` by agreement on it."""
+    recipe, settings = trial.recipe(), trial.compression()
+    result = compress(
+        teacher,
+        data.images,
+        target=trial.settings.get("target"),
+        max_drop=settings.max_drop,
+        val=data.val if settings.max_drop is not None else None,
+        runtime=settings.runtime,
+        train=None if recipe is None else data.train,
+        recipe=recipe,
+        ratios=settings.ratios,
+        method=settings.method,
+        max_images=settings.max_images,
+        seed=settings.seed,
+    )
+    messages.append(str(result.report))
+    return result.student

@@ -41,15 +41,17 @@ def sweep(
 ) -> SweepResult:
     """Try every combination of settings, and measure size and accuracy of each.
 
-    Each trial converts, calibrates, recovers where asked to, and is measured; it has a folder in ``out``. A sweep that was
-    interrupted, or has got more settings since, goes on with what is missing. A trial that fails is written down with its
-    error, and the others go on.
+    Each trial converts, calibrates, recovers where asked to, and is measured, its latency in turns with the original's; it has
+    a folder in ``out``. A sweep that was interrupted, or has got more settings since, goes on with what is missing. A trial
+    that fails is written down with its error, and the others go on.
 
     Args:
         model: the original; or a name such as ``"timm/resnet50"``, with its pretrained weights; or several of them by name.
         grid: for each setting the values to try: those of :func:`ghostify.convert` (``ratio``, ``target``, ``dw_size``,
             ``cheap``, ...); ``method`` of calibration, or ``"none"``; ``recover``, steps of distillation or the settings of a
-            :class:`ghostify.Recipe`; ``seed``. A list of grids is tried one after the other.
+            :class:`ghostify.Recipe`; ``seed``; ``runtime``, where a trial is timed, eager PyTorch without. ``max_drop``, and a
+            ``target`` of latency together with ``runtime``, are searched for as by :func:`ghostify.compress`, by ``val``. A
+            list of grids is tried one after the other.
         images: for calibration, as for :func:`ghostify.calibrate`; anything that can be read again and again.
         val: to measure on, as for :func:`ghostify.evaluate`.
         out: a folder for this sweep alone.
@@ -151,7 +153,7 @@ def _measure_sites(data: SweepData, trials: Sequence[Trial], engine: Engine, pro
     paths: dict[SensitivityKey, Path] = {}
     for trial in trials:
         key = SensitivityKey.of(trial.settings)
-        if trial.settings.get("target") is None or key in paths:
+        if trial.settings.get("target") is None or trial.is_compression or key in paths:
             continue
         paths[key] = data.out / f"sensitivity_{fingerprint(key.model)}_{key.cheap}_{key.dw_size}.json"
         if key.cheap == "absorbed":

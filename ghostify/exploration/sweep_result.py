@@ -105,7 +105,8 @@ class SweepResult(ReportBase):
         fitting = [
             result
             for result in self.results
-            if getattr(result, self.metric) is not None and all(getattr(result, name) <= most for name, most in most_of.items())
+            if getattr(result, self.metric) is not None
+            and all((getattr(result, name) or 0) <= most for name, most in most_of.items())
         ]
         if not fitting and all(result.error for result in self.results):
             raise ArgumentError("no trial has succeeded")
@@ -154,7 +155,7 @@ class SweepResult(ReportBase):
         )
 
     def to_html(self, path: str | Path | None = None) -> str:
-        """One page with an interactive plot and the table, which needs nothing from the network.
+        """One page with an interactive plot, whose axes can be chosen, and the table, which needs nothing from the network.
 
         Args:
             path: also write it to this file, which is replaced as a whole.
@@ -164,8 +165,7 @@ class SweepResult(ReportBase):
         """
         from .page import sweep_page
 
-        fronts = {cost: self.pareto(cost) for cost in COSTS}
-        return also_write(path, sweep_page(self.to_frame(), fronts, self.metric, self.summary()))
+        return also_write(path, sweep_page(self.results, self.metric, self.summary()))
 
     def summary(self) -> str:
         """The totals in a few lines."""
@@ -174,8 +174,10 @@ class SweepResult(ReportBase):
         if students:
             best = SweepResult(tuple(students), {}).best()
             judged = f"{self.metric} {getattr(best, self.metric):.2%}, {best.flops_share:.1%} of the FLOPs"
-            lines.append(f"best student: {judged}: {_described(best)}")
-        lines += [f"failed: {_described(result)}: {result.error}" for result in self.failed[:5]]
+            if best.latency_share is not None:
+                judged += f", {best.latency_share:.1%} of the time"
+            lines.append(f"best student: {judged}: {best.described()}")
+        lines += [f"failed: {result.described()}: {result.error}" for result in self.failed[:5]]
         lines += [f"can't be read: {name}: {reason}" for name, reason in list(self.unreadable.items())[:5]]
         return "\n".join(lines)
 
@@ -196,7 +198,7 @@ def _order(result: TrialResult) -> list[tuple[str, bool, Any]]:
 
 def _limit(name: str, value: object) -> float:
     """A number, or ``"5M"`` and ``"10ms"`` of counts and times."""
-    check_choice("limit", name, (*COSTS, "flops_share", "params_share"))
+    check_choice("limit", name, (*COSTS, "flops_share", "params_share", "latency_share"))
     if isinstance(value, str) and name in COSTS:
         return Target.parse({name: value}).value
     if isinstance(value, bool) or not isinstance(value, (int, float)):
@@ -212,10 +214,3 @@ def _number(value: object) -> tuple[float, str]:
 
 def _cell(value: object) -> object:
     return json.dumps(value) if isinstance(value, (dict, list)) else value
-
-
-def _described(result: TrialResult) -> str:
-    """The settings of a trial but for its model, in one line."""
-    settings = {key: value for key, value in result.settings.items() if key != "model"}
-    words = ", ".join(f"{key}={_cell(value)}" for key, value in settings.items())
-    return words or "the original"

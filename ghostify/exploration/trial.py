@@ -8,16 +8,23 @@ from dataclasses import asdict, dataclass
 from ..calibration.calibrate import METHODS
 from ..common.checks import check_choice, whole_number
 from ..common.files import PlainData
+from ..compression.settings import CompressionSettings
 from ..conversion.settings import GhostConfig
 from ..conversion.target import Target
+from ..deployment.runtimes import runtime_named
 from ..distillation.training_recipe import Recipe
 from ..errors import ArgumentError
 
 FORMAT = 1
 
+MOST_IMAGES = 1024  # that choose and calibrate
+
 CONVERT_KEYS = ("ratio", "target", "dw_size", "cheap", "ratios", "linear_ratio", "min_channels", "round_to")
 
-KEYS = ("model", *CONVERT_KEYS, "method", "recover", "seed")
+KEYS = ("model", *CONVERT_KEYS, "max_drop", "runtime", "method", "recover", "seed")
+
+COMPRESS_KEYS = ("model", "max_drop", "target", "cheap", "ratios", "runtime", "method", "recover", "seed")
+"""Settings of a trial that :func:`ghostify.compress` makes the student of."""
 
 
 @dataclass(frozen=True)
@@ -25,8 +32,9 @@ class Trial:
     """One combination of settings; without any but the model, the original itself.
 
     Args:
-        settings: plain data: ``model``, a name; those of :func:`ghostify.convert`; ``method`` of calibration, or
-            ``"none"``; ``recover``, a number of steps or settings of a :class:`ghostify.Recipe`; ``seed``.
+        settings: plain data: ``model``, a name; those of :func:`ghostify.convert`; ``max_drop`` of :func:`ghostify.compress`;
+            ``runtime``, where both networks are timed; ``method`` of calibration, or ``"none"``; ``recover``, a number of steps
+            or settings of a :class:`ghostify.Recipe`; ``seed``.
     """
 
     settings: PlainData
@@ -43,6 +51,44 @@ class Trial:
         """Whether the trial measures the original itself."""
         return self.settings.keys() <= {"model"}
 
+    @property
+    def is_compression(self) -> bool:
+        """Whether :func:`ghostify.compress` makes the student: to a drop, or to a target of latency on a runtime."""
+        if self.settings.get("max_drop") is not None:
+            return True
+        target = self.settings.get("target")
+        return self.runtime is not None and target is not None and Target.parse(target).metric == "latency"
+
+    @property
+    def runtime(self) -> str | None:
+        """The runtime that was asked for."""
+        return self.settings.get("runtime")
+
+    def compression(self) -> CompressionSettings:
+        """The settings of :func:`ghostify.compress`.
+
+        Raises:
+            ArgumentError, ArgumentTypeError: a setting that can't be, or does not go with ``max_drop``.
+        """
+        values = {key: value for key, value in self.settings.items() if value is not None}
+        what = "max_drop" if "max_drop" in values else "a target of latency on a runtime"
+        if values.get("cheap", "absorbed") != "absorbed":
+            raise ArgumentError(f"a trial with {what} has cheap='absorbed', not {values['cheap']!r}")
+        other = sorted(values.keys() - set(COMPRESS_KEYS))
+        if other:
+            raise ArgumentError(f"a trial with {what} has no {other[0]}")
+        return CompressionSettings(
+            target=Target.parse(values["target"]) if "target" in values else None,
+            max_drop=values.get("max_drop"),
+            runtime=self.runtime,
+            batch_size=1,
+            threads=None,
+            ratios=values.get("ratios", {}),
+            method=values.get("method", "block"),
+            max_images=MOST_IMAGES,
+            seed=values.get("seed", 0),
+        )
+
     def check(self) -> None:
         """Check the settings before any work.
 
@@ -56,6 +102,10 @@ class Trial:
             Target.parse(values["target"])
         options = {key: values[key] for key in CONVERT_KEYS if key != "target" and values.get(key) is not None}
         GhostConfig(**options)
+        if self.runtime is not None:
+            runtime_named(self.runtime)
+        if self.is_compression:
+            self.compression()
         check_choice("method", values.get("method", "block"), ("none", *METHODS))
         whole_number("seed", values.get("seed", 0), 0)
         self.recipe()
@@ -87,6 +137,8 @@ class TrialResult:
         params_share, flops_share: these as shares of the original's.
         latency: seconds for one input on the machine of the trial, median; it varies from run to run.
         top1, agreement: shares of the validation images.
+        latency_share: the latency as a share of the original's, timed in turns with it: what slows the machine down slows both.
+        latency_low, latency_high: quartiles of the share over the turns.
         seconds: that the trial took.
         error: the message of a trial that failed.
     """
@@ -99,9 +151,18 @@ class TrialResult:
     latency: float | None = None
     top1: float | None = None
     agreement: float | None = None
+    latency_share: float | None = None
+    latency_low: float | None = None
+    latency_high: float | None = None
     seconds: float = 0.0
     error: str | None = None
     format: int = FORMAT
+
+    def described(self) -> str:
+        """The settings but for the model, in one line."""
+        settings = {key: value for key, value in self.settings.items() if key != "model" and value is not None}
+        words = (f"{key}={json.dumps(value) if isinstance(value, (dict, list)) else value}" for key, value in settings.items())
+        return ", ".join(words) or "the original"
 
     def to_json(self) -> str:
         return json.dumps(asdict(self), indent=1)

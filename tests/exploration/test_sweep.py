@@ -5,6 +5,7 @@ import sys
 
 import numpy as np
 import pytest
+import torch
 from helpers.networks import Residual
 from helpers.sweeps import sweep_of, table
 
@@ -19,7 +20,9 @@ def test_every_combination_and_the_original(done, parts):
     assert not found.failed
     original = found.results[0]
     assert (original.settings, original.top1, original.flops_share) == ({"model": "Residual"}, 1.0, 1.0)
+    assert (original.latency_share, original.latency > 0) == (1, True)
     for result in found.results[1:]:
+        assert 0 < result.latency_low <= result.latency_share <= result.latency_high
         trial = folder / "trials" / Trial(result.settings).name
         assert sorted(path.name for path in trial.iterdir()) == ["log.txt", "recipe.json", "trial.json"]
         assert json.loads((trial / "recipe.json").read_text())["sites"]
@@ -90,3 +93,21 @@ def test_targets_of_absorbed_ghosts_go_by_one_pass(parts, tmp_path):
     assert [0.4 < result.flops_share <= 0.7 for result in found.results[1:]] == [True, True]
     (file,) = tmp_path.glob("sensitivity_*.json")
     assert [curve.name for curve in ghostify.Sensitivity.load(file).curves] == ["conv1"]
+
+
+def test_drops_and_runtimes(parts, tmp_path, monkeypatch):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    monkeypatch.setattr(sys.modules["ghostify.conversion.runtime_timer"], "BESIDE_REPEATS", 2)
+    torch.manual_seed(1)
+    x = torch.randn(200, 3, 8, 8)
+    val = (x, parts["model"](x).argmax(1))
+    grid = [
+        {"max_drop": [0.5], "method": ["least_squares"], "recover": [0, 1]},
+        {"max_drop": [0.001], "method": ["least_squares"]},
+        {"target": [{"flops": 0.7}], "cheap": ["absorbed"], "runtime": ["channels_last"], "method": ["none"]},
+    ]
+    found = ghostify.sweep(parts["model"], grid, images=parts["images"], val=val, out=tmp_path / "sweep")
+    assert ["max_drop=0.001 can't be told by 200 images" in result.error for result in found.failed] == [True]
+    drops = [result for result in found.results if result.settings.get("max_drop") == 0.5]
+    assert [result.flops_share < 1 and result.top1 > 0.5 for result in drops] == [True, True]
+    assert [r.error for r in found.results if "runtime" in r.settings] == [None]

@@ -61,10 +61,33 @@ def test_plots_tables_and_the_page(done, tmp_path):
     assert "Plotly.newPlot" in page
     assert 'src="http' not in page
     assert page.count("<tr") == 7
+    assert page.count('<tr class="original"') == 1
+    assert "<h2>Failed" not in page
     with pytest.raises(ghostify.ArgumentError, match="by='colour' is no setting"):
         found.plot(by="colour")
     with pytest.raises(ghostify.ArgumentError, match="cost must be one of"):
         found.plot("size")
+
+
+def test_the_page_is_read_without_a_calculator():
+    original = TrialResult({"model": "net"}, 25_600_000, 89_500_000, 1.0, 1.0, 0.02, 0.9, 1.0, 1.0, 1.0, 1.0)
+    small = TrialResult(
+        {"model": "net", "cheap": "absorbed", "target": {"flops": 0.5}},
+        *(9_000_000, 41_617_500, 0.352, 0.465, 0.012, 0.89, 0.95, 0.6, 0.58, 0.63),
+    )
+    broken = TrialResult({"model": "net", "ratio": 99}, error="ArgumentError: no <such> ratio")
+    page = SweepResult((original, small, broken), {}).to_html()
+    for text in ("89.5M", "46.5%", "12 ms", "60.0% (58.0% to 63.0%)"):
+        assert f"<td>{text}</td>" in page
+    assert "<td>ArgumentError: no &lt;such&gt; ratio</td>" in page
+    menu = [f"{score} against {cost}" for score in ("top-1", "agreement with the original") for cost in ("FLOPs", "latency")]
+    assert all(text in page for text in menu)
+    assert "cheap absorbed\\u003cbr\\u003etarget flops=0.5\\u003cbr" in page
+    assert "<td>flops=0.5</td>" in page
+
+
+def test_a_page_of_failures_alone():
+    assert "why" in SweepResult((TrialResult({"model": "net", "ratio": 99}, error="E: broken"),), {}).to_html()
 
 
 def test_unreadable_files_are_named_and_left(done, parts, tmp_path):
