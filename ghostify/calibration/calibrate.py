@@ -18,6 +18,7 @@ from ..common.random_state import without_caller_modes
 from ..common.spill import SpilledList
 from ..inputs.image_range import range_warning
 from ..inputs.images import ImageData, as_calls, peek
+from ..layers.convolution import is_transposed
 from ..students.replay import as_recorded
 from .absorbed_start import absorbed_start
 from .copies import add_copies, default_copies, images_in
@@ -174,9 +175,9 @@ class _Calibration:
         if self.warning is not None:
             self.notes.append(self.warning)
         recipe = self.pair.recipe
-        steps = (
-            len(self.pair.sites) + len(recipe.narrowed) + len({name for span in recipe.narrowed for name, _, _ in span.readers})
-        )
+        readers = {name for span in recipe.narrowed for name, _, _ in span.readers}
+        refitted = [name for name in readers if not is_transposed(self.student.get_submodule(name))]
+        steps = len(self.pair.sites) + len(recipe.narrowed) + len(refitted)
         with SpilledList(self.calls, MEMORY) as held, site_bar("calibrating", steps, progress) as advance:
             images = sum(images_in(args) for args, _ in held)
             survey = SurveySettings(min(RIDGE, self.settings.ridge), self.settings.seed, memory=MEMORY)

@@ -7,7 +7,7 @@ from torch import nn
 import ghostify
 
 
-def test_a_student_of_transposed_convolutions_is_calibrated_saved_folded_and_exported(tmp_path):
+def test_a_student_of_transposed_convolutions_is_calibrated_saved_and_folded(tmp_path, capsys):
     model, x = randomize(Upwards()), torch.randn(8, 3, 16, 16)
     model.norm.momentum = None  # one pass gives the norm the statistics of these images
     model.train()(x)
@@ -18,7 +18,8 @@ def test_a_student_of_transposed_convolutions_is_calibrated_saved_folded_and_exp
     assert student.up.weight.shape == (6, 4, 2, 2)
     assert student.up_more.weight.shape == (8, 4, 3, 3)
     before = off(student, model, x)
-    ghostify.calibrate(student, model, x, method="least_squares")
+    ghostify.calibrate(student, model, x, method="least_squares", progress=True)
+    assert "6/6" in capsys.readouterr().err
     assert off(student, model, x) < before / 2
     ghostify.save(student, tmp_path / "student.safetensors")
     loaded = ghostify.load(tmp_path / "student.safetensors", Upwards)
