@@ -10,7 +10,7 @@ from pathlib import Path
 
 from benchmarks import package, zoo
 from benchmarks.calibration import absorbed_tables, accuracy_tables, cost
-from benchmarks.compression import demo
+from benchmarks.compression import bad_input, demo
 from benchmarks.conversion import budget, budget_costs, paper, spans, speed, warm_start
 from benchmarks.deployment import forms, int8, latency_accuracy, latency_gpu, latency_tables, widths
 from benchmarks.distillation import overhead, recovery_tables
@@ -38,6 +38,7 @@ BENCHMARKS = (
     ),
     *(latency_tables, forms, int8, latency_accuracy, latency_gpu, widths, bad_files, round_trips),
     demo,
+    bad_input,
     packages,
     package,
 )

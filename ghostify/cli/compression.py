@@ -1,6 +1,7 @@
 """The command that makes a network as small as a limit lets it be."""
 
 import sys
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated
 
@@ -11,6 +12,17 @@ from .networks import trained_network
 from .option_groups import Group, NetworkOptions, with_option_groups
 from .options import Images, Json, Ratios, StudentFile
 from .output import check_figure, print_report, save_figure
+
+
+@dataclass(frozen=True)
+class MakingOptions:
+    """How students are timed and calibrated; :func:`ghostify.compress` explains each setting."""
+
+    runtime: Annotated[str | None, typer.Option(help="Where it is to be fast: openvino, onnxruntime, compile, eager.")] = None
+    batch_size: Annotated[int, typer.Option(help="Inputs at a time on the runtime.")] = 1
+    threads: Annotated[int | None, typer.Option(help="Of the runtime.")] = None
+    method: Annotated[str, typer.Option(help="least_squares, or block: it takes longer and loses less.")] = "least_squares"
+    max_images: Annotated[int, typer.Option(help="So many of --images choose and calibrate.")] = 256
 
 
 @with_option_groups
@@ -24,11 +36,7 @@ def compress(
     val: Annotated[
         str | None, typer.Option(help="What judges: a folder for each class, or a data set of timm's; else some of --images.")
     ] = None,
-    runtime: Annotated[str | None, typer.Option(help="Where it is to be fast: openvino, onnxruntime, compile, eager.")] = None,
-    batch_size: Annotated[int, typer.Option(help="Inputs at a time on the runtime.")] = 1,
-    threads: Annotated[int | None, typer.Option(help="Of the runtime.")] = None,
-    method: Annotated[str, typer.Option(help="least_squares, or block: it takes longer and loses less.")] = "least_squares",
-    max_images: Annotated[int, typer.Option(help="So many of --images choose and calibrate.")] = 256,
+    making: Annotated[MakingOptions, Group()],
     ratios: Ratios = None,
     run: Annotated[Path | None, typer.Option(help="Folder for each student: the same command goes on from there.")] = None,
     plot: Annotated[Path | None, typer.Option(help="Also draw the students into this file.")] = None,
@@ -53,12 +61,8 @@ def compress(
         target=None if target is None else parse_target(target),
         max_drop=None if max_drop is None else parse_share("--max-drop", max_drop),
         val=val,
-        runtime=runtime,
-        batch_size=batch_size,
-        threads=threads,
-        method=method,
-        max_images=max_images,
         ratios=parse_ratios(ratios),
+        **vars(making),
         out=run,
         progress=sys.stderr.isatty(),
     )

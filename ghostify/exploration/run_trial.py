@@ -7,7 +7,6 @@ import traceback
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
 
 from torch import nn
 
@@ -144,17 +143,17 @@ def _measure(data: SweepData, trial: Trial, messages: list[str]) -> TrialResult:
 
 
 def _times(teacher: nn.Module, student: nn.Module, example: PositionalArguments, trial: Trial) -> Beside:
-    """Seconds for one input, folded, of the student and the original in turns; by default in PyTorch itself.
+    """Seconds for one input, folded, of the student and the original in turns; by default in PyTorch, on the model's device.
 
     Raises:
         ArgumentError: the runtime can't be used here.
     """
-    runtime = runtime_named(trial.runtime or "eager")
+    (given,) = example
+    runtime = runtime_named(trial.runtime or ("cuda" if given.is_cuda else "eager"))
     missing = runtime.missing()
     if missing is not None:
         raise ArgumentError(f"runtime={runtime.name!r} can't be used here: {missing}")
-    (given,) = example
-    x: Any = [image.cpu() for image in given] if isinstance(given, list) else given.cpu()  # a list for detectors
+    x = given.cpu()
     timer = RuntimeTimer(runtime)
     if trial.is_original:
         seconds = timer.whole(teacher, x)

@@ -49,7 +49,7 @@ def sweep(
         model: the original; or a name such as ``"timm/resnet50"``, with its pretrained weights; or several of them by name.
         grid: for each setting the values to try: those of :func:`ghostify.convert` (``ratio``, ``target``, ``dw_size``,
             ``cheap``, ...); ``method`` of calibration, or ``"none"``; ``recover``, steps of distillation or the settings of a
-            :class:`ghostify.Recipe`; ``seed``; ``runtime``, where a trial is timed, eager PyTorch without. ``max_drop``, and a
+            :class:`ghostify.Recipe`; ``seed``; ``runtime``, where a trial is timed, PyTorch itself without. ``max_drop``, and a
             ``target`` of latency together with ``runtime``, are searched for as by :func:`ghostify.compress`, by ``val``. A
             list of grids is tried one after the other.
         images: for calibration, as for :func:`ghostify.calibrate`; anything that can be read again and again.
