@@ -68,6 +68,11 @@ def eliminate(problems: Sequence[ReaderProblem], groups: int = 1, least: int = 1
     Returns:
         The order of the elimination and its losses.
     """
+    with torch._C.DisableTorchFunction():  # a default device, which is a mode, would take longer than the many small steps
+        return _eliminate(problems, groups, least, at_once)
+
+
+def _eliminate(problems: Sequence[ReaderProblem], groups: int, least: int, at_once: int) -> Elimination:
     n = len(problems[0].columns)
     works = [_Working(problem) for problem in problems]
     alive = torch.ones(n, dtype=torch.bool)

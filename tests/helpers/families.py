@@ -38,8 +38,10 @@ FAMILIES = {
 
 
 def shrink_detector(model: nn.Module) -> bool:
-    """Whether a model is a detector of torchvision, which then takes small images: the same layers, in a tenth of the time."""
+    """Whether a model is a detector of torchvision, which then takes small images and few boxes, and so less time."""
     detector = "torchvision.models.detection" in type(model).__module__
     if detector:
         model.transform.min_size = (160,)  # in place of 800
+    if hasattr(model, "rpn"):
+        model.rpn._post_nms_top_n = {"training": 50, "testing": 50}  # in place of 2,000 and 1,000
     return detector

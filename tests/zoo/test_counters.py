@@ -1,4 +1,4 @@
-"""Every model family of timm and torchvision once: fvcore's handlers count what torch's counter counts."""
+"""Every third model family of timm and torchvision: fvcore's handlers count what torch's counter counts."""
 
 from pathlib import Path
 
@@ -9,7 +9,7 @@ from helpers.families import shrink_detector
 import ghostify
 from ghostify.inputs.examples import example_input
 
-NAMES = Path(__file__).with_name("sample.txt").read_text().split()
+NAMES = Path(__file__).with_name("sample.txt").read_text().split()[::3]
 
 
 @pytest.mark.slow
