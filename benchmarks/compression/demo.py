@@ -1,13 +1,11 @@
 """The table of ``ghostify demo``: a small network of handwritten digits before and after.
 
-    python -m benchmarks.compression.demo [--threads 2]          # a minute on two quiet cores
+    python -m benchmarks.compression.demo          # a minute on a quiet core
 
 Writes results/demo.json.
 """
 
-import torch
-
-from benchmarks.harness.arguments import add_threads, argument_parser, parse
+from benchmarks.harness.arguments import argument_parser, parse
 from benchmarks.harness.machine import seconds_of, versions_line
 from benchmarks.harness.markdown import table
 from benchmarks.harness.results import read_json, write_json
@@ -18,9 +16,7 @@ RESULTS = "demo.json"
 
 
 def main() -> None:
-    parser = argument_parser(__doc__)
-    add_threads(parser)
-    parse(parser)
+    parse(argument_parser(__doc__))
     model, training_seconds = seconds_of(trained_cnn)
     report = run_demo(model)
     print(report)
@@ -29,7 +25,6 @@ def main() -> None:
         "judging": report.judging,
         "runtime": report.runtime,
         "seconds": round(training_seconds + report.seconds, 1),
-        "threads": torch.get_num_threads(),
         "machine": machine(),
         "about": versions_line(),
     }

@@ -24,9 +24,9 @@ def demo(as_json: Json = False) -> None:
         print(report.to_json())
     else:
         Console(width=None if sys.stdout.isatty() else 80).print(
-            f"\nscikit-learn's handwritten digits, judged by {report.judging} that neither trained nor calibrated\n",
+            f"\nscikit-learn's handwritten digits, judged by {report.judging} that were held out\n",
             report.before_and_after(),
-            f"\n{report.runtime}; both took turns. Compressed in {report.seconds:.0f} s: at most {MAX_DROP:.0%} may be lost,\n"
+            f"\n{report.runtime}; both took turns. Compressed in {report.seconds:.0f} s. At most\n{MAX_DROP:.0%} may be lost, "
             "by the upper end of the drop's confidence interval.",
         )
     reason = promise_not_kept(report)
