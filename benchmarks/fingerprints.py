@@ -1,4 +1,4 @@
-"""Hashes of what conversion, calibration and folding make of twelve networks, to compare two versions of ghostify bit for bit.
+"""Hashes of what conversion, calibration and folding make of sixteen networks, to compare two versions of ghostify bit for bit.
 
     python benchmarks/fingerprints.py write before.json     # with the one version
     python benchmarks/fingerprints.py compare before.json   # with the other, on the same machine
@@ -22,13 +22,14 @@ from torch import Tensor, nn
 
 import ghostify
 
-CHEAP = ("depthwise", "pointwise", "auto")
+CHEAP = ("depthwise", "absorbed", "pointwise", "auto")
 IMAGES = 24
 NETWORKS = {
     "torchvision/resnet18": 64, "torchvision/resnet50": 64, "torchvision/vgg11_bn": 64, "torchvision/densenet121": 64,
     "torchvision/mobilenet_v2": 64, "timm/efficientnet_b0": 64, "timm/regnety_002": 64, "timm/resnetv2_50": 64,
     "timm/convnext_atto": 64, "torchvision/fasterrcnn_mobilenet_v3_large_320_fpn": 128,
-    "torchvision/lraspp_mobilenet_v3_large": 64, "own": 32,
+    "torchvision/lraspp_mobilenet_v3_large": 64, "own": 32, "torchvision/deeplabv3_resnet50": 64,
+    "torchvision/inception_v3": 96, "torchvision/raft_small": 128, "timm/swin_tiny_patch4_window7_224": 224,
 }  # fmt: skip
 
 
@@ -59,7 +60,7 @@ def build(name: str) -> nn.Module:
         model: nn.Module = Own()
     else:
         more = {"weights_backbone": None} if "rcnn" in name else {}
-        model = ghostify.create_model(name, num_classes=10, **more)
+        model = ghostify.create_model(name, **({} if "raft" in name else {"num_classes": 10}), **more)
     if "mobilenet_v3" in name or "resnetv2" in name:  # filters so small that the images seem to be of another range
         next(m for m in model.modules() if isinstance(m, nn.Conv2d)).weight.data *= 16
     generator = torch.Generator().manual_seed(1)
@@ -91,21 +92,29 @@ def digest(value: Any) -> str:
     return made.hexdigest()[:16]
 
 
-def fingerprints(name: str, size: int) -> Iterator[tuple[str, str]]:
+def fingerprints(name: str, size: int, cheap: str) -> Iterator[tuple[str, str]]:
+    """What was made, and its hash; of what is refused, the word."""
     model = build(name)
     images = torch.rand(IMAGES, 3, size, size, generator=torch.Generator().manual_seed(2))
     detector = "rcnn" in name
     batches: Any = [[list(part)] for part in images.split(8)] if detector else images
-    few: Any = list(images[:2]) if detector else images[:2]
-    for cheap in CHEAP:
+    few: Any = (list(images[:2]),) if detector else (images[:2],) * (2 if "raft" in name else 1)
+    made = ""
+    try:
+        made = "convert"
         student = ghostify.convert(model, ratio=2, cheap=cheap)
         yield f"{name} {cheap} convert", digest(student.state_dict())
+        made = "convert, fold"
         with torch.no_grad():
-            yield f"{name} {cheap} convert, fold", digest(ghostify.fold(student)(copy.deepcopy(few)))
+            yield f"{name} {cheap} convert, fold", digest(ghostify.fold(student)(*copy.deepcopy(few)))
+        made = "calibrate"
         ghostify.calibrate(student, model, batches, method="least_squares")
         yield f"{name} {cheap} calibrate", digest(student.state_dict())
+        made = "calibrate, fold"
         with torch.no_grad():
-            yield f"{name} {cheap} calibrate, fold", digest(ghostify.fold(student)(copy.deepcopy(few)))
+            yield f"{name} {cheap} calibrate, fold", digest(ghostify.fold(student)(*copy.deepcopy(few)))
+    except ghostify.GhostifyError:
+        yield f"{name} {cheap} {made}", "refused"
 
 
 def main() -> None:
@@ -113,15 +122,15 @@ def main() -> None:
     parser.add_argument("action", choices=("write", "compare"))
     parser.add_argument("file", type=Path)
     parser.add_argument("--networks", nargs="+", choices=NETWORKS, default=list(NETWORKS), help="by default all of them")
+    parser.add_argument("--cheap", nargs="+", choices=CHEAP, default=list(CHEAP), help="by default all of them")
     options = parser.parse_args()
     warnings.simplefilter("ignore")
     torch.set_num_threads(1)
     known = json.loads(options.file.read_text()) if options.action == "compare" else {}
     made: dict[str, str] = {}
     wrong = 0
-    for name in options.networks:
-        size = NETWORKS[name]
-        for what, value in fingerprints(name, size):
+    for name, cheap in ((name, cheap) for cheap in options.cheap for name in options.networks):
+        for what, value in fingerprints(name, NETWORKS[name], cheap):
             made[what] = value
             same = options.action == "write" or known.get(what) == value
             wrong += not same
@@ -129,7 +138,8 @@ def main() -> None:
     if options.action == "write":
         options.file.write_text(json.dumps(made, indent=1) + "\n")
     else:
-        missing = {what for what in known if what.split()[0] in options.networks} - made.keys()
+        asked = {what for what in known if what.split()[0] in options.networks and what.split()[1] in options.cheap}
+        missing = asked - made.keys()
         print(f"{len(made) - wrong} of {len(made)} equal; {len(missing)} of the earlier ones are missing")
         sys.exit(bool(wrong or missing))
 

@@ -8,7 +8,7 @@ import re
 import sys
 from pathlib import Path
 
-from benchmarks import package, zoo
+from benchmarks import package, zoo, zoo_verified
 from benchmarks.calibration import absorbed_tables, accuracy_tables, cost
 from benchmarks.compression import bad_input, demo
 from benchmarks.conversion import budget, budget_costs, paper, spans, speed, warm_start
@@ -23,6 +23,7 @@ from benchmarks.tasks import dense
 BENCHMARKS = (
     *(
         zoo,
+        zoo_verified,
         spans,
         paper,
         warm_start,

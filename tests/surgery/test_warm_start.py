@@ -29,6 +29,12 @@ def test_choice_of_sources_is_a_valid_one(data):
     assert torch.equal(sources, again[1])
 
 
+def test_channels_that_cost_the_same_are_taken_as_the_paper_does():
+    intrinsic, sources = choose_sources(torch.zeros(4000, 4000), 1000, groups=4)  # one source a round would take minutes
+    assert intrinsic.tolist() == [1000 * group + i for group in range(4) for i in range(250)]
+    assert sources.tolist() == [i // 3 for i in range(3000)]
+
+
 def total_cost(cost, intrinsic, sources):
     others = [j for j in range(len(cost)) if j not in intrinsic.tolist()]
     return sum(cost[j, intrinsic[s]].item() for j, s in zip(others, sources.tolist(), strict=True))
