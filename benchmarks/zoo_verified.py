@@ -37,7 +37,7 @@ from ghostify.students.conversion_recipe import ConversionRecipe, SiteRecord, re
 
 LARGE = 1 << 14  # values of a parameter
 
-PLAIN = ("fill_", "zero_", "zeros_", "ones_", "constant_", "copy_")  # ways to set a parameter that cost little
+PLAIN = ("fill_", "zero_", "zeros_", "ones_", "constant_")  # ways to set a whole parameter that cost little
 
 
 @dataclass
@@ -89,6 +89,8 @@ class QuickInitialisation(TorchFunctionMode):
             return func(*args, **kwargs)
         if name in PLAIN:
             self.unset.pop(id(tensor), None)
+            return func(*args, **kwargs)
+        if name == "copy_" and id(tensor) not in self.unset:
             return func(*args, **kwargs)
         self.unset[id(tensor)] = tensor
         return tensor
