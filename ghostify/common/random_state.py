@@ -2,7 +2,7 @@
 
 import random
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
 
 import numpy as np
@@ -82,6 +82,12 @@ def without_caller_modes(device: torch.device) -> Iterator[None]:
     cuda = [device] if device.type == "cuda" else []
     with torch.inference_mode(False), torch.autocast(device.type, enabled=False), torch.random.fork_rng(devices=cuda):
         yield
+
+
+def cpu_by_default() -> AbstractContextManager[object]:
+    """New tensors lie on the CPU, whatever the caller's default device; as context that is nothing where it is the CPU already,
+    since torch's own looks at every call."""
+    return nullcontext() if torch.get_default_device().type == "cpu" else torch.device("cpu")
 
 
 @dataclass(frozen=True)

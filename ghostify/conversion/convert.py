@@ -11,6 +11,7 @@ from torch import nn
 
 from ..absorption.by_weights import absorb_by_weights
 from ..common.checks import check_model
+from ..common.random_state import cpu_by_default
 from ..errors import ArgumentError, ArgumentTypeError, UnsupportedModelError
 from ..graph.find_sites import find_sites, trace_layers
 from ..graph.network_spans import find_network_spans
@@ -206,7 +207,7 @@ def _carry_out(network: M, plan: NetworkPlan, config: GhostConfig, inplace: bool
         RefusedSitesError: layers can't be split by output channels; nothing is changed.
     """
     # parameters made in inference mode could never be trained, and the choice of channels needs a device with values
-    with torch.inference_mode(False), torch.device("cpu"):
+    with torch.inference_mode(False), cpu_by_default():
         sites = {planned.site.name: planned.site for planned in plan.sites}
         absorption = absorb_by_weights(network, plan.spans, sites, config.init, config.seed)
         swaps = absorption.layers | make_swaps(rebased(plan.sites, absorption.layers), config.init, config.seed)

@@ -81,7 +81,8 @@ class Stage:
         self._hooks = all_hooks(original) if hooks else hooks_with_modules(original)
         if not inplace:
             keep_hooks(self.network, self._hooks)
-        before = [(name, p) for name, p in original.named_parameters() if any(p is one for one in small)]
+        ids = set(map(id, small))
+        before = [(name, p) for name, p in original.named_parameters() if id(p) in ids]
         ours = dict(self.network.named_parameters())
         self._values = [(ours[name], p.detach().clone(), _scales(name, p)) for name, p in before]
         self._listed = {module: name for name, module in self.network.named_modules() if is_listed(module)}

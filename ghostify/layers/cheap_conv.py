@@ -1,10 +1,12 @@
 """The convolution of a Ghost module's cheap operation."""
 
+from functools import lru_cache
 from typing import Literal
 
 import torch
 from torch import Tensor, nn
 
+from ..common.copying import deep_copy
 from .convolution import Convolution
 from .ghost_channels import depthwise_groups
 
@@ -28,20 +30,24 @@ def cheap_conv(primary: Convolution, m: int, ghosts: int, dw_size: int, cheap: C
         sources: (ghosts,) the intrinsic map that each ghost map is made from; ignored for ``"pointwise"``.
     """
     weight = primary.weight
-    classes: dict[int, type[CheapConv]] = {3: nn.Conv1d, 4: nn.Conv2d, 5: nn.Conv3d}
-    conv_class = classes[weight.dim()]
     used = depthwise_groups(sources, m) if cheap == "depthwise" else m
-    with torch.device("meta"):
-        if cheap == "pointwise":
-            conv = conv_class(used, ghosts, 1, bias=bias, dtype=weight.dtype)
-        else:
-            conv = conv_class(used, ghosts, dw_size, padding=dw_size // 2, groups=used, bias=bias, dtype=weight.dtype)
-    conv = conv.to_empty(device=weight.device)
-    if not weight.is_meta:
-        with torch.no_grad():
-            for parameter in conv.parameters():
-                parameter.zero_()
-            if cheap == "depthwise":
-                middle: tuple[slice | int, ...] = (slice(None), 0, *(dw_size // 2,) * (weight.dim() - 2))
-                conv.weight[middle] = 1
+    size = dw_size if cheap == "depthwise" else 1
+    conv = deep_copy(_prototype(weight.dim(), size, bias))
+    conv.in_channels, conv.out_channels, conv.groups = used, ghosts, used if cheap == "depthwise" else 1
+    kernels = weight.new_zeros(ghosts, used // conv.groups, *(size,) * (weight.dim() - 2))
+    if cheap == "depthwise":
+        middle: tuple[slice | int, ...] = (slice(None), 0, *(size // 2,) * (weight.dim() - 2))
+        kernels[middle] = 1
+    conv.weight = nn.Parameter(kernels)
+    if bias:
+        conv.bias = nn.Parameter(weight.new_zeros(ghosts))
     return conv
+
+
+@lru_cache
+def _prototype(dims: int, size: int, bias: bool) -> CheapConv:
+    """A convolution, whose weight has so many dimensions, without values: to draw some for each layer takes longer than the
+    rest."""
+    classes: dict[int, type[CheapConv]] = {3: nn.Conv1d, 4: nn.Conv2d, 5: nn.Conv3d}
+    with torch.device("meta"):
+        return classes[dims](1, 1, size, padding=size // 2, bias=bias)

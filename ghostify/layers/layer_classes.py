@@ -1,12 +1,12 @@
 """The table of layer types that ghostify understands, and how to keep only some output channels of each."""
 
-import copy
 from collections.abc import Callable
 from typing import Literal, NamedTuple, TypeVar, cast
 
 import torch
 from torch import Tensor, nn
 
+from ..common.copying import deep_copy
 from ..errors import ArgumentError, ArgumentTypeError
 from .tap_index import multiplies_patches
 
@@ -88,7 +88,7 @@ def narrow_channels(module: nn.Module, channels: Tensor) -> nn.Module:
             memo[id(tensor)] = take(tensor, channels)
         else:
             raise ArgumentError(f"its {name} of shape {tuple(tensor.shape)} is not per output channel")
-    narrowed = copy.deepcopy(module, memo)
+    narrowed = deep_copy(module, memo)
     for part in narrowed.modules():
         for attribute in _COUNTS:
             if total is not None and vars(part).get(attribute) == total:

@@ -6,6 +6,7 @@ from typing import TypeVar
 import torch
 from torch import nn
 
+from ..common.random_state import cpu_by_default
 from ..errors import ArgumentError, UnsupportedModelError
 from ..graph.functions_as_modules import activation_from
 from ..graph.sites import Site
@@ -37,7 +38,7 @@ def replay(model: M, recipe: ConversionRecipe) -> M:
     check_spans(model, recipe, OTHER)
     narrowed = [record.narrowed() for record in recipe.narrowed]
     try:
-        with torch.inference_mode(False), torch.device("cpu"):
+        with torch.inference_mode(False), cpu_by_default():
             layers = copied_layers(narrowed_layers(dict(model.named_modules(remove_duplicate=False)), narrowed))
             student = swap(model, layers | make_swaps(rebased(plan, layers), init="random"), inplace=False)
     except UnsupportedModelError as error:
