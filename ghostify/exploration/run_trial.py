@@ -154,11 +154,8 @@ def _times(teacher: nn.Module, student: nn.Module, example: PositionalArguments,
     if missing is not None:
         raise ArgumentError(f"runtime={runtime.name!r} can't be used here: {missing}")
     x = given.cpu()
-    timer = RuntimeTimer(runtime)
-    if trial.is_original:
-        seconds = timer.whole(teacher, x)
-        return Beside(seconds, seconds, 1.0, 1.0, 1.0)
-    return timer.beside(teacher, student, x, TURN, REPEATS)
+    times = RuntimeTimer(runtime).beside(teacher, student, x, TURN, REPEATS)
+    return Beside(times.original, times.original, 1.0, 1.0, 1.0) if trial.is_original else times
 
 
 def _make_student(

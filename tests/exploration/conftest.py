@@ -8,6 +8,14 @@ from helpers.sweeps import sweep_of
 import ghostify
 
 
+@pytest.fixture(scope="session", autouse=True)
+def brief_timing():
+    """Networks and their originals have two turns each on the clock."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("ghostify.exploration.run_trial.REPEATS", 2)
+        yield
+
+
 @pytest.fixture(scope="module")
 def parts():
     torch.manual_seed(0)
