@@ -83,17 +83,25 @@ def in_process(name: str, part: Path, seconds: int) -> list[Row]:
         resource.setrlimit(resource.RLIMIT_CPU, (seconds, seconds + 5))
         try:
             with part.open("a") as file:
-                for row in examine(NETWORKS[name]):
+                for row in rows_of(name):
                     file.write(json.dumps(row) + "\n")
                     file.flush()
-        except BaseException as error:
-            print(f"{type(error).__name__}: {error}", file=sys.stderr, flush=True)
-        os._exit(0)
+        finally:
+            os._exit(0)
     _, status = os.waitpid(process, 0)
     end = f"its process was ended by signal {os.WTERMSIG(status)}, after {seconds} s at most"
     rows = [json.loads(line) for line in part.read_text().splitlines()] if part.exists() else []
     part.unlink(missing_ok=True)
     return [by_kind(name, kind, [row for row in rows if row["kind"] == kind], end) for kind in KINDS]
+
+
+def rows_of(name: str) -> Iterator[Row]:
+    """The rows of a network; where the original itself can't be built or run, that is the fault of its first step."""
+    try:
+        yield from examine(NETWORKS[name])
+    except Exception as error:  # code of any kind
+        for kind in KINDS:
+            yield {"kind": kind, "step": "convert", "result": "fault", "text": f"the original: {type(error).__name__}: {error}"}
 
 
 def by_kind(name: str, kind: str, rows: list[Row], end: str) -> Row:

@@ -70,12 +70,15 @@ def transformer(name: str, kind: str = "ForImageClassification", /, **settings: 
 def monai(name: str, dimensions: int, **settings: Any) -> Network:
     spatial = {} if name == "UNETR" else {"spatial_dims": dimensions}
     build = of(f"monai.networks.nets:{name}", **spatial, in_channels=1, out_channels=2, **settings)
-    return Network(build, (1, *[16 if dimensions == 3 else 64] * dimensions))
+    size = (
+        64 if dimensions == 2 else 32 if name == "BasicUNet" else 16
+    )  # its norms need more than one place after four halvings
+    return Network(build, (1, *[size] * dimensions))
 
 
 def unetr(dimensions: int) -> Network:
     size = [32 if dimensions == 3 else 64] * dimensions
-    sizes = {"feature_size": 16, "hidden_size": 48, "mlp_dim": 96, "num_heads": 4}
+    sizes = {"feature_size": 16 if dimensions == 2 else 8, "hidden_size": 48, "mlp_dim": 96, "num_heads": 4}
     build = of("monai.networks.nets:UNETR", in_channels=1, out_channels=2, img_size=size, spatial_dims=dimensions, **sizes)
     return Network(build, (1, *size))
 
