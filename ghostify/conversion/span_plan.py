@@ -5,8 +5,9 @@ from dataclasses import replace
 from fnmatch import fnmatchcase
 
 from ..errors import ArgumentError
-from ..graph.sites import Site
+from ..graph.sites import TRANSPOSED, Site
 from ..graph.spans import Span
+from ..layers.convolution import is_transposed
 from ..layers.ratios import intrinsic_channels
 from ..surgery.narrowing import layers_around
 from ..surgery.planned import PlannedSite, PlannedSpan
@@ -111,7 +112,8 @@ def plan_layers(sites: Sequence[Site], spans: Sequence[PlannedSpan], config: Gho
         elif site.kind == "linear" and planned.ratio is not None:
             plan.append(planned)
         elif site.kind == "conv":
-            plan.append(PlannedSite(site, reason=site.reason or why.get(site.name) or UNTOUCHED))
+            own = None if site.reason == TRANSPOSED and is_transposed(site.module) else site.reason
+            plan.append(PlannedSite(site, reason=own or why.get(site.name) or UNTOUCHED))
     listed = {planned.site.name for planned in plan}
     plan += [PlannedSite(site, absorbed=True) for site in sites if site.name in narrower - listed]
     order = {site.name: position for position, site in enumerate(sites)}

@@ -39,6 +39,13 @@ def test_without_images_the_bias_makes_up_for_the_mean_of_maps_that_go():
     torch.testing.assert_close(given, wanted, rtol=0, atol=0.05 * float(wanted.abs().max()))
 
 
+def test_a_transposed_convolution_stays_dense_for_the_reason_of_its_span():
+    layers = (nn.Conv2d(3, 8, 3), nn.GroupNorm(2, 8), nn.ConvTranspose2d(8, 4, 3), nn.Conv2d(4, 8, 1), nn.Conv2d(8, 8, 1))
+    student = ghostify.convert(nn.Sequential(*layers), 2, cheap="absorbed", example_input=torch.randn(2, 3, 8, 8))
+    reasons = {row.name: row.reason for row in ghostify.report(student).rows}
+    assert reasons["2"] == "too few channels to save anything: 4"
+
+
 def off(student: nn.Module, model: nn.Module, x: torch.Tensor) -> float:
     with torch.no_grad():
         return float((student(x) - model(x)).square().sum() / model(x).square().sum())
