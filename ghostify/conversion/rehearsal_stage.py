@@ -118,6 +118,8 @@ class Stage:
                     stack.enter_context(_intruders(self.original, intruders))
             names = self._listed | {self.network.get_submodule(name): name for name in swaps}
             stack.enter_context(_summaries(names, layers))
+            if any(type(module)._apply is not nn.Module._apply for module in self.network.modules()):
+                self.network._apply(lambda tensor: tensor)  # its own code, which moves it, has to do with what stands there
             seed_what_runs(0)
             output = self.network(*args, **kwargs)
             outputs = [tensor.detach().clone() for tensor in _tensors(output)]

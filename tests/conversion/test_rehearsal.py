@@ -362,3 +362,19 @@ def test_a_network_that_traces_runs_a_few_times(cheap, most):
     Counted.passes = 0
     ghostify.convert(Counted(*chain(3, 16, 32, 16)).eval(), cheap=cheap)
     assert Counted.passes <= most
+
+
+class StatisticsInFloat(nn.Sequential):
+    """Asks its last norm for its statistics whenever it is moved, to keep them in float."""
+
+    def _apply(self, fn, recurse=True):
+        kept = [self[-1].running_mean, self[-1].running_var]
+        return super()._apply(lambda t: t if any(t is one for one in kept) else fn(t), recurse)
+
+
+def test_a_norm_that_the_network_asks_for_when_it_is_moved_stays():
+    network = StatisticsInFloat(*chain(3, 16, 32), nn.Conv2d(32, 16, 3), nn.BatchNorm2d(16)).eval()
+    student = ghostify.convert(network, 2, skip=())
+    assert isinstance(student[-1], nn.BatchNorm2d)
+    assert isinstance(student[-2], GhostModule)
+    assert student.half()[-1].running_mean.dtype == torch.float32
