@@ -32,7 +32,8 @@ from benchmarks.harness.every_model import Row, by_model, fill
 from benchmarks.harness.markdown import table
 from benchmarks.harness.results import RESULTS, read_csv
 from benchmarks.zoo import libraries
-from ghostify.conversion.rehearsal import Findings
+from ghostify.common.copying import copy_to_meta
+from ghostify.conversion.rehearsal import Rehearsal
 from ghostify.students.conversion_recipe import ConversionRecipe, SiteRecord, recipe_of
 
 LARGE = 1 << 14  # values of a parameter
@@ -61,16 +62,9 @@ class Verified:
     seconds_without: float | None = None
 
 
-class NoRehearsal:
-    """Stands in for the rehearsal where there is to be none."""
-
-    arguments, verdict = None, "not verified"
-
-    def __init__(self, *arguments: object):
-        pass
-
-    def findings(self, plan: object) -> Findings:
-        return Findings()
+def no_rehearsal(network: nn.Module, *arguments: object) -> Rehearsal:
+    """A rehearsal that runs nothing, as of a network without values."""
+    return Rehearsal(copy_to_meta(network), inplace=False)
 
 
 class QuickInitialisation(TorchFunctionMode):
@@ -121,7 +115,7 @@ def examine(name: str) -> Verified:
         model = build(name)
         outcome.params = sum(p.numel() for p in model.parameters())
         ghostify.convert("timm/test_resnet")  # imports, and caches of constants
-        with patch.object(ghostify.conversion.convert, "Rehearsal", NoRehearsal):
+        with patch.object(ghostify.conversion.convert, "Rehearsal", no_rehearsal):
             before, outcome.seconds_without = conversion(model)
         after, outcome.seconds = conversion(model)
         outcome.verdict = after.verified
