@@ -2,6 +2,7 @@
 
 from torch import Tensor, nn
 
+from ..common.calls import evaluation_mode
 from ..common.checks import check_model
 from ..common.copying import become
 from ..errors import ArgumentTypeError
@@ -80,9 +81,11 @@ def _folded(student: nn.Module, split: bool, example: object, otherwise: Tensor 
         arguments = (otherwise,), {}
     if arguments is None:
         return _reported(model, _fold_ghosts(model), "")
-    parts = trace_layers(model, arguments)
+    outputs = StudentOutputs(student, arguments)
+    with evaluation_mode(student):  # a hook may hold the student, and run it
+        parts = trace_layers(model, arguments, probes=outputs.probes)
     traced = trace_layers(model) if any(part.recorded for part in parts) else []
-    outputs = StudentOutputs(student, arguments, {part.name for part in [*parts, *traced] if part.name == part.entry})
+    outputs.names = [part.name for part in [*parts, *traced] if part.name == part.entry]
     for graphs in (True, False):
         folder = NetworkFolder(model, parts, traced, outputs, split, graphs)
         folder.fold()

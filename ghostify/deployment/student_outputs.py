@@ -1,7 +1,7 @@
 """What a student and the modules in it give on known inputs, to compare folded forms with."""
 
 import logging
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 
 import torch
 from torch import Tensor, nn
@@ -11,6 +11,7 @@ from ..common.calls import Arguments, evaluation_mode
 from ..common.copying import copy_to_run
 from ..common.random_state import seeded
 from ..graph.probes import SEED, Probes, arguments_like, copied, is_same, tensors_in
+from ..graph.usage import has_hooks
 from .inference_copy import inference_copy
 
 log = logging.getLogger(__name__)
@@ -26,11 +27,14 @@ class StudentOutputs:
     Args:
         student: it is not changed; a copy runs that shares its parameters.
         arguments: that it takes.
-        names: qualified names of modules that will be asked for.
+
+    Attributes:
+        names: qualified names of modules that will be asked for, whose calls are then noted in the same pass.
     """
 
-    def __init__(self, student: nn.Module, arguments: Arguments, names: Iterable[str]):
-        self.student, self.arguments, self.names = student, arguments, list(names)
+    def __init__(self, student: nn.Module, arguments: Arguments):
+        self.student, self.arguments = student, arguments
+        self.names: list[str] = []
         self.network = copy_to_run(student).eval()
         self.probes = Probes(self.network, [arguments])
         self._losses: dict[int, tuple[Arguments, float]] = {}  # by calls, which are held so that no other gets their id
@@ -63,7 +67,7 @@ class StudentOutputs:
         """How a form of the whole student differs from it, hooks and all; None where it does not."""
         arguments = arguments_like(self.arguments, None, SEED) or self.arguments
         with evaluation_mode(self.student):
-            expected = _called(self.network, arguments)
+            expected = self._whole_output(arguments)
             try:
                 given = _called(form, arguments)
             except Exception as error:  # of any kind, from the network's own code
@@ -71,6 +75,11 @@ class StudentOutputs:
             if is_same(given, expected) or self._is_rounding(self.network, arguments, expected, given):
                 return None
         return DIFFERS
+
+    def _whole_output(self, arguments: Arguments) -> object:
+        """What the student gives, hooks and all: what it gave already, where these are the arguments of the first probe."""
+        calls = [] if has_hooks(self.network) else self.probes.calls(0, "", self.names)
+        return calls[0].output if calls and _same_tensors(calls[0].arguments, arguments) else _called(self.network, arguments)
 
     def _is_rounding(self, module: nn.Module, call: Arguments, expected: object, given: object) -> bool:
         """Whether outputs differ by no more than a few times what the module loses to the precision that it computes in."""
@@ -86,6 +95,11 @@ def _called(function: Callable[..., object], arguments: Arguments) -> object:
     args, kwargs = copied(arguments)
     with seeded(SEED), torch.no_grad():
         return function(*args, **kwargs)
+
+
+def _same_tensors(one: Arguments, other: Arguments) -> bool:
+    tensors, others = tensors_in(one), tensors_in(other)
+    return len(tensors) == len(others) and all(map(torch.equal, tensors, others))
 
 
 def _failure(error: Exception) -> str:
