@@ -66,7 +66,7 @@ class Probes:
         """Whether the network runs; then the calls are noted."""
         if arguments is None:
             return False
-        listeners = {name: _Listener(self.network.get_submodule(name)) for name in names}
+        listeners = {name: _Listener(self.network.get_submodule(name)) for name in dict.fromkeys(names)}
         try:
             self._call(arguments)
         except Exception:  # of any kind, from the network's own code

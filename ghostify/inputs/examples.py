@@ -83,7 +83,6 @@ def running_input(model: nn.Module, example: object = None) -> Arguments | None:
         return as_arguments(model, example), {}
     if on_meta(model):
         return None
-    guesses = list(guessed_inputs(model))
     for hooks in (False, True):
         try:
             copied = copy_to_run(model)
@@ -91,7 +90,7 @@ def running_input(model: nn.Module, example: object = None) -> Arguments | None:
             return None
         for module in () if hooks else copied.modules():
             clear_hooks(module)
-        for args in guesses:
+        for args in guessed_inputs(model):
             # the model itself, too: a closure may hold it and run it
             with evaluation_mode(model), evaluation_mode(copied), quiet():
                 try:
