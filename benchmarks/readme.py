@@ -11,7 +11,7 @@ from pathlib import Path
 from benchmarks import package, zoo, zoo_verified
 from benchmarks.calibration import absorbed_tables, accuracy_tables, cost
 from benchmarks.compression import bad_input, demo
-from benchmarks.conversion import budget, budget_costs, paper, spans, speed, warm_start
+from benchmarks.conversion import budget, budget_costs, checks, paper, spans, speed, warm_start
 from benchmarks.deployment import forms, int8, latency_accuracy, latency_gpu, latency_tables, widths
 from benchmarks.distillation import overhead, recovery_tables
 from benchmarks.harness.arguments import argument_parser, parse
@@ -28,6 +28,7 @@ BENCHMARKS = (
         paper,
         warm_start,
         speed,
+        checks,
         budget,
         budget_costs,
         accuracy_tables,
