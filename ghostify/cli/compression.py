@@ -34,7 +34,8 @@ def compress(
     max_drop: Annotated[str | None, typer.Option(help="What the student may lose, such as 1% or 0.01.")] = None,
     target: Annotated[str | None, typer.Option(help="Or what it may cost: flops=0.5, params=5M or latency=0.6.")] = None,
     val: Annotated[
-        str | None, typer.Option(help="What judges: a folder for each class, or a data set of timm's; else some of --images.")
+        str | None,
+        typer.Option(help="What judges: a folder for each class, a .npz file of images and labels, or a data set of timm's."),
     ] = None,
     making: Annotated[MakingOptions, Group()],
     ratios: Ratios = None,

@@ -1,5 +1,6 @@
 """Tensors and arrays as a user gives them."""
 
+import zipfile
 from pathlib import Path
 
 import numpy as np
@@ -40,3 +41,25 @@ def read_npy(path: Path, name: str) -> np.ndarray:
         raise ArgumentError(f"{name} {str(path)!r} does not exist") from error
     except (ValueError, EOFError) as error:
         raise ArgumentError(f"{name} {str(path)!r} can't be read: it is no .npy file of numbers") from error
+
+
+def read_npz(path: Path, name: str) -> tuple[np.ndarray, np.ndarray]:
+    """The arrays ``images`` and ``labels`` of a .npz file.
+
+    Args:
+        path: of the file, as ``numpy.savez(path, images=..., labels=...)`` writes it.
+        name: of the argument, for errors.
+
+    Raises:
+        ArgumentError: there is no such file, or it does not hold both.
+    """
+    try:
+        with np.load(path, allow_pickle=False) as file:
+            arrays = {key: file[key] for key in file.files}
+    except FileNotFoundError as error:
+        raise ArgumentError(f"{name} {str(path)!r} does not exist") from error
+    except (ValueError, EOFError, OSError, zipfile.BadZipFile, AttributeError) as error:
+        raise ArgumentError(f"{name} {str(path)!r} can't be read: it is no .npz file of numbers") from error
+    if not {"images", "labels"} <= arrays.keys():
+        raise ArgumentError(f"{name} {str(path)!r} must hold arrays images and labels, not {', '.join(arrays) or 'nothing'}")
+    return arrays["images"], arrays["labels"]

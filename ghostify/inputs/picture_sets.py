@@ -49,7 +49,7 @@ def picture_loader(
     if not (getattr(model, "pretrained_cfg", None) or type(model).__module__.startswith("torchvision.models")):
         raise ArgumentError(
             f"{name} is a folder, and only models of timm and torchvision say how pictures become input: "
-            "give a loader, an array or a .npy file"
+            "give a loader, arrays, or a .npy or .npz file of what the model takes"
         )
     split = "train" if training else "validation"
     try:

@@ -62,7 +62,7 @@ def _evaluation_transform(model: nn.Module) -> tuple[Callable[[object], Tensor],
     if not origin.startswith("torchvision.models"):
         raise ArgumentError(
             "images is a folder, and only models of timm and torchvision say how pictures become input: "
-            "give tensors or a .npy file"
+            "give tensors, or a .npy file of what the model takes"
         )
     tensor = [v2.ToImage(), v2.ToDtype(torch.float32, scale=True)]
     if ".detection" in origin:

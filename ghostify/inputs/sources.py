@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset
 
 from ..errors import ArgumentError, ArgumentTypeError
-from .arrays import read_npy, tensor_of
+from .arrays import read_npy, read_npz, tensor_of
 from .picture_sets import picture_loader
 
 LabelledData = Tensor | np.ndarray | Iterable[object] | Dataset[object] | str | os.PathLike[str]  # what a user has to train on
@@ -65,8 +65,9 @@ def make_source(
 
     Args:
         data: a DataLoader, a Dataset or another iterable of batches; a tensor or array of images (N, C, H, W), or a pair of
-            them and labels (N,); the path of a .npy file of images, or of a folder of pictures, one folder for each class; or
-            a name of timm's such as ``"hfds/cifar10"`` or ``"torch/cifar10"``. Pictures get timm's transform for the model.
+            them and labels (N,); the path of a .npy file of images, of a .npz file of ``images`` and ``labels``, or of a
+            folder of pictures, one folder for each class; or a name of timm's such as ``"hfds/cifar10"`` or
+            ``"torch/cifar10"``. Pictures get timm's transform for the model.
         model: the network that takes them.
         batch_size: images at a time, where the data are not batches already.
         training: shuffled, the last incomplete batch left out, with timm's training transform.
@@ -80,6 +81,8 @@ def make_source(
     """
     if isinstance(data, (str, os.PathLike)) and str(data).endswith(".npy"):
         data = read_npy(Path(data), name)
+    elif isinstance(data, (str, os.PathLike)) and str(data).endswith(".npz"):
+        data = read_npz(Path(data), name)
     if isinstance(data, (str, os.PathLike)):
         loader, flags = picture_loader(
             str(data),

@@ -42,6 +42,13 @@ def test_a_drop_and_a_table_of_what_changed(command, tmp_path):
     assert (tmp_path / "run" / "probe-1.json").exists()
 
 
+def test_labels_from_a_file_judge(command, tmp_path):
+    np.savez(tmp_path / "val.npz", images=IMAGES[600:1200].numpy(), labels=LABELS[600:1200].numpy())
+    code, out, _, _ = command("--target", "flops=0.7", "--val", str(tmp_path / "val.npz"))
+    assert code == 0
+    assert "top-1" in out[out.index("before") :]
+
+
 def test_json_and_a_plot(command, tmp_path):
     figure = tmp_path / "shares.png"
     code, out, _, file = command("--target", "flops=0.6", "--json", "--plot", str(figure), "--set", "conv2=dense")
