@@ -12,7 +12,10 @@ from ..common.tensors import load_strictly, state_of
 from ..errors import ArgumentError
 from ..layers.ghost_module import INDICES, GhostModule
 from ..surgery.swap import put
+from .aliases import aliased
+from .conversion_recipe import ConversionRecipe
 from .other_head import other_head
+from .replay import replay
 
 
 def check_shapes(student: nn.Module, shapes: Mapping[str, tuple[int, ...]], path: Path) -> None:
@@ -56,10 +59,7 @@ def fill(student: nn.Module, tensors: dict[str, Tensor], original: Callable[[], 
     tied: dict[int, list[str]] = defaultdict(list)
     for name, parameter in student.named_parameters(remove_duplicate=False):
         tied[id(parameter)].append(name)
-    try:
-        load_strictly(student, tensors, assign=True)
-    except (RuntimeError, ValueError, IndexError) as error:
-        raise ArgumentError(f"the weights do not fit the recipe: {str(error).splitlines()[-1].strip()}") from error
+    _load(student, tensors, assign=True)
     for names in tied.values():
         for name in names[1:]:
             put(student, name, student.get_parameter(names[0]))
@@ -73,6 +73,41 @@ def fill(student: nn.Module, tensors: dict[str, Tensor], original: Callable[[], 
         network = original()
         for path, name in missing:
             setattr(student.get_submodule(path), name, getattr(network.get_submodule(path), name).detach().clone())
+
+
+def fill_in_place(network: nn.Module, recipe: ConversionRecipe, tensors: dict[str, Tensor]) -> nn.Module:
+    """The student of a network that holds some of its tensors in several ways: each of them sees the values.
+
+    Args:
+        network: the original, which is not changed.
+        recipe: recipe of the student.
+        tensors: values of the student's state dict.
+
+    Raises:
+        ArgumentError: the tensors do not fit, the network is not on the CPU, or it holds a tensor where its value can't be put.
+    """
+    held = aliased(network)
+    registered = [*network.parameters(), *network.buffers()]
+    if any(tensor.device.type != "cpu" for tensor in registered):
+        raise ArgumentError(f"the network holds {min(held)!r} in several ways: give load a factory that builds it on the CPU")
+    student = replay(network, recipe)
+    for name, tensor in [*student.named_parameters(), *student.named_buffers()]:
+        if name in tensors and tensor.dtype != tensors[name].dtype:
+            tensor.data = tensors[name].clone()
+    _load(student, tensors)
+    if lost := (held - aliased(student)) | aliased(student, network):
+        raise ArgumentError(
+            f"the network also holds {min(lost)!r} outside of its layer, where no value can be put: in a function, or where "
+            "the student has another layer or type; let the network read the layer instead, or convert it with that layer kept"
+        )
+    return student
+
+
+def _load(student: nn.Module, tensors: dict[str, Tensor], assign: bool = False) -> None:
+    try:
+        load_strictly(student, tensors, assign)
+    except (RuntimeError, ValueError, IndexError) as error:
+        raise ArgumentError(f"the weights do not fit the recipe: {str(error).splitlines()[-1].strip()}") from error
 
 
 def check_indices(student: nn.Module) -> None:

@@ -13,8 +13,9 @@ from ..common.copying import copy_to_meta
 from ..common.files import write_text
 from ..common.tensors import checksum_of_state, state_of, write_tensors
 from ..errors import ArgumentError, ArgumentTypeError
+from .aliases import aliased
 from .conversion_recipe import ConversionRecipe, recipe_of
-from .filling import check_indices, check_shapes, fill
+from .filling import check_indices, check_shapes, fill, fill_in_place
 from .header import KEY, describe, header_text, read_header
 from .replay import replay
 from .weights import read_safetensors
@@ -70,8 +71,9 @@ def load(path: str | os.PathLike[str], factory: Callable[[], nn.Module] | nn.Mod
             neither timm's nor torchvision's.
 
     Raises:
-        ArgumentError: the file is missing, damaged, of a newer format, holds no student, or that of another architecture; or
-            a ``factory`` is needed.
+        ArgumentError: the file is missing, damaged, of a newer format, holds no student, or that of another architecture; a
+            ``factory`` is needed; or the network also holds a parameter or a buffer where its value can't be put, as the
+            closure of a function, or the weight of a converted layer in a list.
     """
     path = path_of("path", path)
     file = _weights_in(path) if path.is_dir() else path
@@ -89,7 +91,10 @@ def load(path: str | os.PathLike[str], factory: Callable[[], nn.Module] | nn.Mod
     tensors = read_safetensors(file)
     if header.checksum != checksum_of_state(tensors, header.description):
         raise ArgumentError(f"student {str(file)!r} is damaged: its checksum does not fit; fetch or write it again")
-    fill(student, tensors, original)
+    if aliased(bare if factory is None else original()):
+        student = fill_in_place(original(), recipe, tensors)
+    else:
+        fill(student, tensors, original)
     check_indices(student)
     return student.eval()
 
