@@ -8,8 +8,10 @@ from dataclasses import dataclass, field, replace
 
 import torch
 from torch import nn
+from torch.nn.modules.batchnorm import _BatchNorm
 
 from ..absorption.survey import RIDGE, SurveySettings
+from ..common.buffers import BuffersBefore, kept_buffers
 from ..common.calls import Arguments
 from ..common.checks import check_choice
 from ..common.copying import copy_shared
@@ -137,10 +139,11 @@ def _prepared(
     settings = replace(settings, auto=recipe.config.get("cheap") == "auto" and not mixed)
     with without_caller_modes(next(teacher.parameters()).device):
         original = copy_shared(teacher).eval()
-        first, calls = peek(as_calls(images, original, counts.max_images, counts.batch_size))
-        warning = range_warning(original, first)
-        pair = check_pair(student, teacher, recipe, first)
-        yield _Calibration(student, original, pair, calls, settings, blocks, counts.copies, start, warning)
+        with kept_buffers(original) as before:
+            first, calls = peek(as_calls(images, original, counts.max_images, counts.batch_size))
+            warning = range_warning(original, first)
+            pair = check_pair(student, teacher, recipe, first)
+            yield _Calibration(student, original, pair, calls, settings, blocks, counts.copies, start, warning, before)
 
 
 @dataclass
@@ -157,6 +160,7 @@ class _Calibration:
         copies: of each image; None for what the method gains from.
         start: when the calibration began, by :func:`time.perf_counter`.
         warning: what should be known of the range of the images.
+        before: the teacher's buffers before any of its passes.
     """
 
     student: nn.Module
@@ -168,6 +172,7 @@ class _Calibration:
     copies: int | None
     start: float
     warning: str | None
+    before: BuffersBefore
     notes: list[str] = field(default_factory=list)
 
     def run(self, progress: bool = False) -> CalibrationReport:
@@ -206,6 +211,7 @@ class _Calibration:
         if images < 32:
             self.notes.append(f"only {images} image{'s' if images > 1 else ''}: a few hundred give a far better student")
         self._note_frozen(work)
+        self._reset_counters(work)
         transplant(self.student, work, state.results, recipe, start.kept)
         order = {record.name: position for position, record in enumerate(recipe.sites)}
         return self._report(
@@ -217,6 +223,17 @@ class _Calibration:
         copies = default if self.copies is None else self.copies
         if not add_copies(held, copies, self.settings.seed) and self.copies:
             self.notes.append("no copies were made: images are not one tensor (N, C, H, W)")
+
+    def _reset_counters(self, work: nn.Module) -> None:
+        """Give the copy the student's buffers wherever the network's own code writes into them: those that the teacher's passes
+        changed, batch norms aside."""
+        for name in self.before.changed():
+            parent, _, own = name.rpartition(".")
+            modules = [dict(model.named_modules()).get(parent) for model in (work, self.student)]
+            if any(module is None or isinstance(module, _BatchNorm) or own not in module._buffers for module in modules):
+                continue
+            to, of = (module._buffers for module in modules if module is not None)
+            to[own] = None if (buffer := of[own]) is None else buffer.detach().clone()
 
     def _note_frozen(self, work: nn.Module) -> None:
         """Say which parameters that the user froze are rewritten all the same."""

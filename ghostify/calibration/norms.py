@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
+from ..common.buffers import kept_buffers
 from ..common.calls import Arguments, evaluation_mode, forward_hooks, run_checked
 from ..common.checks import check_is_module, whole_number
 from ..inputs.images import ImageData, as_calls
@@ -87,7 +88,7 @@ def settle_norms(model: nn.Module, calls: Iterable[Arguments]) -> None:
     def add(norm: nn.Module, inputs: tuple[Tensor, ...]) -> None:
         sums[norm].add(inputs[0].detach().transpose(0, 1).flatten(1).double())
 
-    with evaluation_mode(model), forward_hooks(before=((norm, add) for norm in norms)):
+    with evaluation_mode(model), kept_buffers(model), forward_hooks(before=((norm, add) for norm in norms)):
         for args, kwargs in calls:
             model(*args, **kwargs)
     for norm in norms:

@@ -19,6 +19,7 @@ from torch.utils._pytree import tree_leaves, tree_map_only
 from torch.utils.flop_counter import FlopCounterMode
 
 from ..errors import ArgumentError
+from .buffers import kept_buffers
 from .calls import PositionalArguments, evaluation_mode, forward_hooks
 from .copying import copy_to_meta
 
@@ -71,7 +72,7 @@ def measure(model: nn.Module, arguments: PositionalArguments, layers: Sequence[s
         log.debug("%s does not run on the meta device: %s", type(model).__name__, error)
     device = next((p.device for p in model.parameters()), torch.device("cpu"))
     try:
-        with evaluation_mode(model), unfused_attention():
+        with evaluation_mode(model), kept_buffers(model), unfused_attention():
             return _measure(model, tree_map_only(Tensor, lambda t: t.to(device), arguments), layers)
     except Exception as error:  # the network's own code, on values this time
         raise _refused(model, arguments, error) from error

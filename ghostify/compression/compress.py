@@ -11,6 +11,7 @@ from typing import Any
 
 from torch import nn
 
+from ..common.buffers import kept_buffers
 from ..common.checks import check_has_weights, check_is_module, check_model
 from ..common.copying import copy_shared
 from ..common.files import PlainData
@@ -118,6 +119,7 @@ def compress(
     device = next(model.parameters()).device
     with ExitStack() as stack:
         stack.enter_context(without_caller_modes(device))
+        stack.enter_context(kept_buffers(model))
         update = stack.enter_context(share_bar("compressing", progress))
         data = _Data.read(stack, copy_shared(model).eval(), images, val, settings, task)
         for warning in data.warnings:
@@ -202,7 +204,8 @@ class _Data:
 
     def _look(self, has_val: bool) -> None:
         """Note what should be known of the images."""
-        warning = range_warning(self.original, ((next(iter(self.images)),), {}))
+        with kept_buffers(self.original):
+            warning = range_warning(self.original, ((next(iter(self.images)),), {}))
         if warning is not None:
             self.warnings.append(warning)
         both = 0 if self.judge is None else len(self.judge.seen & set(self.digests))

@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from ..common.buffers import kept_buffers
 from ..common.calls import evaluation_mode, run_checked
 from ..errors import ArgumentError
 from ..inputs.sources import Source
@@ -88,7 +89,7 @@ def make_judge(original: nn.Module, items: Iterable[Any], task: Task) -> Judge:
     """
     images, _ = task.split(next(iter(items)), original, "val")
     if isinstance(task, Scores) and isinstance(images, Tensor):
-        with torch.no_grad():
+        with torch.no_grad(), kept_buffers(original):
             scores = task.outputs(run_checked(original, (images,), {}))[0]
         if scores.dim() == 2:
             return PairedJudge(original, items, task)
@@ -138,7 +139,7 @@ class PairedJudge(Judge):
         """(images,) the first class of each image, and how many classes there are; labels are checked."""
         answers: list[Tensor] = []
         classes = 0
-        with evaluation_mode(model):
+        with evaluation_mode(model), kept_buffers(model):
             for position, item in enumerate(self.items):
                 images, _ = self.task.split(item, model, "val")
                 scores = self.task.outputs(run_checked(model, (images,), {}))[0].float()
@@ -195,7 +196,8 @@ class GroupJudge(Judge):
     def _score(self, model: nn.Module, items: Sequence[Any]) -> tuple[str, float]:
         """The task's first measure, by its name."""
         teacher = None if self.labelled else self.original
-        scores = self.task.evaluate(model, teacher, Source(list(items), "val")).scores()
+        with kept_buffers(model), kept_buffers(self.original):
+            scores = self.task.evaluate(model, teacher, Source(list(items), "val")).scores()
         if not scores:
             raise ArgumentError("val has a group of batches in which there is nothing to find: give more images, or others")
         return next(iter(scores.items()))

@@ -9,6 +9,7 @@ from torch import nn
 
 from ..absorption.output_moments import OutputMoments, output_moments
 from ..absorption.survey import SurveySettings, survey_spans
+from ..common.buffers import kept_buffers
 from ..common.calls import Arguments, PositionalArguments
 from ..common.copying import copy_shared
 from ..common.progress import site_bar
@@ -63,7 +64,8 @@ def held_images(model: nn.Module, images: ImageData, max_images: int = IMAGES, b
     with without_caller_modes(next(model.parameters()).device), torch.no_grad():
         original = copy_shared(model).eval()
         first, batches = peek(as_calls(images, original, max_images, batch_size))
-        warning = range_warning(original, first)
+        with kept_buffers(original):
+            warning = range_warning(original, first)
         with SpilledList(batches, MEMORY) as calls:
             yield HeldImages(original, calls, warning)
 
@@ -81,7 +83,7 @@ def losses_by_images(
         progress: whether to show a progress bar.
     """
     settings = SurveySettings(seed=seed)
-    with site_bar("surveying", len(spans), progress) as advance:
+    with site_bar("surveying", len(spans), progress) as advance, kept_buffers(held.original):
         survey = survey_spans(held.original, spans, held.calls, parts=parts, settings=settings, on_span=advance)
     return {name: completed(one.elimination.losses.numpy()) for name, one in survey.spans.items()}
 
@@ -94,4 +96,5 @@ def moments_by_images(held: HeldImages, names: Sequence[str], parts: Sequence[Pa
         names: qualified names of the convolutions.
         parts: of the model that trace.
     """
-    return output_moments(held.original, names, held.calls, parts, MEMORY) if names else {}
+    with kept_buffers(held.original):
+        return output_moments(held.original, names, held.calls, parts, MEMORY) if names else {}
