@@ -7,7 +7,8 @@ from types import CodeType, FrameType, FunctionType, ModuleType
 import torch
 from torch import Tensor, nn
 
-_NO_PARTS = (type, ModuleType, CodeType, FrameType, torch.optim.Optimizer)  # or none that a network computes with
+# what is not looked into: no network computes with what it holds, or it holds its tensors in places of its own
+_NO_PARTS = (type, ModuleType, CodeType, FrameType, torch.optim.Optimizer, torch.jit.ScriptModule)
 
 
 def aliased(model: nn.Module, other: nn.Module | None = None) -> set[str]:

@@ -98,6 +98,14 @@ def test_a_network_without_values_is_refused(tmp_path):
         ghostify.load(tmp_path / "s.safetensors", bare)
 
 
+def test_scripted_parts_come_back(tmp_path):
+    def factory():
+        return nn.Sequential(nn.Conv2d(3, 16, 3), nn.Conv2d(16, 16, 3), torch.jit.script(nn.Conv2d(16, 4, 1)))
+
+    answer = saved(factory, tmp_path / "s.safetensors")
+    assert torch.equal(ghostify.load(tmp_path / "s.safetensors", factory)(IMAGES), answer)
+
+
 def test_what_torch_keeps_in_step_is_no_alias():
     network = nn.ModuleList([nn.LSTM(4, 4), nn.utils.spectral_norm(nn.Linear(4, 4)), nn.BatchNorm2d(4)])
     network.optimizer = torch.optim.SGD(network.parameters(), 0.1)
