@@ -94,7 +94,7 @@ def _check_precision(student: nn.Module, teacher: nn.Module) -> None:
 
 def _check_finite(teacher: nn.Module) -> None:
     for name, parameter in teacher.named_parameters():
-        if not bool(torch.isfinite(parameter).all()):
+        if not bool(torch.isfinite(parameter.detach()).all()):
             raise ArgumentError(f"teacher has NaN or infinite weights in {name!r}")
 
 

@@ -109,3 +109,12 @@ def test_trainable_parameters_need_no_note():
     teacher = Residual().eval()
     report = ghostify.calibrate(ghostify.convert(teacher, 2), teacher, torch.randn(48, 3, 8, 8), method="least_squares")
     assert not [note for note in report.notes if "frozen" in note]
+
+
+@pytest.mark.filterwarnings("ignore:images may lack")
+def test_a_teacher_that_was_built_in_inference_mode_is_calibrated_to():
+    with torch.inference_mode():
+        teacher = Residual().eval()
+    student = ghostify.convert(teacher, 2)
+    report = ghostify.calibrate(student, teacher, images(32), steps=2)
+    assert report.fitted
