@@ -8,7 +8,7 @@ import copy
 import copyreg
 from collections import OrderedDict
 from collections.abc import Callable, Collection, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from typing import Any, TypeVar
 
 import torch
@@ -183,9 +183,19 @@ def _deepcopy(model: T, memo: dict[int, object]) -> T:
 def deep_copy(value: T, memo: dict[int, Any] | None = None) -> T:
     """As ``copy.deepcopy``, which takes several times as long to copy modules."""
     memo = {} if memo is None else memo
-    if isinstance(value, nn.Module):
+    if not isinstance(value, nn.Module):
+        return copy.deepcopy(value, memo)
+    scripted = {name: module for name, module in value.named_modules() if isinstance(module, torch.jit.ScriptModule)}
+    with (
+        torch.no_grad() if scripted else nullcontext()
+    ):  # torch records the copies of their parameters, which are no leaves then
         _copy_modules(value, memo)
-    return copy.deepcopy(value, memo)
+        copied = copy.deepcopy(value, memo)
+    for name, module in copied.named_modules() if scripted else ():
+        if name in scripted and isinstance(module, torch.jit.ScriptModule):
+            for old, new in zip(scripted[name].parameters(recurse=False), module.parameters(recurse=False), strict=True):
+                new.requires_grad_(old.requires_grad)
+    return copied
 
 
 _ATOMS = (type(None), bool, int, float, str, torch.dtype, torch.device)

@@ -109,3 +109,14 @@ def test_what_a_swap_takes_out_is_not_copied():
 
     model = nn.Sequential(nn.Sequential(Unique(2, 2)), nn.ReLU())
     assert isinstance(copy_swapped(model, {model[0]: nn.Identity()})[0], nn.Identity)
+
+
+@pytest.mark.filterwarnings("ignore::FutureWarning")
+@pytest.mark.parametrize("make", [lambda m: copy_swapped(m, {}), copy_to_run, copy_shared])
+def test_parameters_of_a_scripted_part_are_leaves_of_the_copy(make):
+    model = nn.Sequential(torch.jit.script(nn.Sequential(nn.Conv2d(3, 4, 1), nn.BatchNorm2d(4))), nn.Conv2d(4, 4, 1))
+    model[0][1].requires_grad_(False)
+    copied = make(model)
+    assert all(parameter.is_leaf for parameter in copied.parameters())
+    assert [p.requires_grad for p in copied.parameters()] == [p.requires_grad for p in model.parameters()]
+    assert [p.requires_grad for p in model.parameters()] == [True, True, False, False, True, True]

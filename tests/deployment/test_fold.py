@@ -179,3 +179,14 @@ def test_a_folded_network_is_traced_again(name):
         assert torch.equal(copy.deepcopy(traced)(x), folded(x))
     _, names = get_graph_node_names(folded)
     assert create_feature_extractor(folded, [names[-3]])(x)
+
+
+@pytest.mark.filterwarnings("ignore::FutureWarning")
+def test_a_scripted_part_stays_as_it_is():
+    scripted = torch.jit.script(nn.Sequential(nn.Conv2d(3, 16, 3), nn.BatchNorm2d(16), nn.ReLU()).eval())
+    rest = (nn.Conv2d(16, 32, 3), nn.ReLU(), nn.Conv2d(32, 32, 3), nn.ReLU(), nn.Conv2d(32, 8, 1))
+    student = ghostify.convert(nn.Sequential(scripted, *rest).eval(), 2)
+    x = torch.randn(2, 3, 12, 12)
+    folded = ghostify.fold(student, example_input=x)
+    with torch.no_grad():
+        torch.testing.assert_close(folded(x), student(x), rtol=1e-4, atol=1e-5)
