@@ -9,9 +9,10 @@ from pathlib import Path
 
 import torch
 from torch import Tensor, nn
+from torch.utils._pytree import keystr, tree_flatten_with_path
 
 from ..common.calls import run_checked
-from ..common.checks import check_choice, check_model, path_of, whole_number
+from ..common.checks import check_choice, check_has_weights, check_model, path_of, whole_number
 from ..errors import ArgumentError, ArgumentTypeError, GhostifyError
 from ..inputs.examples import one_input
 from ..inputs.images import ImageData, as_calls
@@ -61,6 +62,7 @@ def export(
     if not isinstance(student, nn.Module):
         raise ArgumentTypeError(f"student must be a torch.nn.Module, not {type(student).__name__}")
     check_model(student)
+    check_has_weights("student", student)
     path = path_of("path", path)
     chosen = _chosen_format(path, format, int8 is not None)
     max_images = whole_number("max_images", max_images, 1)
@@ -161,7 +163,24 @@ def _write(model: nn.Module, path: Path, format: Format, example: Tensor, dynami
     except (GhostifyError, OSError):
         raise
     except Exception as error:  # each exporter has its own kinds
-        raise GhostifyError(f"{type(model).__name__} can't be exported as {format.name}: {failure_reason(error)}") from error
+        reason = _odd_output(model, example) or failure_reason(error) + _scripted_part(model)
+        raise GhostifyError(f"{type(model).__name__} can't be exported as {format.name}: {reason}") from error
+
+
+@torch.no_grad()
+def _odd_output(model: nn.Module, example: Tensor) -> str:
+    """A sentence on the first output that is a text or an object of another kind; empty where there is none."""
+    for place, leaf in tree_flatten_with_path(model(example))[0]:
+        if not isinstance(leaf, (Tensor, int, float, type(None))):
+            return f"its output{keystr(place)} is a {type(leaf).__name__}, not a tensor"
+    return ""
+
+
+def _scripted_part(model: nn.Module) -> str:
+    """A remark on the first part that is TorchScript; empty where there is none."""
+    scripted = (name for name, module in model.named_modules() if isinstance(module, torch.jit.ScriptModule))
+    name = next(scripted, None)
+    return "" if name is None else f" (its part {name!r} is TorchScript, which may be why: put the Python module in its place)"
 
 
 def _random_batches(example: Tensor, given: int, dynamic: bool) -> list[Tensor]:

@@ -8,7 +8,7 @@ from pathlib import Path
 from safetensors import SafetensorError
 from torch import nn
 
-from ..common.checks import check_model, path_of
+from ..common.checks import check_has_weights, check_model, path_of
 from ..common.copying import copy_to_meta
 from ..common.files import write_text
 from ..common.tensors import checksum_of_state, state_of, write_tensors
@@ -45,6 +45,7 @@ def save(student: nn.Module, path: str | os.PathLike[str]) -> None:
     if not isinstance(student, nn.Module):
         raise ArgumentTypeError(f"student must be a torch.nn.Module, not {type(student).__name__}")
     check_model(student)
+    check_has_weights("student", student)
     path = path_of("path", path)
     description = describe(student, _recipe(student))
     state = {name: value.detach().cpu().contiguous() for name, value in state_of(student).items()}

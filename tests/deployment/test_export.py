@@ -204,3 +204,34 @@ def test_what_is_not_installed_is_said(student, tmp_path, monkeypatch):
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None if name == "onnxscript" else find(name))
     with pytest.raises(ghostify.ArgumentError, match=r"needs onnxscript: pip install 'ghostify\[deploy\]'"):
         ghostify.export(student, tmp_path / "a.onnx", example_input=SHAPE)
+
+
+class Named(nn.Module):
+    """A network that gives a text beside its maps."""
+
+    def __init__(self, name):
+        super().__init__()
+        self.conv, self.name = nn.Conv2d(3, 8, 3), name
+
+    def forward(self, x):
+        return {"maps": self.conv(x), "name": self.name}
+
+
+@needs("onnxruntime")
+def test_an_output_that_is_no_tensor_is_named(tmp_path):
+    with pytest.raises(ghostify.GhostifyError, match=r"its output\['name'\] is a str, not a tensor"):
+        ghostify.export(Named("maps").eval(), tmp_path / "named.onnx", example_input=SHAPE)
+    assert not list(tmp_path.iterdir())
+
+
+@needs("onnxruntime")
+@pytest.mark.filterwarnings("ignore::FutureWarning")
+def test_a_scripted_part_that_is_refused_is_named(tmp_path):
+    model = nn.Sequential(torch.jit.script(nn.Conv2d(3, 8, 3)), nn.ReLU()).eval()
+    with pytest.raises(ghostify.GhostifyError, match="its part '0' is TorchScript"):
+        ghostify.export(model, tmp_path / "scripted.onnx", example_input=SHAPE)
+
+
+def test_a_network_without_weights_is_refused(tmp_path):
+    with pytest.raises(ghostify.ArgumentError, match="student is on the meta device and has no weights"):
+        ghostify.export(Residual().to("meta"), tmp_path / "none.pt2", example_input=SHAPE)

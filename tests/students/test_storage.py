@@ -149,3 +149,10 @@ def test_a_network_with_state_dicts_of_its_own_comes_back(tmp_path):
     ghostify.save(student, tmp_path / "own.safetensors")
     with torch.no_grad():
         assert torch.equal(ghostify.load(tmp_path / "own.safetensors", network)(x), student(x))
+
+
+def test_a_student_without_weights_is_refused(tmp_path):
+    student = ghostify.convert(Residual().to("meta"), 2)
+    with pytest.raises(ghostify.ArgumentError, match="student is on the meta device and has no weights"):
+        ghostify.save(student, tmp_path / "none.safetensors")
+    assert not list(tmp_path.iterdir())
