@@ -103,16 +103,17 @@ def copy_shared(model: M) -> M:
     return _deepcopy(model, {id(t): t for t in _tensors(model)})
 
 
-def copy_to_run(model: M, own: Collection[Tensor] = ()) -> M:
+def copy_to_run(model: M, own: Collection[Tensor] = (), aliases: bool = False) -> M:
     """A copy that shares parameters with ``model`` and has buffers, attributes and modes of its own: a forward pass on it
     leaves the model as it was.
 
     Args:
         model: any module.
         own: parameters that the copy gets for itself, too.
+        aliases: whether the parameters of the copy are objects of their own, which share memory with the model's.
     """
     apart = {id(parameter) for parameter in own}
-    memo: dict[Any, Any] = {id(parameter): parameter for parameter in model.parameters() if id(parameter) not in apart}
+    memo: dict[Any, Any] = {id(p): _alias(p) if aliases else p for p in model.parameters() if id(p) not in apart}
     for module in model.modules():
         memo.update((id(t), t.detach().clone()) for t in plain_tensors(module).values() if not t.is_leaf)
     storages = memo.setdefault("torch", {})  # where torch notes those that are copied, since several tensors may share one
@@ -123,6 +124,15 @@ def copy_to_run(model: M, own: Collection[Tensor] = ()) -> M:
                 memo[id(buffer)] = buffer.clone()
                 storages[storage] = memo[id(buffer)].untyped_storage()
     return _deepcopy(model, memo)
+
+
+def _alias(parameter: Tensor) -> Tensor:
+    """A parameter that shares memory with another; that one itself where it is of no plain class."""
+    if type(parameter) is not nn.Parameter or parameter.is_inference():
+        return parameter
+    alias = nn.Parameter(parameter.detach(), parameter.requires_grad)
+    vars(alias).update(vars(parameter))
+    return alias
 
 
 def _fills_storage(tensor: Tensor) -> bool:

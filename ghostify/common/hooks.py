@@ -1,4 +1,4 @@
-"""Which hooks of a network matter to what it computes: those that hold modules; others may do anything outside."""
+"""Which hooks of a network matter to what it computes: those that hold parts of it; others may do anything outside."""
 
 import functools
 import inspect
@@ -14,10 +14,10 @@ def all_hooks(network: nn.Module) -> set[int]:
 
 
 def hooks_with_modules(network: nn.Module) -> set[int]:
-    """The keys of the hooks that hold modules of the network, as methods and closures may."""
-    modules = set(network.modules())
+    """The keys of the hooks that hold modules, parameters or buffers of the network, as methods and closures may."""
+    parts = {id(part) for part in (*network.modules(), *network.parameters(), *network.buffers())}
     hooks = [item for module, name in _hook_dicts(network) for item in vars(module)[name].items()]
-    return {key for key, hook in hooks if _holds(hook, modules)}
+    return {key for key, hook in hooks if _holds(hook, parts)}
 
 
 def keep_hooks(network: nn.Module, keys: Collection[int]) -> None:
@@ -35,15 +35,15 @@ def _hook_dicts(network: nn.Module) -> Iterator[tuple[nn.Module, str]]:
                 yield module, name
 
 
-def _holds(function: object, modules: set[nn.Module]) -> bool:
-    """Whether a function has some of the modules in its closure, its arguments or its globals, or is a method of one."""
+def _holds(function: object, parts: set[int]) -> bool:
+    """Whether a function has some objects (ids) in its closure, its arguments or its globals, or is a method of one."""
     if isinstance(function, functools.partial):
         inner = [function.func, *function.args, *function.keywords.values()]
-        return any(_holds(value, modules) for value in inner if callable(value))
+        return any(id(value) in parts or (callable(value) and _holds(value, parts)) for value in inner)
     try:
         held = inspect.getclosurevars(inspect.unwrap(function))  # type: ignore[arg-type]
         values = [*held.nonlocals.values(), *held.globals.values()]
     except (TypeError, ValueError):
         values = []
     values += [function, getattr(function, "__self__", None), *(getattr(function, "__defaults__", None) or ())]
-    return any(isinstance(value, nn.Module) and value in modules for value in values)
+    return any(id(value) in parts for value in values)

@@ -26,6 +26,7 @@ from ..students.conversion_recipe import attach_recipe, make_recipe, recipe_of, 
 from ..surgery.planned import PlannedSite
 from ..surgery.swap import RefusedSitesError, make_swaps, rebased, swap
 from .budget import plan_budget
+from .closures import attributes_kept
 from .goal import ConversionGoal
 from .network_plan import NetworkPlan
 from .only_if_faster import only_faster, only_faster_within
@@ -123,7 +124,7 @@ def convert(
     Raises:
         ArgumentError, ArgumentTypeError: a setting is out of range, or a name is not known.
         UnsupportedModelError: the model is wrapped, compiled, scripted or uninitialised, has nothing to convert, or has a
-            function that holds its layers, which a copy would share.
+            function that holds it and uses its layers, parameters or attributes, which a copy would share.
 
     Example:
         >>> student = ghostify.convert(torchvision.models.resnet50(), ratio=2)
@@ -167,7 +168,8 @@ def convert_with(network: M, config: GhostConfig, goal: ConversionGoal, inplace:
     """
     check_model(network)
     rehearsal = Rehearsal(network, inplace or unused, goal.example_input, goal.images)
-    parts = trace_layers(network, rehearsal.arguments, probes=rehearsal.probes)
+    with attributes_kept(network):  # functions that a copy has in common with it may leave something there
+        parts = trace_layers(network, rehearsal.arguments, probes=rehearsal.probes)
     spans = config.cheap == "absorbed" or goal.images is not None
     layers = _Layers(parts, find_sites(network, parts), find_network_spans(network, parts) if spans else [])
     while True:  # planned anew without what can't be converted

@@ -73,7 +73,7 @@ class Rehearsal:
         verdict: for reports: on what the plan was verified, or why it was not.
 
     Raises:
-        UnsupportedModelError: a copy of the network runs layers of the network itself.
+        UnsupportedModelError: a copy of the network uses layers, tensors or attributes of the network itself.
     """
 
     def __init__(self, network: nn.Module, inplace: bool, example: object = None, images: ImageData | None = None):
@@ -110,23 +110,25 @@ class Rehearsal:
             try:
                 with self._stage.random_scales():
                     self._plain = self._stage.run(arguments, {}, is_first=True)
+                    missed = self._stage.misses(arguments, self._plain)
             except Exception as error:  # code of any kind runs here
                 self._error = self._error or _first_line(error)
+                missed = self._stage.misses(arguments, None)
             else:
                 self.arguments = arguments
+            if missed is not None:
+                raise _held(missed)
+            if self.arguments is not None:
                 return
 
     def _check(self, plain: Performance) -> None:
         """Know whether the output of the network alone tells anything.
 
         Raises:
-            UnsupportedModelError: a copy of the network runs layers of the network itself.
+            UnsupportedModelError: a copy of the network uses layers, tensors or attributes of the network itself.
         """
         if plain.intruders:
-            raise UnsupportedModelError(
-                f"a copy of the model would run {plain.intruders[0]!r} of the model itself, which a function or hook in it "
-                "holds (a lambda or closure): make that a method, or give inplace=True"
-            )
+            raise _held(plain.intruders[0])
         assert self.arguments is not None
         if not plain.is_finite:
             self._stage.varied = False
@@ -227,6 +229,13 @@ class _Search:
         if given.equals(self._plain, self._apart):
             return None
         return ELSE if isinstance(some[-1], PlannedSite) else NARROWER
+
+
+def _held(name: str) -> UnsupportedModelError:
+    return UnsupportedModelError(
+        f"a copy of the model would use {name!r} of the model itself, which a function or hook in it holds (a lambda or "
+        "closure): make that a method, or give inplace=True"
+    )
 
 
 def _of(planned: PlannedSite, modules: dict[str, nn.Module]) -> PlannedSite:

@@ -16,6 +16,7 @@ from ..common.hooks import all_hooks, hooks_with_modules, keep_hooks
 from ..common.random_state import seed_what_runs, without_caller_modes
 from ..graph.sites import is_listed
 from ..inputs.examples import quiet
+from .closures import attributes_kept, intruders
 
 EXACT = 1e-4  # of the largest value: sums of fewer columns are taken in another order
 
@@ -30,7 +31,7 @@ class Performance:
         outputs: the tensors of the network's output.
         layers: by the qualified name of each convolution and fully connected layer, for each of its calls the mean and the
             root mean square of its output.
-        intruders: names of the layers of the original that ran while its copy did.
+        intruders: names of layers, parameters and buffers of the original that its copy used.
     """
 
     outputs: list[Tensor]
@@ -76,7 +77,7 @@ class Stage:
     def __init__(self, original: nn.Module, inplace: bool, hooks: bool = False):
         small = [p for p in original.parameters() if p.is_floating_point() and p.numel() == max(p.shape, default=1) > 1]
         self.original = original
-        self.network = original if inplace else copy_to_run(original, own=small).eval()
+        self.network = original if inplace else copy_to_run(original, own=small, aliases=True).eval()
         self.inplace = inplace
         self._hooks = all_hooks(original) if hooks else hooks_with_modules(original)
         if not inplace:
@@ -87,6 +88,7 @@ class Stage:
         self._values = [(ours[name], p.detach().clone(), _scales(name, p)) for name, p in before]
         self._listed = {module: name for name, module in self.network.named_modules() if is_listed(module)}
         self.varied = True
+        self._written: list[tuple[nn.Module, str, object]] = []  # what the last run changed in the original
 
     def run(self, arguments: Arguments, swaps: Mapping[str, nn.Module], is_first: bool = False) -> Performance:
         """One forward pass in evaluation mode.
@@ -94,7 +96,7 @@ class Stage:
         Args:
             arguments: of the network; they are not changed.
             swaps: by qualified name, what stands there meanwhile.
-            is_first: whether layers of the original that run are noted.
+            is_first: whether it is noted what of the original is used.
 
         Raises:
             Exception: whatever the network raises.
@@ -102,7 +104,7 @@ class Stage:
         device = next((p.device for p in self.network.parameters()), torch.device("cpu"))
         args, kwargs = tree_map(lambda value: value.clone() if isinstance(value, Tensor) else value, arguments)
         layers: dict[str, list[tuple[float, float]]] = {}
-        intruders: list[str] = []
+        used: list[str] = []
         with ExitStack() as stack:
             for context in (without_caller_modes(device), quiet(), self._kept()):
                 stack.enter_context(context)
@@ -114,8 +116,9 @@ class Stage:
             stack.enter_context(evaluation_mode(self.network))
             if not self.inplace:
                 stack.enter_context(evaluation_mode(self.original))  # a closure may hold it
+                self._written = stack.enter_context(attributes_kept(self.original))
                 if is_first:
-                    stack.enter_context(_intruders(self.original, intruders))
+                    stack.enter_context(intruders(self.original, self.network, used))
             names = self._listed | {self.network.get_submodule(name): name for name in swaps}
             stack.enter_context(_summaries(names, layers))
             if any(type(module)._apply is not nn.Module._apply for module in self.network.modules()):
@@ -123,7 +126,30 @@ class Stage:
             seed_what_runs(0)
             output = self.network(*args, **kwargs)
             outputs = [tensor.detach().clone() for tensor in _tensors(output)]
-        return Performance(outputs, layers, intruders)
+        return Performance(outputs, layers, used)
+
+    def misses(self, arguments: Arguments, plain: Performance | None) -> str | None:
+        """Which attribute of the original the last run wrote, and would have had to read: the copy does something else with it.
+
+        Args:
+            arguments: of that run.
+            plain: what it gave; None where it failed.
+        """
+        written = self._written
+        if not written or (plain is not None and not self.run(arguments, {}).equals(plain, set())):
+            return None
+        name_of = {module: name for name, module in self.original.named_modules()}
+        with attributes_kept(self.network):
+            for module, name, value in written:
+                vars(self.network.get_submodule(name_of[module]))[name] = value
+            try:
+                given = self.run(arguments, {})
+            except Exception:  # code of any kind runs here
+                return None
+        if plain is not None and given.equals(plain, set()):
+            return None
+        module, name, _ = written[0]
+        return f"{name_of[module]}.{name}".removeprefix(".")
 
     @contextmanager
     def random_scales(self) -> Iterator[None]:
@@ -160,18 +186,6 @@ def _scales(name: str, parameter: Tensor) -> Tensor:
     """Random values of both signs, so that activations have something to do; biases are small beside what they are added to."""
     values = torch.rand(parameter.shape, generator=torch.Generator("cpu").manual_seed(parameter.numel()), device="cpu") - 0.5
     return (values if name.endswith("bias") else values + values.sign()).to(parameter)
-
-
-@contextmanager
-def _intruders(original: nn.Module, names: list[str]) -> Iterator[None]:
-    """Note the layers of the original that run while the block does."""
-    name_of = {module: name for name, module in original.named_modules() if module._parameters or module._buffers}
-
-    def note(module: nn.Module, args: object) -> None:
-        names.append(name_of[module])
-
-    with forward_hooks(before=[(module, note) for module in name_of]):
-        yield
 
 
 @contextmanager
