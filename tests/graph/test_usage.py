@@ -1,5 +1,7 @@
 """What a network uses more than once."""
 
+import types
+
 import pytest
 import torch
 from torch import nn
@@ -62,7 +64,7 @@ def test_a_single_layer_that_is_called_twice_has_nothing_around_it():
 def test_a_layer_with_a_forward_of_its_own_stays_as_it_is():
     network = nn.Sequential(nn.Conv2d(3, 8, 3), nn.Conv2d(8, 8, 3), nn.BatchNorm2d(8), nn.Conv2d(8, 8, 3), nn.Conv2d(8, 4, 1))
     network.eval()
-    network[1].forward = lambda x: 2 * nn.Conv2d.forward(network[1], x)
+    network[1].forward = types.MethodType(lambda layer, x: 2 * nn.Conv2d.forward(layer, x), network[1])
     network[2].forward = lambda x: x + 1
     student = ghostify.convert(network, 2)
     reasons = {row.name: row.reason for row in ghostify.report(student).rows}
