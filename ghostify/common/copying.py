@@ -196,9 +196,8 @@ def deep_copy(value: T, memo: dict[int, Any] | None = None) -> T:
     if not isinstance(value, nn.Module):
         return copy.deepcopy(value, memo)
     scripted = {name: module for name, module in value.named_modules() if isinstance(module, torch.jit.ScriptModule)}
-    with (
-        torch.no_grad() if scripted else nullcontext()
-    ):  # torch records the copies of their parameters, which are no leaves then
+    # outside no_grad torch records how it copies the parameters of scripted modules, which are no leaves then
+    with torch.no_grad() if scripted else nullcontext():
         _copy_modules(value, memo)
         copied = copy.deepcopy(value, memo)
     for name, module in copied.named_modules() if scripted else ():
