@@ -5,7 +5,7 @@ read some maps. Where that is not the whole truth, since code walks over contain
 between, the network then computes something else; the sites and spans that do it are found by halving.
 """
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 import torch
@@ -144,14 +144,15 @@ class Rehearsal:
         """What has to change in a plan."""
         if self._plain is None or self.arguments is None or not plan.converts:
             return Findings()
+        search = _Search(self._stage, plan)
         with self._stage.random_scales():
-            found = _Search(self._stage, self.arguments, self._plain, plan).findings(self._give_up)
+            found = search.findings(self.arguments, self._plain, self._give_up)
         if not found.nothing or self._plain is None or not self._stage.varied:
             return found
         if self._own is None or not self._own[1].is_finite:
             self._own = self.arguments, self._stage.run(self.arguments, {})
         arguments, own = self._own  # random scales may hide what these show
-        return _Search(self._stage, arguments, own, plan).findings(self._give_up) if own.is_finite else found
+        return search.findings(arguments, own, self._give_up) if own.is_finite else found
 
     def _give_up(self, verdict: str) -> None:
         self._plain, self.verdict = None, verdict
@@ -162,31 +163,33 @@ class _Search:
 
     Args:
         stage: where the network runs.
-        arguments: what it runs on.
-        plain: what the network gives as it is.
         plan: what would be converted.
     """
 
-    def __init__(self, stage: Stage, arguments: Arguments, plain: Performance, plan: NetworkPlan):
-        self._stage, self._arguments = stage, arguments
+    def __init__(self, stage: Stage, plan: NetworkPlan):
+        self._stage = stage
         self._modules = dict(stage.network.named_modules(remove_duplicate=False))
         self._planned = {planned.site.name: planned for planned in plan.sites if planned.ratio is not None}
         self._sites = [_of(planned, self._modules) for planned in self._planned.values()]
         self._spans = plan.narrowed
-        self._dropped = DroppedMaps(self._modules, self._spans)
-        self._plain = stage.run(arguments, self._dropped.layers) if self._spans else plain
+        self._all_sites = {} if self._spans else dense_layers(self._sites, {})
         self._apart = {name for planned in self._spans for name in layers_around(planned.span)}
         self._apart |= set(self._planned)
 
-    def findings(self, give_up: Callable[[str], None]) -> Findings:
+    def findings(self, arguments: Arguments, plain: Performance, give_up: Callable[[str], None]) -> Findings:
         """What has to change in the plan.
 
         Args:
+            arguments: what the network runs on.
+            plain: what it gives as it is, with the values that its parameters have now.
             give_up: called with the verdict where nothing can be found out.
         """
+        self._arguments = arguments
+        self._dropped = DroppedMaps(self._modules, self._spans)  # whose layers have values of their own
+        self._plain = self._stage.run(arguments, self._dropped.layers) if self._spans else plain
         found = Findings()
         everything: list[_Planned] = [*self._sites, *self._spans]
-        if self._fault(everything) is None:
+        if self._fault(everything, self._all_sites) is None:
             return found
         if not self._stage.run(self._arguments, self._dropped.layers).equals(self._plain, set()):
             give_up("not verified: the network gives different outputs on the same input")
@@ -216,12 +219,17 @@ class _Search:
         middle = len(some) // 2
         return [*self._faulty(some[:middle], good), *self._faulty(some[middle:], good)]
 
-    def _fault(self, some: Sequence[_Planned]) -> str | None:
-        """What is wrong with a network in which some sites and spans are converted; None where nothing is."""
+    def _fault(self, some: Sequence[_Planned], ready: Mapping[str, nn.Module] | None = None) -> str | None:
+        """What is wrong with a network in which some sites and spans are converted; None where nothing is.
+
+        Args:
+            some: these.
+            ready: what stands in the places of the sites among them, where that has been made.
+        """
         sites = [one for one in some if isinstance(one, PlannedSite)]
         narrowed = self._dropped.narrowed([one.name for one in some if isinstance(one, PlannedSpan)])
         try:
-            given = self._stage.run(self._arguments, narrowed | dense_layers(sites, narrowed))
+            given = self._stage.run(self._arguments, narrowed | (ready or dense_layers(sites, narrowed)))
         except Exception as error:  # code of any kind runs here
             return f"with another layer in its place the network fails: {_first_line(error)}"
         if any(one.site.name in self._plain.layers and one.site.name not in given.layers for one in sites):
