@@ -40,6 +40,7 @@ class PartFit:
         self.pair, self.state, self.fit_inside = pair, state, fit_inside
         self.partitions = shared_partitions(pair) if state.settings.align else {}
         self.blocks = BlockFit(pair, state.blocks) if state.blocks is not None else None
+        self._dense_done: set[fx.Node] = set()  # may be visited again before the student has run them
 
     def run(self) -> None:
         """Fit all sites of the part, in place."""
@@ -91,8 +92,9 @@ class PartFit:
         """A layer of the teacher's class: refitted where it absorbs maps, or where a changed one lies before it."""
         pair, state = self.pair, self.state
         twin = pair.twin_of(node)
-        if twin is None or node in pair.student.done or len(node.all_input_nodes) != 1:
+        if twin is None or node in pair.student.done or node in self._dense_done or len(node.all_input_nodes) != 1:
             return
+        self._dense_done.add(node)
         norm = pair.norm_target(layer)
         if pair.sites_before(node):
             try:

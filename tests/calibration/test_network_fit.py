@@ -27,6 +27,35 @@ class Proposing(nn.Module):
         return self.head(maps[maps.mean((1, 2, 3)) > self.threshold])
 
 
+class Branches(nn.Module):
+    """A block of RepVGG's kind before its branches become one layer: all of them read the same maps."""
+
+    def __init__(self, channels, out_channels, shortcut):
+        super().__init__()
+        self.shortcut = nn.BatchNorm2d(channels) if shortcut else None
+        branches = [nn.Conv2d(channels, out_channels, 1, bias=False) for _ in range(4)]
+        self.branches = nn.ModuleList(nn.Sequential(branch, nn.BatchNorm2d(out_channels)) for branch in branches)
+        self.act = nn.ReLU()
+
+    def forward(self, x):
+        total = 0 if self.shortcut is None else self.shortcut(x)
+        for branch in self.branches:
+            total += branch(x)
+        return self.act(total)
+
+
+@pytest.mark.parametrize("method", ["least_squares", "block"])
+def test_dense_branches_of_a_sum_are_refitted_once(method):
+    blocks = Branches(16, 16, True), Branches(16, 32, False), Branches(32, 32, True)
+    teacher = trained(nn.Sequential(nn.Conv2d(3, 16, 3, padding=1), *blocks))
+    student = ghostify.convert(teacher, 2, cheap="pointwise")
+    assert type(student[2].branches[1][0]) is nn.Conv2d  # it would gain nothing
+    before = [branch[0].weight.clone() for branch in student[2].branches]
+    ghostify.calibrate(student, teacher, images(64, seed=1), method=method, steps=20)
+    assert not any(torch.equal(old, branch[0].weight) for old, branch in zip(before, student[2].branches, strict=True))
+    assert error(student, teacher, images(64, seed=2)) < 0.5
+
+
 @pytest.mark.parametrize("method", ["least_squares", "block"])
 @pytest.mark.parametrize("opaque", [True, False])
 @pytest.mark.parametrize("found", ["some", "none"])
