@@ -229,7 +229,7 @@ class _Search:
         sites = [one for one in some if isinstance(one, PlannedSite)]
         narrowed = self._dropped.narrowed([one.name for one in some if isinstance(one, PlannedSpan)])
         try:
-            given = self._stage.run(self._arguments, narrowed | (ready or dense_layers(sites, narrowed)))
+            given = self._stage.run(self._arguments, {**narrowed, **(ready or dense_layers(sites, narrowed))})
         except Exception as error:  # code of any kind runs here
             return f"with another layer in its place the network fails: {_first_line(error)}"
         if any(one.site.name in self._plain.layers and one.site.name not in given.layers for one in sites):
