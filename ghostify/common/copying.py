@@ -207,7 +207,8 @@ def deep_copy(value: T, memo: dict[int, Any] | None = None) -> T:
     return copied
 
 
-_ATOMS = (type(None), bool, int, float, str, torch.dtype, torch.device)
+_ATOMS = frozenset({type(None), bool, int, float, str, torch.dtype, torch.device})
+_NAMES = frozenset({str})
 
 
 def _copy_modules(model: nn.Module, memo: dict[int, Any]) -> None:
@@ -237,14 +238,15 @@ def _copy_modules(model: nn.Module, memo: dict[int, Any]) -> None:
 def _copied_value(value: Any, memo: dict[int, Any]) -> object:
     """A deep copy of an attribute of a module."""
     kind = type(value)
-    if kind in _ATOMS or (kind is tuple and all(type(one) in _ATOMS for one in value)):
+    if kind in _ATOMS or (kind is tuple and _ATOMS.issuperset(map(type, value))):
         return value
-    if kind not in (dict, OrderedDict) or id(value) in memo or not all(type(key) is str for key in value):
+    if (kind is not dict and kind is not OrderedDict) or id(value) in memo or not _NAMES.issuperset(map(type, value)):
         return copy.deepcopy(value, memo)
     copied: dict[str, object] = kind()
     memo[id(value)] = copied
     memo.setdefault(id(memo), []).append(value)  # kept, as copy.deepcopy does, so that no other gets its id meanwhile
-    copied.update((name, copy.deepcopy(one, memo)) for name, one in value.items())
+    for name, one in value.items():
+        copied[name] = memo[id(one)] if id(one) in memo else copy.deepcopy(one, memo)
     return copied
 
 
