@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator
 
-from torch import fx, nn
+from torch import Tensor, fx, nn
 
 from ..graph.running import GraphRun
 from .part_pair import PairedSums, PartPair
@@ -32,6 +32,10 @@ def site_batches(
         student_nodes.append(sums.student.shortcut)
         teacher_nodes.append(sums.teacher.node)
 
+    def that_stay(maps: Tensor) -> Tensor:
+        """Those of the teacher's maps that the student has: of the layer, and of a sum of maps of the same span."""
+        return maps if kept is None else maps.index_select(channel_dim, kept.to(maps.device))
+
     def batches() -> Iterator[Batch]:
         in_student = pair.student.run(student_nodes, keep=student_nodes)
         in_teacher = pair.teacher.run(teacher_nodes, keep=teacher_nodes)
@@ -40,8 +44,8 @@ def site_batches(
             maps = student[0] if asymmetric else teacher[1]
             uneven = uneven or len(maps) != len(teacher[0]) or not maps.numel()
             if not uneven:
-                output = teacher[0] if kept is None else teacher[0].index_select(channel_dim, kept.to(teacher[0].device))
-                yield Batch(maps, output, teacher[-1], student[-1]) if sums is not None else Batch(maps, output)
+                output = that_stay(teacher[0])
+                yield Batch(maps, output, that_stay(teacher[-1]), student[-1]) if sums is not None else Batch(maps, output)
         if uneven:
             raise UnevenError
 

@@ -49,8 +49,26 @@ class Chain(nn.Module):
         return self.last(self.fc(x.mean((2, 3))).relu())
 
 
+class TwoKernels(nn.Module):
+    """Sums of depthwise convolutions of two sizes, all maps of which are those of one span."""
+
+    def __init__(self):
+        super().__init__()
+        self.expand = nn.ModuleList(nn.Sequential(nn.Conv2d(c, 16, 1), nn.BatchNorm2d(16), nn.ReLU()) for c in (3, 8))
+        self.large = nn.ModuleList(nn.Conv2d(16, 16, 5, padding=2, groups=16) for _ in range(2))
+        self.small = nn.ModuleList(nn.Conv2d(16, 16, 3, padding=1, groups=16) for _ in range(2))
+        self.project = nn.ModuleList(nn.Conv2d(16, 8, 1) for _ in range(2))
+
+    def forward(self, x):
+        for expand, large, small, project in zip(self.expand, self.large, self.small, self.project, strict=True):
+            x = expand(x)
+            x = project((large(x) + small(x)).relu())
+        return x.mean((2, 3))
+
+
 NETWORKS = {
     "chain": Chain,
+    "two kernels": TwoKernels,
     "residual": Residual,
     "densenet": lambda: torchvision.models.DenseNet(8, (2, 2), 16, num_classes=10),
     "mobilenet": lambda: torchvision.models.MobileNetV2(num_classes=10, width_mult=0.25),
