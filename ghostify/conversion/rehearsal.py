@@ -25,7 +25,7 @@ from ..surgery.narrowing import layers_around
 from ..surgery.planned import PlannedSite, PlannedSpan
 from .dense_layers import DroppedMaps, dense_layers
 from .network_plan import NetworkPlan
-from .rehearsal_stage import Performance, Stage
+from .rehearsal_stage import Performance, Stage, in_double
 
 ELSE = "with another layer in its place the network computes something else"
 
@@ -184,17 +184,34 @@ class _Search:
             plain: what it gives as it is, with the values that its parameters have now.
             give_up: called with the verdict where nothing can be found out.
         """
+        everything: list[_Planned] = [*self._sites, *self._spans]
+        self._begin(arguments, plain)
+        if self._fault(everything, self._all_sites) is None:
+            return Findings()
+        if not self._stage.run(arguments, self._dropped.layers).equals(self._plain, set()):
+            give_up("not verified: the network gives different outputs on the same input")
+            return Findings()
+        with self._stage.in_double() as has_double:  # some networks make much of rounding
+            if has_double and self._begins(in_double(arguments)):
+                return self._findings_among(everything)
+        self._begin(arguments, plain)
+        return self._findings_among(everything)
+
+    def _begin(self, arguments: Arguments, plain: Performance) -> None:
         self._arguments = arguments
         self._dropped = DroppedMaps(self._modules, self._spans)  # whose layers have values of their own
         self._plain = self._stage.run(arguments, self._dropped.layers) if self._spans else plain
-        found = Findings()
-        everything: list[_Planned] = [*self._sites, *self._spans]
-        if self._fault(everything, self._all_sites) is None:
-            return found
-        if not self._stage.run(self._arguments, self._dropped.layers).equals(self._plain, set()):
-            give_up("not verified: the network gives different outputs on the same input")
-            return found
-        good: list[_Planned] = []
+
+    def _begins(self, arguments: Arguments) -> bool:
+        """Whether the network runs on other arguments; then all is compared with what it gives on them."""
+        try:
+            self._begin(arguments, self._stage.run(arguments, {}))
+        except Exception:  # code of any kind runs here
+            return False
+        return self._plain.is_finite
+
+    def _findings_among(self, everything: list[_Planned]) -> Findings:
+        found, good = Findings(), list[_Planned]()
         for one, fault in self._faulty(everything, good):
             if isinstance(one, PlannedSpan):
                 found.span_reasons[one.name] = fault

@@ -163,6 +163,23 @@ class Stage:
                 parameter.data.copy_(own)
 
     @contextmanager
+    def in_double(self) -> Iterator[bool]:
+        """Parameters and buffers have double precision while the block runs; False is given where the device has none."""
+        tensors = {id(t): t for t in [*self.network.parameters(), *self.network.buffers()] if t.is_floating_point()}.values()
+        before = [(tensor, tensor.data) for tensor in tensors]
+        try:
+            try:
+                for tensor, values in before:
+                    tensor.data = values.double()
+            except (RuntimeError, TypeError):
+                yield False
+            else:
+                yield True
+        finally:
+            for tensor, values in before:
+                tensor.data = values
+
+    @contextmanager
     def _kept(self) -> Iterator[None]:
         """Attributes, hooks and buffers of the network itself are afterwards what they were."""
         modules = list(self.network.modules()) if self.inplace else []
@@ -176,6 +193,11 @@ class Stage:
                 vars(module).update(state)
             for buffer, values in buffers:
                 buffer.data.copy_(values)
+
+
+def in_double(arguments: Arguments) -> Arguments:
+    """The same with double precision."""
+    return tree_map(lambda one: one.double() if isinstance(one, Tensor) and one.is_floating_point() else one, arguments)
 
 
 def _shallow(state: dict[str, Any]) -> dict[str, Any]:
