@@ -56,7 +56,7 @@ def run_sizes(node: fx.Node, source: Value) -> list[int] | None:
 
 def kept_value(node: fx.Node, module: nn.Module | None, source: Value) -> Value | None:
     """The value of an operation that takes each channel by itself, and all alike."""
-    if not is_channelwise(node, module):
+    if not is_channelwise(node, module) and not operation_of(node, module).pads:
         return None
     if not knows_places(node, module):
         return source
@@ -79,7 +79,8 @@ def flattened(source: Value, start: object, end: object) -> Value | None:
 def _names_places(node: fx.Node, module: nn.Module | None, source: Value) -> bool:
     """Whether the dimensions that a node names are places of maps."""
     if operation_of(node, module).pads:
-        widths = node.args[1] if module is None else module.padding
+        given = node.args[1] if len(node.args) > 1 else node.kwargs.get("pad")
+        widths = given if module is None else module.padding
         return source.places is not None and isinstance(widths, (list, tuple)) and len(widths) <= 2 * source.places
     if module is None and is_pool(node, None) and (dims := mean_dims(node)) is not None:
         return source.places is not None and source.place_dims(dims) is not None

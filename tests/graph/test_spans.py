@@ -96,6 +96,17 @@ def test_what_takes_each_channel_by_itself_leaves_a_span_free_and_narrowing_is_e
     assert max(apart.values()) < 1e-12
 
 
+@pytest.mark.parametrize("mode", ["constant", "replicate"])
+@pytest.mark.parametrize("widths", [(1, 0, 0, 2, 0, 1), (0, 1)])
+def test_padded_volumes_leave_a_span_free_and_narrowing_is_exact(widths, mode):
+    pad = Function(lambda x: nn.functional.pad(x, pad=widths if mode == "constant" else (*widths, 0, 0, 0, 0)[:6], mode=mode))
+    network = nn.Sequential(nn.Conv3d(3, 8, 3), nn.ReLU(), pad, nn.Conv3d(8, 4, 1)).double().eval()
+    span = next(span for span in find_network_spans(network) if span.makers == ("0",))
+    assert span.reason == ""
+    apart = differences(network, [some(span, seed=1)], (torch.randn(2, 3, 6, 6, 6, dtype=torch.float64),))
+    assert max(apart.values()) < 1e-12
+
+
 class Tokens(nn.Module):
     """Fully connected layers over places, as in the token mixing of MLP-Mixer; 4 places are as many as there are channels."""
 
