@@ -1,9 +1,16 @@
 """What a conversion did to a network."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+from unittest.mock import patch
+
 from torch import nn
 
 import ghostify
+import ghostify.conversion.convert
 from ghostify import GhostModule
+from ghostify.common.copying import copy_to_meta
+from ghostify.conversion.rehearsal import Rehearsal
 
 
 def ghosts(model):
@@ -17,3 +24,14 @@ def reasons(student, example_input=None):
 def stack(*layers):
     """The layers behind a first convolution, which stays dense."""
     return nn.Sequential(nn.Conv2d(3, 32, 3, padding=1), *layers)
+
+
+@contextmanager
+def without_rehearsal() -> Iterator[None]:
+    """Conversions take half of their time, for tests of something else with networks that are rehearsed elsewhere."""
+
+    def of_nothing(network, *arguments):
+        return Rehearsal(copy_to_meta(network), inplace=False)
+
+    with patch.object(ghostify.conversion.convert, "Rehearsal", of_nothing):
+        yield
