@@ -1,7 +1,7 @@
 """Networks of other packages, with random weights and at sizes that run fast; packages are imported when one is built."""
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from importlib import import_module
 from operator import attrgetter
 from typing import Any
@@ -18,11 +18,13 @@ class Network:
         build: makes it, with random weights.
         shape: of one input, (C, H, W) or (C, D, H, W).
         batches: whether its batch size may vary.
+        ends_exporter: whether torch's exporter may end the process, so that it is tried on the original first, in another one.
     """
 
     build: Callable[[], nn.Module]
     shape: tuple[int, ...] = (3, 64, 64)
     batches: bool = True
+    ends_exporter: bool = False
 
 
 class OneInput(nn.Module):
@@ -210,7 +212,7 @@ NETWORKS: dict[str, Network] = {
     "kornia/DISK's U-Net": Network(of("kornia.feature:DISK", then=lambda disk: disk.unet)),
     "kornia/YuNet": Network(of("kornia.models.yunet:YuNet", "test", pretrained=False)),
     "spandrel/ESRGAN": spandrel("ESRGAN.__arch.RRDB:RRDBNet", num_filters=32, num_blocks=2),
-    "spandrel/SPAN": spandrel("SPAN.__arch.span:SPAN", num_in_ch=3, num_out_ch=3, norm=False),
+    "spandrel/SPAN": replace(spandrel("SPAN.__arch.span:SPAN", num_in_ch=3, num_out_ch=3, norm=False), ends_exporter=True),
     "spandrel/Compact": spandrel("Compact.__arch.SRVGG:SRVGGNetCompact", num_feat=32, num_conv=8),
     "spandrel/NAFNet": spandrel("NAFNet.__arch.NAFNet_arch:NAFNet", enc_blk_nums=[1, 1], dec_blk_nums=[1, 1]),
     "spandrel/PLKSR": spandrel("PLKSR.__arch.PLKSR:PLKSR", dim=32, n_blocks=3),

@@ -1,6 +1,7 @@
 """What is done with one network, step by step, and how far each step's network is from the student itself."""
 
 import copy
+import os
 import tempfile
 import time
 import traceback
@@ -102,6 +103,9 @@ class Examination:
         return row | {"folded": sum(part.reason is None for part in folded.folding.parts), "kept": dict(left.most_common(4))}
 
     def export(self) -> Row:
+        signal = ended_by(self.exportable) if self.network.ends_exporter else 0
+        if signal:
+            return {"result": "refused", "text": f"torch's exporter is ended by signal {signal} on the original itself"}
         with tempfile.TemporaryDirectory() as folder:
             path = Path(folder) / "student.onnx"
             try:
@@ -152,6 +156,18 @@ class Examination:
         if without:
             raise WrongError(f"{len(without)} of {len(got)} parameters get no gradient, such as {without[0]}")
         return {}
+
+
+def ended_by(action: Callable[[], object]) -> int:
+    """The signal that ends a process in which an action is tried; 0 where none does."""
+    process = os.fork()
+    if process == 0:
+        try:
+            action()
+        finally:
+            os._exit(0)
+    status = os.waitpid(process, 0)[1]
+    return os.WTERMSIG(status) if os.WIFSIGNALED(status) else 0
 
 
 def attempt(step: Callable[[], Row]) -> Row:
