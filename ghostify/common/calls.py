@@ -7,7 +7,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, fx, nn
-from torch.utils._pytree import tree_leaves
+from torch.utils._pytree import tree_leaves, tree_map
 from torch.utils.hooks import RemovableHandle
 
 from ..errors import ArgumentError
@@ -131,3 +131,8 @@ def run_checked(model: nn.Module, args: PositionalArguments, kwargs: dict[str, A
             ) from error
         hint = "; give batches (N, C, H, W), not single images" if isinstance(args[0], Tensor) and args[0].dim() == 3 else ""
         raise ArgumentError(f"images of shape {shapes} do not fit {type(model).__name__}: {lines[0]}{hint}") from error
+
+
+def in_double(arguments: Arguments) -> Arguments:
+    """The same with floating-point values in double precision."""
+    return tree_map(lambda one: one.double() if isinstance(one, Tensor) and one.is_floating_point() else one, arguments)

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils._pytree import tree_leaves, tree_map
 
-from ..common.calls import Arguments
+from ..common.calls import Arguments, in_double
 from ..common.copying import on_meta
 from ..common.random_state import undisturbed
 from ..errors import GhostifyError, UnsupportedModelError
@@ -25,7 +25,7 @@ from ..surgery.narrowing import layers_around
 from ..surgery.planned import PlannedSite, PlannedSpan
 from .dense_layers import DroppedMaps, dense_layers
 from .network_plan import NetworkPlan
-from .rehearsal_stage import Performance, Stage, in_double
+from .rehearsal_stage import Performance, Stage
 
 ELSE = "with another layer in its place the network computes something else"
 

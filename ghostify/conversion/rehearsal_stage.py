@@ -195,11 +195,6 @@ class Stage:
                 buffer.data.copy_(values)
 
 
-def in_double(arguments: Arguments) -> Arguments:
-    """The same with double precision."""
-    return tree_map(lambda one: one.double() if isinstance(one, Tensor) and one.is_floating_point() else one, arguments)
-
-
 def _shallow(state: dict[str, Any]) -> dict[str, Any]:
     return {name: dict(value) if type(value) is dict and name.startswith("_") else value for name, value in state.items()}
 

@@ -4,10 +4,9 @@ import logging
 from collections.abc import Callable
 
 import torch
-from torch import Tensor, nn
-from torch.utils._pytree import tree_map
+from torch import nn
 
-from ..common.calls import Arguments, evaluation_mode
+from ..common.calls import Arguments, evaluation_mode, in_double
 from ..common.copying import copy_to_run
 from ..common.random_state import seeded
 from ..graph.probes import SEED, Probes, arguments_like, copied, is_same, tensors_in
@@ -110,15 +109,11 @@ def _failure(error: Exception) -> str:
 def _lost(module: nn.Module, call: Arguments, output: object) -> float:
     """What a module loses to the precision that it computes in, as a share of its output; 0 where that can't be told."""
     try:
-        exact = _called(inference_copy(module).double().forward, tree_map(_doubled, call))
+        exact = _called(inference_copy(module).double().forward, in_double(call))
         return _largest_difference(exact, output)
     except Exception as error:  # a network's own code, which may know one type alone
         log.debug("%s does not run in float64: %s", type(module).__name__, error)
         return 0.0
-
-
-def _doubled(value: object) -> object:
-    return value.double() if isinstance(value, Tensor) and value.is_floating_point() else value
 
 
 def _largest_difference(one: object, other: object) -> float:
