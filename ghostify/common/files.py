@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import ArgumentError
+from .text import first_line
 
 PlainData = dict[str, Any]  # values by name, as JSON and YAML have them
 
@@ -68,7 +69,7 @@ def read_settings(path: Path, what: str) -> PlainData:
     except OSError as error:
         raise ArgumentError(f"{what} {str(path)!r} can't be read: {error.strerror}") from error
     except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise ArgumentError(f"{what} {str(path)!r} is no YAML: {str(error).splitlines()[0]}") from error
+        raise ArgumentError(f"{what} {str(path)!r} is no YAML: {first_line(error)}") from error
     if not isinstance(values, Mapping):
         raise ArgumentError(f"{what} {str(path)!r} must be a mapping of settings to values")
     return dict(values)

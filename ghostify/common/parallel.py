@@ -8,6 +8,7 @@ from typing import TypeVar
 
 from ..errors import ArgumentError, GhostifyError
 from .checks import check_choice, whole_number
+from .text import first_line
 
 ENGINES = ("local", "ray")
 
@@ -95,7 +96,7 @@ def _run_on_ray(
             try:
                 yield ray.get(reference)
             except ray.exceptions.RayError as error:
-                reason = str(getattr(error, "cause", None) or error).strip().splitlines()[0]
+                reason = first_line(getattr(error, "cause", None) or error)
                 raise GhostifyError(f"Ray lost a task: {reason}; the same call goes on where this one ended") from error
 
 
@@ -116,8 +117,7 @@ def _connect(address: str | None) -> ModuleType:
     try:
         ray.init(address=address, log_to_driver=False, configure_logging=False)
     except (ConnectionError, RuntimeError, ValueError, TimeoutError) as error:
-        reason = str(error).strip().splitlines()[0]
-        raise ArgumentError(f"no Ray cluster answers at {address or 'this machine'}: {reason}") from error
+        raise ArgumentError(f"no Ray cluster answers at {address or 'this machine'}: {first_line(error)}") from error
     return ray
 
 

@@ -1,4 +1,4 @@
-"""Plain text of what rich draws."""
+"""Plain text of what rich draws, and of errors."""
 
 from io import StringIO
 from typing import TYPE_CHECKING
@@ -14,3 +14,8 @@ def plain(renderable: "RenderableType", width: int = 110) -> str:
     file = StringIO()
     Console(file=file, width=width, color_system=None, force_terminal=False, force_jupyter=False).print(renderable)
     return "\n".join(line.rstrip() for line in file.getvalue().splitlines()).rstrip()
+
+
+def first_line(error: BaseException) -> str:
+    """The first line of what an error says, at most 300 characters; the name of its class where it says nothing."""
+    return (str(error).strip() or type(error).__name__).splitlines()[0][:300]

@@ -7,6 +7,7 @@ from torch import Tensor, nn
 
 from ..common.calls import PositionalArguments
 from ..common.copying import copy_without_hooks
+from ..common.text import first_line
 from ..conversion.layer_seconds import LayerSeconds
 from ..conversion.runtime_timer import RuntimeTimer
 from ..conversion.site_layers import inputs_of
@@ -42,8 +43,7 @@ def time_layers(model: nn.Module, timer: RuntimeTimer, x: Tensor, note: Callable
     try:
         total = timer.whole(quiet, x)
     except Exception as error:  # whatever a runtime says of a network that it can't take
-        reason = (str(error).strip() or type(error).__name__).splitlines()[0][:200]
-        raise ArgumentError(f"runtime {timer.runtime.name!r} can't take {type(model).__name__}: {reason}") from error
+        raise ArgumentError(f"runtime {timer.runtime.name!r} can't take {type(model).__name__}: {first_line(error)}") from error
     sites = {site.name: site for site in find_sites(quiet)}
     seconds: dict[str, float] = {}
     for name, layer_input in inputs_of(quiet, list(sites), (x,)).items():

@@ -8,6 +8,7 @@ from torch import Tensor, nn
 
 from ..common.copying import copy_without_hooks, on_meta
 from ..common.progress import site_bar
+from ..common.text import first_line
 from ..deployment.runtimes import runtime_named
 from ..errors import ArgumentError, UnsupportedModelError
 from ..inputs.examples import one_input
@@ -131,8 +132,7 @@ def _by_site(
             try:
                 seconds = timer.site(p, inputs[name])
             except Exception as error:  # whatever a runtime says of a layer that it can't take
-                message = (str(error).strip() or type(error).__name__).splitlines()[0]
-                reasons[name] = f"can't be timed on {runtime}: {message}"
+                reasons[name] = f"can't be timed on {runtime}: {first_line(error)}"
             else:
                 gains[name] = seconds.original - seconds.ghost
                 if not _is_faster(seconds):

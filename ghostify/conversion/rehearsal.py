@@ -15,6 +15,7 @@ from torch.utils._pytree import tree_leaves, tree_map
 from ..common.calls import Arguments, in_double
 from ..common.copying import on_meta
 from ..common.random_state import undisturbed
+from ..common.text import first_line
 from ..errors import GhostifyError, UnsupportedModelError
 from ..graph.probes import Probes
 from ..graph.sites import Site
@@ -112,7 +113,7 @@ class Rehearsal:
                     self._plain = self._stage.run(arguments, {}, is_first=True)
                     missed = self._stage.misses(arguments, self._plain)
             except Exception as error:  # code of any kind runs here
-                self._error = self._error or _first_line(error)
+                self._error = self._error or first_line(error)
                 missed = self._stage.misses(arguments, None)
             else:
                 self.arguments = arguments
@@ -248,7 +249,7 @@ class _Search:
         try:
             given = self._stage.run(self._arguments, {**narrowed, **(ready or dense_layers(sites, narrowed))})
         except Exception as error:  # code of any kind runs here
-            return f"with another layer in its place the network fails: {_first_line(error)}"
+            return f"with another layer in its place the network fails: {first_line(error)}"
         if any(one.site.name in self._plain.layers and one.site.name not in given.layers for one in sites):
             return NEVER
         if given.equals(self._plain, self._apart):
@@ -309,7 +310,3 @@ def _inputs(network: nn.Module, example: object, images: ImageData | None) -> It
 def _shapes(arguments: Arguments) -> str:
     shapes = ["x".join(map(str, tensor.shape)) for tensor in tree_leaves(arguments) if isinstance(tensor, Tensor)]
     return " and ".join(shapes) or "an input without tensors"
-
-
-def _first_line(error: Exception) -> str:
-    return (str(error).strip() or type(error).__name__).splitlines()[0]

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from ..common.checks import check_model, whole_number
 from ..common.costs import measure
 from ..common.progress import site_bar
+from ..common.text import first_line
 from ..errors import ArgumentError, ArgumentTypeError
 from ..inputs.examples import as_arguments, example_input
 from .fold import for_inference
@@ -137,7 +138,7 @@ def _loaded(
             loads[name] = runtime.prepare(model, x, threads)
             loads[name]()(x)
         except Exception as error:  # whatever a runtime says of a network that it can't take
-            problems[name] = (str(error).strip() or type(error).__name__).splitlines()[0][:200]
+            problems[name] = first_line(error)
             loads.pop(name, None)
     return loads, problems
 

@@ -9,6 +9,7 @@ from torch import nn
 from ..common.calls import Arguments, evaluation_mode, in_double
 from ..common.copying import copy_to_run
 from ..common.random_state import seeded
+from ..common.text import first_line
 from ..graph.probes import SEED, Probes, arguments_like, copied, is_same, tensors_in
 from ..graph.usage import has_hooks
 from .inference_copy import inference_copy
@@ -103,7 +104,7 @@ def _same_tensors(one: Arguments, other: Arguments) -> bool:
 
 def _failure(error: Exception) -> str:
     """Why a folded form does not run, in words."""
-    return f"it fails when it is folded: {str(error).splitlines()[0] if str(error) else type(error).__name__}"
+    return f"it fails when it is folded: {first_line(error)}"
 
 
 def _lost(module: nn.Module, call: Arguments, output: object) -> float:

@@ -15,6 +15,7 @@ from ..common.calls import PositionalArguments
 from ..common.copying import copy_shared
 from ..common.costs import count_params, measure
 from ..common.files import PlainData, write_text
+from ..common.text import first_line
 from ..compression.compress import compress
 from ..conversion.convert import convert
 from ..conversion.runtime_timer import REPEATS, Beside, RuntimeTimer
@@ -100,10 +101,9 @@ def run_trial(data: SweepData, trial: Trial) -> TrialResult:
     try:
         result = _measure(data, trial, messages)
     except Exception as error:  # whatever a model, its data or a setting does: the other trials go on
-        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
-        result = TrialResult(trial.settings, error=f"{type(error).__name__}: {reason}")
+        result = TrialResult(trial.settings, error=f"{type(error).__name__}: {first_line(error)}")
         messages.append(traceback.format_exc())
-        log.warning("trial %s failed: %s", trial.name, reason)
+        log.warning("trial %s failed: %s", trial.name, first_line(error))
     result = replace(result, seconds=round(time.perf_counter() - start, 3))
     write_text(folder / "log.txt", "\n\n".join(messages) + "\n")
     write_text(folder / "trial.json", result.to_json() + "\n")

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 from ..common.checks import check_choice
 from ..common.files import also_write
 from ..common.report import ReportBase
+from ..common.text import first_line
 from ..conversion.target import Target
 from ..errors import ArgumentError, ArgumentTypeError
 from .trial import Trial, TrialResult
@@ -53,7 +54,7 @@ class SweepResult(ReportBase):
             try:
                 results.append(TrialResult.from_json(path.read_text()))
             except (OSError, ValueError) as error:
-                unreadable[str(path.relative_to(folder))] = str(error).splitlines()[0] if str(error) else type(error).__name__
+                unreadable[str(path.relative_to(folder))] = first_line(error)
         return cls(tuple(sorted(results, key=_order)), unreadable)
 
     def named(self, include_failed: bool = True) -> set[str]:

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset
 
+from ..common.text import first_line
 from ..errors import ArgumentError
 
 Transform = Callable[[object], object]  # from a picture to what the network takes
@@ -57,7 +58,7 @@ def picture_loader(
             path if is_named_set else "", None if is_named_set else path, split, is_training=training
         )
     except (RuntimeError, ValueError, AssertionError, OSError, ImportError) as error:
-        raise ArgumentError(f"{name} {path!r} can't be read: {str(error).splitlines()[0]}") from error
+        raise ArgumentError(f"{name} {path!r} can't be read: {first_line(error)}") from error
     if not is_named_set:
         dataset = _Pictures(dataset, fail_if_broken)
     config = timm.data.resolve_data_config({}, model=model)

@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from ..common.text import first_line
 from ..errors import ArgumentError, ArgumentTypeError
 
 log = logging.getLogger(__name__)
@@ -59,8 +60,7 @@ def _build_pretrained(build: Callable[[], nn.Module], library: str, name: str, d
         with device:
             return build()
     except Exception as error:  # no network, no such weights, a broken download: each library has its own kinds
-        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
-        raise ArgumentError(f"the pretrained weights of {library}/{name} can't be had: {reason}") from error
+        raise ArgumentError(f"the pretrained weights of {library}/{name} can't be had: {first_line(error)}") from error
 
 
 def _build_timm(name: str, pretrained: bool, **settings: Any) -> nn.Module:

@@ -8,6 +8,7 @@ from typing import Any
 from torch import nn
 
 from ..common.tensors import state_of
+from ..common.text import first_line
 from ..errors import ArgumentError, GhostifyError
 from ..inputs.zoo import create_model
 from ..layers.ghost_module import INDICES
@@ -43,7 +44,7 @@ class Architecture:
         except ArgumentError:
             raise
         except Exception as error:  # the libraries check their settings with whatever comes along
-            raise ArgumentError(f"the architecture {self.name!r} can't be built: {str(error).splitlines()[0]}") from error
+            raise ArgumentError(f"the architecture {self.name!r} can't be built: {first_line(error)}") from error
 
 
 def find_architecture(student: nn.Module, recipe: ConversionRecipe) -> Architecture | None:

@@ -8,6 +8,7 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from ..common.tensors import load_strictly, state_of
+from ..common.text import first_line
 from ..errors import ArgumentError
 from .other_head import other_head
 
@@ -52,7 +53,7 @@ def read_state(path: Path) -> dict[str, Tensor]:
             return read_safetensors(path)
         state = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # either library raises several kinds, all of which mean this
-        raise ArgumentError(f"weights file {str(path)!r} can't be read: {str(error).splitlines()[0][:200]}") from error
+        raise ArgumentError(f"weights file {str(path)!r} can't be read: {first_line(error)}") from error
     for key in ("state_dict", "model"):
         if isinstance(state, dict) and isinstance(state.get(key), dict):
             state = state[key]
