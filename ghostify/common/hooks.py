@@ -15,8 +15,8 @@ def all_hooks(network: nn.Module) -> set[int]:
 
 def hooks_with_modules(network: nn.Module) -> set[int]:
     """The keys of the hooks that hold modules, parameters or buffers of the network, as methods and closures may."""
-    parts = {id(part) for part in (*network.modules(), *network.parameters(), *network.buffers())}
     hooks = [item for module, name in _hook_dicts(network) for item in vars(module)[name].items()]
+    parts = {id(part) for part in (*network.modules(), *network.parameters(), *network.buffers())} if hooks else set()
     return {key for key, hook in hooks if _holds(hook, parts)}
 
 
