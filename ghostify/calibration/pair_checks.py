@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from ..common.calls import Arguments
-from ..common.checks import check_has_weights, check_is_module, check_is_not_student, check_model
+from ..common.checks import check_finite, check_has_weights, check_is_module, check_is_not_student, check_model
 from ..errors import ArgumentError
 from ..graph.find_sites import find_sites, trace_layers
 from ..graph.sites import Site
@@ -44,7 +44,7 @@ def check_networks(student: nn.Module, teacher: nn.Module) -> ConversionRecipe:
         check_has_weights(name, model)
     recipe = _check_roles(student, teacher)
     _check_precision(student, teacher)
-    _check_finite(teacher)
+    check_finite("teacher", teacher)
     _check_devices(student, teacher)
     return recipe
 
@@ -90,12 +90,6 @@ def _check_precision(student: nn.Module, teacher: nn.Module) -> None:
     ]
     if kinds[0] != kinds[1]:
         raise ArgumentError(f"student is of {kinds[0]}, teacher of {kinds[1]}: give both in one precision")
-
-
-def _check_finite(teacher: nn.Module) -> None:
-    for name, parameter in teacher.named_parameters():
-        if not bool(torch.isfinite(parameter.detach()).all()):
-            raise ArgumentError(f"teacher has NaN or infinite weights in {name!r}")
 
 
 def _check_devices(student: nn.Module, teacher: nn.Module) -> None:

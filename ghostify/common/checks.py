@@ -86,6 +86,18 @@ def check_is_not_student(teacher: nn.Module, student: nn.Module) -> None:
         raise ArgumentError("teacher must be the original network, not the student itself")
 
 
+def check_finite(name: str, model: nn.Module) -> None:
+    """Refuse a model with NaN or infinite parameters, or with NaN in its buffers; infinite ones may be masks.
+
+    Raises:
+        ArgumentError: with the place of the first.
+    """
+    odd = (key for key, parameter in model.named_parameters() if not bool(parameter.detach().isfinite().all()))
+    key = next(odd, None) or next((key for key, buffer in model.named_buffers() if bool(buffer.isnan().any())), None)
+    if key is not None:
+        raise ArgumentError(f"{name} has NaN or infinite weights in {key!r}")
+
+
 def check_model(model: nn.Module) -> None:
     """Refuse what hides the real model or can't be rewritten.
 

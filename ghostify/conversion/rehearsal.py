@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from torch.utils._pytree import tree_leaves, tree_map
 
 from ..common.calls import Arguments, in_double
+from ..common.checks import check_finite
 from ..common.copying import on_meta
 from ..common.random_state import undisturbed
 from ..common.text import first_line
@@ -126,6 +127,7 @@ class Rehearsal:
         """Know whether the output of the network alone tells anything.
 
         Raises:
+            ArgumentError: weights of the network are not finite, of which its outputs come out so.
             UnsupportedModelError: a copy of the network uses layers, tensors or attributes of the network itself.
         """
         if plain.intruders:
@@ -137,12 +139,17 @@ class Rehearsal:
         if not any(tensor.numel() for tensor in plain.outputs) and not plain.layers:
             self._plain, self.verdict = None, "not verified: the network gives no tensors"
         elif not plain.is_finite:
+            check_finite("model", self._stage.original)
             self._plain, self.verdict = None, "not verified: the outputs of the network are not finite"
         else:
             self.verdict = f"verified on {_shapes(self.arguments)}"
 
     def findings(self, plan: NetworkPlan) -> Findings:
-        """What has to change in a plan."""
+        """What has to change in a plan.
+
+        Raises:
+            ArgumentError: weights of the network are not finite, of which its outputs come out so.
+        """
         if self._plain is None or self.arguments is None or not plan.converts:
             return Findings()
         search = _Search(self._stage, plan)
@@ -153,7 +160,10 @@ class Rehearsal:
         if self._own is None or not self._own[1].is_finite:
             self._own = self.arguments, self._stage.run(self.arguments, {})
         arguments, own = self._own  # random scales may hide what these show
-        return search.findings(arguments, own, self._give_up) if own.is_finite else found
+        if not own.is_finite:
+            check_finite("model", self._stage.original)
+            return found
+        return search.findings(arguments, own, self._give_up)
 
     def _give_up(self, verdict: str) -> None:
         self._plain, self.verdict = None, verdict

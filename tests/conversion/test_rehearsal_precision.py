@@ -38,3 +38,12 @@ def test_what_rounding_alone_does_is_no_fault(inplace):
 def test_a_fault_is_found_where_rounding_does_much():
     with pytest.raises(ghostify.UnsupportedModelError, match="nothing to convert"):
         ghostify.convert(Sensitive(taps=True).eval(), 2, cheap="absorbed", skip=(), example_input=torch.randn(2, 3, 16, 16))
+
+
+@pytest.mark.parametrize("cheap", ["depthwise", "auto", "absorbed"])
+@pytest.mark.parametrize("place", ["norm.running_var", "second.bias"])
+def test_weights_that_are_not_numbers_are_refused_by_name(place, cheap):
+    model = Sensitive().eval()
+    model.state_dict()[place][3] = torch.nan
+    with pytest.raises(ghostify.ArgumentError, match=f"model has NaN or infinite weights in '{place}'"):
+        ghostify.convert(model, 2, cheap=cheap, skip=(), example_input=torch.randn(2, 3, 16, 16))
