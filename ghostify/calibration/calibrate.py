@@ -79,8 +79,9 @@ def calibrate(
         steps: gradient steps for each block.
         lr: by which part of its size a parameter moves in the first of them (Adam, falling to zero along a cosine).
         copies: how often each image is used once more, mirrored and shifted by up to an eighth; 0 for images that mean
-            something else then. None: with ``"block"`` up to three, as long as that makes 1,024 images at most, with
-            ``"least_squares"`` none. Only (N, C, H, W) tensors are copied.
+            something else then. None: up to three with ``"block"``; with ``"least_squares"`` one for students with
+            absorbed ghosts and none for others; as long as that makes 1,024 images at most. Only (N, C, H, W) tensors are
+            copied.
         align: give layers whose outputs are added to each other the same intrinsic channels and sources, so that
             :func:`ghostify.fold` need not restore the order of channels after any of them. For students that are to be fast;
             it costs nothing where ghosts are pointwise, and accuracy where they are depthwise.
@@ -219,8 +220,8 @@ class _Calibration:
         )
 
     def _add_copies(self, held: SpilledList[Arguments], images: int) -> None:
-        default = 0 if self.blocks is None else default_copies(images)
-        copies = default if self.copies is None else self.copies
+        most = 3 if self.blocks is not None else 1 if self.pair.recipe.narrowed else 0  # that were found to pay
+        copies = default_copies(images, most) if self.copies is None else self.copies
         if not add_copies(held, copies, self.settings.seed) and self.copies:
             self.notes.append("no copies were made: images are not one tensor (N, C, H, W)")
 

@@ -1,4 +1,4 @@
-"""Copies of few images, mirrored and shifted, so that the gradient steps see more of them."""
+"""Copies of few images, mirrored and shifted, so that regressions and gradient steps see more of them."""
 
 import torch
 from torch import Tensor
@@ -10,9 +10,9 @@ from ..inputs.augment import copied
 VIEWS = 1024  # images and copies of them, beyond which none are made unless asked for
 
 
-def default_copies(images: int) -> int:
-    """How many copies of each image the gradient steps gain from."""
-    return max(0, min(3, VIEWS // images - 1))
+def default_copies(images: int, most: int) -> int:
+    """How many copies of each image a method gains from, of which more than ``most`` would not pay."""
+    return max(0, min(most, VIEWS // images - 1))
 
 
 def add_copies(calls: SpilledList[Arguments], copies: int, seed: int) -> bool:

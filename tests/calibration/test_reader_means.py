@@ -15,7 +15,7 @@ def test_a_reader_with_a_norm_keeps_the_means_of_its_maps(bias):
     teacher = shake(nn.Sequential(*layers)).eval()
     images = torch.randn(64, 3, 6, 6) + 0.5
     student = ghostify.convert(teacher, 2, cheap="absorbed", min_channels=1, skip=())
-    ghostify.calibrate(student, teacher, images, method="least_squares")
+    ghostify.calibrate(student, teacher, images, method="least_squares", copies=0)
     with torch.no_grad():
         found, wanted = student(images), teacher(images)
     assert student[2].in_channels == 8
