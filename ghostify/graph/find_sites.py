@@ -2,7 +2,7 @@
 
 import logging
 from collections.abc import Iterator, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import Literal
 
 from torch import fx, nn
@@ -82,6 +82,22 @@ def find_sites(model: nn.Module, parts: Sequence[Part] | None = None) -> list[Si
     return search.mark_first(list(sites.values()))
 
 
+_ROLES = frozenset({"first", "pooled", "last"})
+
+
+@dataclass(frozen=True)
+class _Place:
+    """Where a part of a network, or a module, stands in the network.
+
+    Attributes:
+        roles: those that what lies in it may have in the network.
+        unordered: the outermost module around it in which nobody knows what comes first or last; None where that is known.
+    """
+
+    roles: frozenset[str]
+    unordered: str | None = None
+
+
 class _Search:
     """Reads sites off the graphs.
 
@@ -94,39 +110,45 @@ class _Search:
         self.parts = parts
         self.usage = Usage(model, parts)
         self.modules = self.usage.modules
-        self.opaque: dict[str, frozenset[str]] = {}  # roles of modules that graphs call without showing their inside
-        self.unordered: dict[str, str] = {}  # by site: the module around it in which nobody knows what comes first
+        self.opaque: dict[str, _Place] = {}  # of modules that graphs call without showing their inside
+        self.unordered: dict[str, str] = {}  # by site, as of its place
 
     def sites(self, part: Part) -> Iterator[Site]:
         """The sites of one part, in the order in which they are called."""
-        roles = roles_of(part, self.modules)
+        place = self._place(part)
+        roles = {node: found & place.roles for node, found in roles_of(part, self.modules).items()}
         for node in part.graph.nodes:
             if node.op != "call_module":
                 continue
             name = part.qualified(str(node.target))
             module = self.modules[name]
             if not is_listed(module):
-                self.opaque[name] = roles[node] & self.opaque.get(name, roles[node])
+                others = self.opaque[name].roles if name in self.opaque else roles[node]
+                self.opaque[name] = _Place(roles[node] & others, place.unordered)
             if not is_listed(module) or isinstance(module, ReducedLinear):
                 continue
             kind: Literal["conv", "linear"] = "linear" if type(module) is nn.Linear else "conv"
-            known_roles = self._known_roles(name, part, roles[node], kind)
-            site = Site(name, module, kind, roles=known_roles, reason=self._blocked(name, module))
+            known = roles[node]
+            if place.unordered is not None:
+                self.unordered[name] = place.unordered
+                known -= {"last"} if kind == "conv" else set()
+            site = Site(name, module, kind, roles=known, reason=self._blocked(name, module))
             site = replace(site, tells_type=self.usage.tells_type(name))
             may_change = kind == "conv" and site.reason in (None, DEPTHWISE, TRANSPOSED)
             yield self._with_followers(site, part, node) if may_change else site
 
-    def _known_roles(self, name: str, part: Part, roles: frozenset[str], kind: Literal["conv", "linear"]) -> frozenset[str]:
-        """The roles of a layer in the network, given those in its part: what is first in a module that comes first is first."""
+    def _place(self, part: Part) -> _Place:
+        """The place of a part in the network: what is first in a module that comes first is first."""
         if part.whole:
-            return roles
+            return _Place(_ROLES)
         around = next((path for path in _with_parents(part.entry) if path in self.opaque), None)
-        if around == part.entry:
-            return roles - ({"first", "last"} - self.opaque[around])
-        if around is not None or not any(other.whole for other in self.parts):
-            self.unordered[name] = around or ""
-        outside = self.opaque[around] if around is not None else frozenset({"first"} if name in self.unordered else ())
-        return roles - ({"first"} - outside) - ({"last"} if kind == "conv" else set())
+        if around is not None:
+            outside = self.opaque[around]
+            is_known = outside.unordered is not None or around == part.entry
+            return _Place(outside.roles | {"pooled"}, outside.unordered if is_known else around)
+        if any(other.whole for other in self.parts):  # whose graph does not call this part, as heads that help training
+            return _Place(_ROLES - {"first"}, part.entry)
+        return _Place(_ROLES, "")
 
     def _blocked(self, name: str, module: nn.Module) -> str | None:
         """Why no Ghost module can stand in for this layer, whatever the settings."""

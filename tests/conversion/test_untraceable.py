@@ -45,3 +45,38 @@ def test_heads_that_only_training_uses_are_found():
     assert {"aux1.conv.conv", "aux2.conv.conv"} <= set(ghosts(student))
     outputs = student.train()(torch.randn(2, 3, 96, 96))
     assert outputs.aux_logits1.shape == (2, 1000)
+
+
+def test_what_comes_first_in_a_head_is_not_first_where_nothing_around_traces():
+    class Branch(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.conv = nn.Sequential(nn.Conv2d(32, 32, 3, padding=1), nn.ReLU())
+            self.scores = nn.Conv2d(32, 16, 1)
+
+        def forward(self, maps):
+            return [self.scores(self.conv(one)) for one in maps]
+
+    class Head(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.classes, self.boxes = Branch(), Branch()
+
+        def forward(self, maps):
+            return self.classes(maps), self.boxes(maps)
+
+    class Detector(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.backbone, self.head = stack(nn.Conv2d(32, 32, 3)), Head()
+
+        def forward(self, scenes):
+            maps = self.backbone(torch.stack([scene * 2 for scene in scenes]))
+            return self.head([maps, maps[..., ::2, ::2]])
+
+    scenes = ([torch.rand(3, 16, 16)],)
+    report = ghostify.report(ghostify.convert(Detector(), example_input=scenes), scenes)
+    kept = {row.name: row.reason for row in report.rows if row.reason}
+    assert list(kept) == ["backbone.0"]
+    assert kept["backbone.0"].startswith("first convolution")
+    assert report.verified
