@@ -3,6 +3,7 @@
 Values that are added, or that an activation or a pool makes of each other, have the order of their channels in common.
 """
 
+from collections import defaultdict
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from itertools import chain
@@ -22,7 +23,7 @@ class ChannelStream:
 
     Attributes:
         channels: how many.
-        makers: calls of the layers that make them; of those that are added, the later arguments of sums first.
+        makers: all calls of the layers that make them; of those that are added, the later arguments of sums first.
         needs: values that are these channels alone, and the nodes that read them and need the original order.
         fixed: why the stream must stand in the original order; empty where it need not.
         pooled: whether a pool makes a value that is these channels alone.
@@ -67,8 +68,12 @@ def channel_streams(graph: fx.Graph, modules: Mapping[str, nn.Module], shared: s
     """
     bound = {target for target in shared if target in modules and _has_values(modules[target])} | hooked
     spans, layouts = span_layouts(graph, {target: _in_spans(module) for target, module in modules.items()}, bound)
-    calls = {str(node.target): node for node in graph.nodes if node.op == "call_module"}
-    streams = [ChannelStream(span.channels, tuple(calls[target] for target in reversed(span.makers))) for span in spans]
+    calls: dict[str, list[fx.Node]] = defaultdict(list)  # more than one of a layer that is bound
+    for node in graph.nodes:
+        if node.op == "call_module":
+            calls[str(node.target)].append(node)
+    makers = [tuple(node for target in reversed(span.makers) for node in calls[target]) for span in spans]
+    streams = [ChannelStream(span.channels, nodes) for span, nodes in zip(spans, makers, strict=True)]
     of_maps = {node: layout for node, layout in layouts.items() if layout.axis == "second" and not layout.flat}
     runs = {node: tuple(streams[i] for i in layout.runs) for node, layout in of_maps.items()}
     dims = {node: 1 if layout.places is None else -1 - layout.places for node, layout in of_maps.items()}

@@ -3,6 +3,7 @@
 from collections import defaultdict
 from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass, field
+from typing import cast
 
 import torch
 from torch import Tensor, fx, nn
@@ -190,11 +191,14 @@ class _PartFolder:
             self._fix_streams(streams)
         orders = ChannelOrders(streams, self.modules)
         needs = {reader for _, reader in streams.needs}
+        ghosts: dict[str, fx.Node] = {}  # and one call of each
         for node, module in self._calls():
             taken = None if node in needs or not node.all_input_nodes else orders.of(node.all_input_nodes[0])
             self._permute(node, orders.of(node), taken)
             if isinstance(module, FoldedGhost):
-                self._note_order(str(node.target), module, orders.reason_for(node))
+                ghosts[str(node.target)] = node
+        for target, node in ghosts.items():
+            self._note_order(target, cast(FoldedGhost, self.modules[target]), orders.reason_for(node))
         restored: dict[fx.Node, fx.Node] = {}
         for value, reader in streams.needs:
             if (order := orders.of(value)) is not None:

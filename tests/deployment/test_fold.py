@@ -131,6 +131,23 @@ def test_shared_layers_and_layers_read_from_outside_stay():
     assert "more than once" in left(folded, "norm")["norm"]
 
 
+def test_a_ghost_module_that_is_called_twice_keeps_its_order():
+    class Net(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.a, self.b = nn.Conv2d(3, 8, 3, padding=1), nn.Conv2d(8, 16, 3, padding=1)
+            self.register_buffer("centre", torch.zeros(16))
+
+        def forward(self, x):
+            self.centre = 0.9 * self.centre + self.b(self.a(x)).mean((0, 2, 3))
+            return self.b(self.a(x)).mean((2, 3)) - self.centre
+
+    student = ghostify.convert(Net().eval(), 2, cheap="depthwise", example_input=(2, 3, 8, 8))
+    orders = [part for part in ghostify.fold(student, (2, 3, 8, 8)).folding.parts if part.kind == "channel order"]
+    assert [part.name for part in orders] == ["b"]
+    assert "more than once" in orders[0].reason
+
+
 def test_three_and_one_dimensions():
     for conv, norm, size in ((nn.Conv1d, nn.BatchNorm1d, (3, 32)), (nn.Conv3d, nn.BatchNorm3d, (3, 12, 12, 12))):
         layers = [layer for i in range(3) for layer in (conv(3 if i == 0 else 16, 16, 3), norm(16), nn.ReLU())]
