@@ -1,6 +1,7 @@
 """Files of networks for other runtimes: how each format is written, read back and quantized to int8."""
 
 import importlib.util
+import inspect
 import io
 import warnings
 from collections.abc import Callable, Iterable
@@ -64,7 +65,7 @@ def write_onnx(model: nn.Module, path: Path, example: Tensor, dynamic: bool) -> 
             (example,),
             path,
             dynamo=True,
-            dynamic_shapes=_dynamic_shapes(dynamic),
+            dynamic_shapes=_dynamic_shapes(model, dynamic),
             external_data=False,
             verbose=False,
         )
@@ -107,7 +108,7 @@ def onnx_session(path: Path, threads: int) -> Run:
 
 def _write_torch(model: nn.Module, path: Path, example: Tensor, dynamic: bool) -> None:
     """Write the program of ``torch.export``."""
-    program = torch.export.export(model, (example,), dynamic_shapes=_dynamic_shapes(dynamic))
+    program = torch.export.export(model, (example,), dynamic_shapes=_dynamic_shapes(model, dynamic))
     buffer = io.BytesIO()  # torch's own writer ends the process where the disk is full
     torch.export.save(program, buffer)
     path.write_bytes(buffer.getbuffer())
@@ -159,9 +160,13 @@ def _read_openvino(path: Path, threads: int) -> Run:
     return openvino_request(str(path), threads)
 
 
-def _dynamic_shapes(dynamic: bool) -> tuple[dict[int, object]] | None:
+def _dynamic_shapes(model: nn.Module, dynamic: bool) -> tuple[object, ...] | None:
     """Let ``torch.export`` find out which sizes of the one input may vary along the batch."""
-    return ({0: torch.export.Dim.AUTO},) if dynamic else None
+    if not dynamic:
+        return None
+    first = next(iter(inspect.signature(model.forward).parameters.values()), None)
+    batch = {0: torch.export.Dim.AUTO}
+    return ((batch,),) if first is not None and first.kind is first.VAR_POSITIONAL else (batch,)
 
 
 FORMATS = {

@@ -32,6 +32,25 @@ def taken(path):
     return tuple(next(node.meta["val"].shape for node in program.graph.nodes if node.name == name))
 
 
+class Wrapped(nn.Module):
+    """Hands on whatever it is given, as torch's AveragedModel does."""
+
+    def __init__(self):
+        super().__init__()
+        self.module = nn.Sequential(nn.Conv2d(3, 8, 3), nn.AdaptiveAvgPool2d(1))
+
+    def forward(self, *args, **kwargs):
+        return self.module(*args, **kwargs)
+
+
+@pytest.mark.parametrize("name", ["s.pt2", "s.onnx"])
+@pytest.mark.parametrize("fold", [True, pytest.param(False, marks=pytest.mark.slow)])
+def test_a_network_of_any_arguments_takes_any_batch(tmp_path, name, fold):
+    pytest.importorskip({".pt2": "torch", ".onnx": "onnxscript"}[(tmp_path / name).suffix])
+    path = ghostify.export(Wrapped().eval(), tmp_path / name, example_input=(1, 3, 10, 10), fold=fold)
+    assert taken(path)[0] != 1
+
+
 @pytest.mark.parametrize("name", ["s.pt2", "s.onnx", pytest.param("s.xml", marks=pytest.mark.slow)])
 @pytest.mark.parametrize("batch", [1, 5])
 def test_a_static_file_takes_the_batch_that_is_given(tmp_path, name, batch):
