@@ -17,7 +17,7 @@ log = logging.getLogger(__name__)
 TOLERANCE = 1e-3  # of the largest output: runtimes sum in another order
 
 
-ROUNDINGS = 4  # or so many times what the network itself loses to float32: some make much of little
+ROUNDINGS = 4  # or so many times what the network itself loses to rounding, or numbers of its type are apart
 
 
 INT8_TOLERANCE = 0.3  # of the outputs' length
@@ -48,7 +48,7 @@ def check_outputs(model: nn.Module, run: Run, batches: Iterable[Tensor], format:
             raise GhostifyError(f"the {format} file gives outputs of other shapes than PyTorch for a batch of {len(x)}")
         for one, other in zip(expected, actual, strict=True):
             difference = _relative_length(one, other) if int8 else _largest_difference(one, other)
-            most = INT8_TOLERANCE if int8 else TOLERANCE
+            most = INT8_TOLERANCE if int8 else max(TOLERANCE, ROUNDINGS * _spacing(model, one))
             if not difference <= most and not int8:
                 most = max(most, ROUNDINGS * _rounding(model, x))
             if not difference <= most:
@@ -65,6 +65,12 @@ def _relative_length(one: Tensor, other: Tensor) -> float:
 def _largest_difference(one: Tensor, other: Tensor) -> float:
     """The largest difference of two outputs, as a share of the first output's largest number."""
     return float((one.double() - other.double()).abs().max() / one.double().abs().max().clamp_min(1e-12))
+
+
+def _spacing(model: nn.Module, output: Tensor) -> float:
+    """The relative distance between neighbouring numbers of the shortest floating type that a network and its output have."""
+    types = {tensor.dtype for tensor in (*model.parameters(), output) if tensor.is_floating_point()}
+    return max((torch.finfo(kind).eps for kind in types), default=0.0)
 
 
 @torch.no_grad()
