@@ -13,7 +13,7 @@ from ..graph.find_sites import find_sites, trace_layers
 from ..graph.sites import Site
 from ..layers.ghost_module import GhostModule
 from ..layers.reduced_linear import ReducedLinear
-from ..students.conversion_recipe import ConversionRecipe, SiteRecord, recipe_of
+from ..students.conversion_recipe import ConversionRecipe, SiteRecord, not_converted, recipe_of
 from ..students.replay import as_recorded, check_spans
 from ..surgery.narrowing import layers_around
 
@@ -71,8 +71,10 @@ def check_pair(student: nn.Module, teacher: nn.Module, recipe: ConversionRecipe,
 def _check_roles(student: nn.Module, teacher: nn.Module) -> ConversionRecipe:
     """The student's recipe; a student was converted, and a teacher was not."""
     recipe = recipe_of(student)
-    if recipe is None or not recipe.converts:
-        raise ArgumentError("student must come from ghostify.convert: it carries no record of a conversion")
+    if recipe is None:
+        raise ArgumentError(not_converted(student))
+    if not recipe.converts:
+        raise ArgumentError("student must come from ghostify.convert: its conversion changed nothing")
     of_teacher = recipe_of(teacher)
     if any(isinstance(m, (GhostModule, ReducedLinear)) for m in teacher.modules()) or (of_teacher and of_teacher.narrowed):
         what = "absorbed ghosts" if of_teacher and of_teacher.narrowed else "Ghost modules"

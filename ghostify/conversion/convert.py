@@ -18,6 +18,7 @@ from ..graph.network_spans import find_network_spans
 from ..graph.sites import Site
 from ..graph.spans import Span
 from ..graph.tracing import Part
+from ..graph.usage import derived_modules
 from ..inputs.images import ImageData
 from ..inputs.zoo import create_model
 from ..layers.ghost_module import GhostModule
@@ -215,9 +216,11 @@ def _carry_out(network: M, plan: NetworkPlan, config: GhostConfig, inplace: bool
         swaps = absorption.layers | make_swaps(rebased(plan.sites, absorption.layers), config.init, config.seed)
         spans = [record_span(span, absorption.kept.get(span.name)) for span in plan.spans]
         # before the swap, which in place makes other layers of those of the plan
-        recipe = make_recipe(plan.sites, config.to_dict(plan.budget), recipe_of(network), spans)
+        before = recipe_of(network)
+        recipe = make_recipe(plan.sites, config.to_dict(plan.budget), before, spans)
+        derived = before.derived if before else derived_modules(network)
         student = swap(network, swaps, inplace)
-    attach_recipe(student, replace(recipe, verified=plan.verified))
+    attach_recipe(student, replace(recipe, verified=plan.verified, derived=derived))
     return student
 
 

@@ -17,7 +17,7 @@ from ..layers.convolution import as_convolution, as_weighted
 from ..layers.ghost_module import GhostModule
 from ..layers.layer_classes import lookup
 from ..layers.reduced_linear import ReducedLinear
-from ..students.conversion_recipe import ConversionRecipe, SiteRecord, recipe_of
+from ..students.conversion_recipe import ConversionRecipe, SiteRecord, not_converted, recipe_of
 from ..surgery.narrowing import inputs_of, outputs_of, widened_layers
 from .report import Report, Total
 from .report_rows import Row, SpanRow
@@ -82,7 +82,7 @@ def _recipe(student: nn.Module) -> ConversionRecipe:
     check_model(student)
     recipe = recipe_of(student)
     if recipe is None:
-        raise ArgumentError(f"student ({type(student).__name__}) was not made by ghostify.convert: convert it first")
+        raise ArgumentError(not_converted(student))
     return recipe
 
 

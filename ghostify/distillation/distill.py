@@ -17,6 +17,7 @@ from ..common.tensors import state_of
 from ..errors import ArgumentError, ArgumentTypeError, DivergedError
 from ..inputs.sources import LabelledData, make_source
 from ..losses import main_output
+from ..students.storage import saved_recipe
 from ..tasks.kinds import task_for
 from ..tasks.task import Outputs, Task
 from .report import RecoveryReport
@@ -87,7 +88,7 @@ def distill(
     folder = None if out is None else RunFolder(Path(out))
     _check_networks(student, teacher)
     _check_settings(recipe, checkpoint_seconds)
-    _check_folder(folder, resume)
+    _check_folder(folder, resume, student)
     check_choice("broken", broken, ("skip", "fail"))
     train_source = make_source(train, teacher, recipe.batch_size, training=True, workers=workers, broken=broken)
     val_source = None
@@ -135,14 +136,15 @@ def _check_settings(recipe: object, checkpoint_seconds: object) -> None:
         raise ArgumentError(f"checkpoint_seconds must be a number of at least 0, not {checkpoint_seconds!r}")
 
 
-def _check_folder(folder: RunFolder | None, resume: bool) -> None:
-    """Refuse to write over a run, or to go on with one that has no folder."""
+def _check_folder(folder: RunFolder | None, resume: bool, student: nn.Module) -> None:
+    """Refuse to write over a run, to go on with one that has no folder, and a student that no folder could take."""
     if folder is None:
         if resume:
             raise ArgumentError("resume=True needs out=, the folder of the run to go on with")
         return
     if folder.path.exists() and not folder.path.is_dir():
         raise ArgumentError(f"out {str(folder.path)!r} is a file, not a folder")
+    saved_recipe(student)
     holds_run = process_state().is_main_process and folder.checkpoint.exists()
     if max_over_processes(int(holds_run)) and not resume:  # the main process decides
         raise ArgumentError(f"out {str(folder.path)!r} holds a run already: resume=True goes on with it, or choose another")

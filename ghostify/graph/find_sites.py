@@ -21,7 +21,7 @@ from .recording import record
 from .roles import roles_of
 from .sites import DEPTHWISE, TRANSPOSED, Site, is_listed
 from .tracing import Part, is_excluded, trace_in_training
-from .usage import Usage, has_derived_weight, has_hooks, is_patched, is_quantised
+from .usage import Usage, derivation, has_hooks, is_patched, is_quantised
 
 log = logging.getLogger(__name__)
 
@@ -158,8 +158,8 @@ class _Search:
             return TRANSPOSED
         if is_quantised(module):
             return "quantised"
-        if has_derived_weight(module):
-            return "weight-normed or parametrised: its weight is made from others at run time"
+        if derived := derivation(module):
+            return derived
         if type(module) is not nn.Linear and not is_kind(module, "conv"):
             return f"unknown class {type(module).__name__}: ghostify.register_pattern teaches it"
         if has_hooks(module):

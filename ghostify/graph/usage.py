@@ -4,7 +4,7 @@ from collections import Counter
 from collections.abc import Callable, Sequence
 
 from torch import fx, nn
-from torch.nn.utils import parametrize
+from torch.nn.utils import parametrize, prune
 
 from ..common.traced_networks import graph_in, with_two_graphs
 from ..layers.absent_weight import TYPE_ATTRIBUTES
@@ -115,5 +115,23 @@ def is_quantised(module: nn.Module) -> bool:
 
 def has_derived_weight(module: nn.Module) -> bool:
     """Whether the module's weight is made from other parameters at run time."""
-    hooks = [*module._forward_pre_hooks.values(), *module._forward_hooks.values()]
-    return parametrize.is_parametrized(module) or any("Norm" in type(hook).__name__ for hook in hooks)
+    return bool(derivation(module))
+
+
+def derivation(module: nn.Module) -> str:
+    """How the module's weight is made from other parameters at run time, and what ends that; empty where it is not."""
+    if parametrize.is_parametrized(module):
+        return "parametrised: torch.nn.utils.parametrize.remove_parametrizations makes its weight a plain one"
+    for hook in (*module._forward_pre_hooks.values(), *module._forward_hooks.values()):
+        kind = type(hook).__name__
+        if isinstance(hook, prune.BasePruningMethod):
+            return "pruned: torch.nn.utils.prune.remove makes its weight a plain one"
+        if "Norm" in kind:
+            which = "spectral" if kind == "SpectralNorm" else "weight"
+            return f"{which}-normed: torch.nn.utils.remove_{which}_norm makes its weight a plain one"
+    return ""
+
+
+def derived_modules(model: nn.Module) -> tuple[str, ...]:
+    """The qualified names of a network's modules whose weights are made from others at run time."""
+    return tuple(name for name, module in model.named_modules(remove_duplicate=False) if has_derived_weight(module))

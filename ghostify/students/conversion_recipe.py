@@ -138,6 +138,8 @@ class ConversionRecipe:
         spans: a record of each span, narrowed or not; empty where none was looked for.
         verified: on what input the original was found to compute the same with dense layers in the new layers' places, or why
             that was not looked at; empty where a student is older than this check.
+        derived: qualified names of the modules whose weights the original makes from others at run time; None where a student
+            is older than this note.
     """
 
     config: PlainData
@@ -146,6 +148,7 @@ class ConversionRecipe:
     format: int = FORMAT
     spans: tuple[SpanRecord, ...] = ()
     verified: str = ""
+    derived: tuple[str, ...] | None = None
 
     @property
     def narrowed(self) -> list[SpanRecord]:
@@ -178,9 +181,9 @@ class ConversionRecipe:
             if len({record.name for record in records}) < len(records):
                 raise ValueError("a site stands there twice")
             spans = tuple(_span_record(record) for record in data.get("spans", ()))
-            return cls(
-                dict(data["config"]), records, dict(data["versions"]), data["format"], spans, str(data.get("verified", ""))
-            )
+            derived = None if data.get("derived") is None else tuple(map(str, data["derived"]))
+            verified = str(data.get("verified", ""))
+            return cls(dict(data["config"]), records, dict(data["versions"]), data["format"], spans, verified, derived)
         except (KeyError, TypeError, ValueError, AttributeError) as error:
             if isinstance(error, ArgumentError):
                 raise
@@ -250,6 +253,14 @@ def recipe_of(model: nn.Module) -> ConversionRecipe | None:
     """The recipe of a student; None for any other model."""
     kept = vars(model).get("meta", {}).get(_KEY) if isinstance(model, fx.GraphModule) else None  # not all have it
     return kept or vars(model).get("_ghostify_recipe")
+
+
+def not_converted(model: nn.Module) -> str:
+    """In words, that a network is no student, and what to do; torch's ``AveragedModel`` is none, but may hold one."""
+    inner = getattr(model, "module", None)
+    holds = isinstance(inner, nn.Module) and recipe_of(inner) is not None
+    hint = "it holds a student: pass its .module" if holds else "convert it first"
+    return f"student ({type(model).__name__}) was not made by ghostify.convert: {hint}"
 
 
 def _record_over(earlier: SiteRecord | None, planned: PlannedSite) -> SiteRecord:

@@ -13,8 +13,9 @@ from ..common.copying import copy_to_meta
 from ..common.files import write_text
 from ..common.tensors import checksum_of_state, state_of, write_tensors
 from ..errors import ArgumentError, ArgumentTypeError
+from ..graph.usage import derivation, derived_modules
 from .aliases import aliased
-from .conversion_recipe import ConversionRecipe, recipe_of
+from .conversion_recipe import ConversionRecipe, not_converted, recipe_of
 from .filling import check_indices, check_shapes, fill, fill_in_place
 from .header import KEY, describe, header_text, read_header
 from .replay import replay
@@ -36,7 +37,8 @@ def save(student: nn.Module, path: str | os.PathLike[str]) -> None:
             ``model.safetensors`` and ``config.json``, as the Hugging Face hub has them.
 
     Raises:
-        ArgumentError: the model is no student, or the file can't be written; one that was there before is whole.
+        ArgumentError: the model is no student; a layer was pruned, weight-normed or parametrised after the conversion; or the
+            file can't be written, where one that was there before is whole.
 
     Example:
         >>> ghostify.save(student, "resnet50_ghost.safetensors")
@@ -47,7 +49,7 @@ def save(student: nn.Module, path: str | os.PathLike[str]) -> None:
     check_model(student)
     check_has_weights("student", student)
     path = path_of("path", path)
-    description = describe(student, _recipe(student))
+    description = describe(student, saved_recipe(student))
     state = {name: value.detach().cpu().contiguous() for name, value in state_of(student).items()}
     folder = path.is_dir() or not path.suffix
     header = {"format": "pt", KEY: header_text(description, checksum_of_state(state, description))}
@@ -106,15 +108,24 @@ def _weights_in(folder: Path) -> Path:
     return of_run if of_run.is_file() and not (folder / FOLDER_WEIGHTS).is_file() else folder / FOLDER_WEIGHTS
 
 
-def _recipe(student: nn.Module) -> ConversionRecipe:
-    """The recipe of a student, which :func:`save` needs."""
+def saved_recipe(student: nn.Module) -> ConversionRecipe:
+    """The recipe of a student, which :func:`save` needs.
+
+    Raises:
+        ArgumentError: the model is no student, or a layer of it was pruned, weight-normed or parametrised after the conversion.
+    """
     recipe = recipe_of(student)
     if recipe is None and hasattr(student, "folding"):
         raise ArgumentError(
             f"student {type(student).__name__} is folded: save the one that was given to fold, or export this one"
         )
     if recipe is None:
-        raise ArgumentError(f"student {type(student).__name__} was not made by ghostify.convert, so there is no recipe to save")
+        raise ArgumentError(not_converted(student))
+    known = derived_modules(student) if recipe.derived is None else recipe.derived
+    new = next((name for name in derived_modules(student) if name not in known), None)
+    if new is not None:
+        how = derivation(student.get_submodule(new))
+        raise ArgumentError(f"layer {new!r} is {how}; do that before save: the original is not so, and load builds on that")
     return recipe
 
 

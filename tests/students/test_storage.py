@@ -8,6 +8,8 @@ from helpers.networks import Residual, randomize
 from helpers.storage import same_student
 from safetensors.torch import save_file
 from torch import fx, nn
+from torch.nn.utils import prune
+from torch.optim.swa_utils import AveragedModel
 
 import ghostify
 from ghostify.distillation.checkpoint import load_state
@@ -129,6 +131,39 @@ def test_what_is_no_student_is_not_saved(teacher, tmp_path):
     with pytest.raises(ghostify.UnsupportedModelError, match="compiled"):
         ghostify.save(torch.compile(ghostify.convert(teacher)), tmp_path / "t.safetensors")
     assert not list(tmp_path.iterdir())
+
+
+DERIVED = {
+    "prune.remove": lambda layer: prune.l1_unstructured(layer, "weight", 0.5),
+    "remove_weight_norm": nn.utils.weight_norm,
+    "remove_spectral_norm": nn.utils.spectral_norm,
+    "remove_parametrizations": nn.utils.parametrizations.weight_norm,
+}
+
+
+@pytest.mark.parametrize("advice", DERIVED)
+def test_a_student_is_not_saved_with_weights_that_only_it_derives(tmp_path, advice):
+    def original(derived):
+        network = nn.Sequential(nn.Conv2d(3, 8, 3), *(nn.Conv2d(8, 8, 3) for _ in range(3)))
+        if derived:
+            DERIVED[advice](network[1])
+        return network.eval()
+
+    student = ghostify.convert(original(False), 2)
+    DERIVED[advice](student[0])
+    with pytest.raises(ghostify.ArgumentError, match=f"'0' is .*{advice}"):
+        ghostify.save(student, tmp_path / "s.safetensors")
+    assert not list(tmp_path.iterdir())
+    student = ghostify.convert(original(True), 2)
+    assert advice in {row.name: row.reason for row in ghostify.report(student, (1, 3, 9, 9)).rows}["1"]
+    ghostify.save(student, tmp_path / "s.safetensors")
+    assert same_student(student, ghostify.load(tmp_path / "s.safetensors", lambda: original(True)), 3, 9, 9)
+
+
+def test_what_holds_a_student_is_not_one(tmp_path):
+    student = ghostify.convert(nn.Sequential(nn.Conv2d(3, 8, 3), nn.Conv2d(8, 8, 3), nn.Conv2d(8, 8, 3)), 2)
+    with pytest.raises(ghostify.ArgumentError, match=r"it holds a student: pass its \.module"):
+        ghostify.save(AveragedModel(student), tmp_path / "s.safetensors")
 
 
 def test_a_network_with_state_dicts_of_its_own_comes_back(tmp_path):
