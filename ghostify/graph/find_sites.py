@@ -21,7 +21,7 @@ from .recording import record
 from .roles import roles_of
 from .sites import DEPTHWISE, TRANSPOSED, Site, is_listed
 from .tracing import Part, is_excluded, trace_in_training
-from .usage import Usage, derivation, has_hooks, is_patched, is_quantised
+from .usage import Usage
 
 log = logging.getLogger(__name__)
 
@@ -152,22 +152,12 @@ class _Search:
 
     def _blocked(self, name: str, module: nn.Module) -> str | None:
         """Why no Ghost module can stand in for this layer, whatever the settings."""
-        if self.usage.in_ghost_module(name):
-            return "already part of a Ghost module"
         if isinstance(module, nn.modules.conv._ConvTransposeNd):
             return TRANSPOSED
-        if is_quantised(module):
-            return "quantised"
-        if derived := derivation(module):
-            return derived
+        if reason := self.usage.reason_to_stay(name):
+            return reason
         if type(module) is not nn.Linear and not is_kind(module, "conv"):
             return f"unknown class {type(module).__name__}: ghostify.register_pattern teaches it"
-        if has_hooks(module):
-            return "has forward hooks of its own, which would be lost"
-        if is_patched(module):
-            return "has a forward method of its own, which would be lost"
-        if shared := self.usage.shared_weights(name):
-            return shared
         return DEPTHWISE if is_kind(module, "conv") and _is_depthwise(as_convolution(module)) else None
 
     def _with_followers(self, site: Site, part: Part, node: fx.Node) -> Site:

@@ -10,7 +10,7 @@ from .find_sites import trace_layers, trace_layers_in_training
 from .span_reader import OUTPUT, find_spans
 from .spans import Span, SpanUse
 from .tracing import Part
-from .usage import Usage, has_derived_weight, has_hooks, is_quantised
+from .usage import HOOKED, Usage, has_derived_weight, has_hooks
 
 
 def find_network_spans(model: nn.Module, parts: Sequence[Part] | None = None, streams: bool = False) -> list[Span]:
@@ -25,16 +25,16 @@ def find_network_spans(model: nn.Module, parts: Sequence[Part] | None = None, st
     """
     parts = trace_layers(model) if parts is None else parts
     usage = Usage(model, parts)
-    bound = {name for name in usage.modules if _is_bound(usage, name)}
+    bound = {name: reason for name in usage.modules if (reason := _reason_to_stay(usage, name))}
     spans: list[Span] = []
     for part in parts:
         modules = {part.relative(name): module for name, module in usage.modules.items() if part.holds(name)}
-        shared = {part.relative(name) for name in bound if part.holds(name)}
+        of_modules = {part.relative(name): reason for name, reason in bound.items() if part.holds(name)}
         output = OUTPUT if part.whole else "its maps go into code that torch.fx can't trace"
-        of_part = find_spans(part.graph, modules, shared, streams, output, part.name)
+        of_part = find_spans(part.graph, modules, of_modules, streams, output, part.name)
         if part.whole and (with_two_graphs(model) or _has_training_heads(part, parts)):
             graph = trace_layers_in_training(model)
-            in_training = find_spans(graph, modules, shared, streams) if graph is not None else None
+            in_training = find_spans(graph, modules, of_modules, streams) if graph is not None else None
             of_part = _without_training_readers(of_part, in_training)
         spans += [_qualified(span, part) for span in of_part]
     return spans
@@ -62,20 +62,14 @@ def _without_training_readers(spans: list[Span], in_training: list[Span] | None)
     return [span if span.reason or span in same else replace(span, reason=reason) for span in spans]
 
 
-def _is_bound(usage: Usage, name: str) -> bool:
-    """Whether a layer must stay as wide as it is, whatever its span."""
+def _reason_to_stay(usage: Usage, name: str) -> str | None:
+    """Why a layer has to stay as wide as it is, whatever its span; None where it may change."""
     module = usage.modules[name]
     if not any(True for _ in module.parameters()) and not any(True for _ in module.buffers()):
-        return has_hooks(module)
+        return HOOKED if has_hooks(module) else None
     if next(module.children(), None) is not None and not has_derived_weight(module):
-        return False
-    derived = is_quantised(module) or has_derived_weight(module)
-    return (
-        derived
-        or not usage.is_owned(name, but_for_type=True)
-        or usage.shared_weights(name) is not None
-        or usage.in_ghost_module(name)
-    )
+        return None
+    return usage.reason_to_stay(name)
 
 
 def _qualified(span: Span, part: Part) -> Span:

@@ -1,7 +1,7 @@
 """Reads a graph from its first node to its last, and notes who makes, carries and reads the channels of each value."""
 
 import operator
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import replace
 from math import lcm
 
@@ -25,13 +25,12 @@ from .span_values import Track, Value
 from .spans import Axis, ChannelLayout, Span, SpanUse
 
 OUTPUT = "its maps are an output"
-_BOUND = "is called more than once, is hooked or part of a Ghost module, or takes several inputs"
 
 
 def find_spans(
     graph: fx.Graph,
     modules: Mapping[str, nn.Module],
-    shared: set[str],
+    bound: Mapping[str, str],
     streams: bool = False,
     output: str = OUTPUT,
     around: str = "",
@@ -41,26 +40,26 @@ def find_spans(
     Args:
         graph: of a network, or of a part of one whose outputs others may use.
         modules: the modules that it calls, by their targets.
-        shared: targets of layers that are called more than once, have more names or derived weights, or are read from outside;
-            and of modules of any kind that have hooks.
+        bound: the targets of modules that have to stay as they are, and why: they are shared, read from outside, hooked.
         streams: whether maps that several layers add up, the outputs of residual blocks, may be made fewer.
         output: the reason of spans that the graph returns.
         around: the qualified name of the part that the graph is of, with which reasons begin the names of layers.
     """
-    reader = _SpanReader(modules, shared, output, around)
+    reader = _SpanReader(modules, bound, output, around)
     for node in graph.nodes:
         reader.read(node)
     return [track.span(streams) for track in reader.tracks()]
 
 
 def span_layouts(
-    graph: fx.Graph, modules: Mapping[str, nn.Module], shared: set[str]
+    graph: fx.Graph, modules: Mapping[str, nn.Module], bound: Collection[str]
 ) -> tuple[list[Span], dict[fx.Node, ChannelLayout]]:
     """The spans of a graph, streams among them, and which of them the channels of each node's value are.
 
-    Values whose channels are not understood have no layout. The arguments are those of :func:`find_spans`.
+    Values whose channels are not understood have no layout. The arguments are those of :func:`find_spans`, and ``bound`` are
+    targets alone.
     """
-    reader = _SpanReader(modules, shared, OUTPUT, "")
+    reader = _SpanReader(modules, dict.fromkeys(bound, "bound"), OUTPUT, "")
     for node in graph.nodes:
         reader.read(node)
     tracks = reader.tracks()
@@ -76,8 +75,8 @@ def span_layouts(
 class _SpanReader:
     """Reads the nodes of a graph in order."""
 
-    def __init__(self, modules: Mapping[str, nn.Module], shared: set[str], output: str, around: str):
-        self.modules, self.shared, self.output, self.around = modules, shared, output, around
+    def __init__(self, modules: Mapping[str, nn.Module], bound: Mapping[str, str], output: str, around: str):
+        self.modules, self.bound, self.output, self.around = modules, bound, output, around
         self.values: dict[fx.Node, Value | None] = {}
         self.runs: dict[fx.Node, list[Value]] = {}  # of maps that are cut
         self.numbers: set[fx.Node] = set()  # sizes, what is computed from them, and parameters of a single number
@@ -164,8 +163,10 @@ class _SpanReader:
 
     def _read_call(self, node: fx.Node, module: nn.Module) -> Value | None:
         target, inputs = str(node.target), self._inputs(node)
-        if target in self.shared or (any(True for _ in module.parameters()) and len(inputs) != 1):
-            return self._bound(node, module, f"{self._named(node)} {_BOUND}")
+        if target in self.bound:
+            return self._stay(node, module, f"{self._named(node)} stays as it is ({self.bound[target]})")
+        if any(True for _ in module.parameters()) and len(inputs) != 1:
+            return self._stay(node, module, f"{self._named(node)} takes {len(inputs)} inputs, not one")
         source = self.values[inputs[0]] if len(inputs) == 1 else None
         if isinstance(module, nn.Linear) and type(module) is nn.Linear:
             return self._read_linear(node, module, source)
@@ -177,11 +178,11 @@ class _SpanReader:
         if source is not None:
             flatten = isinstance(module, nn.Flatten)
             value = flattened(source, module.start_dim, module.end_dim) if flatten else kept_value(node, module, source)
-        return value or self._bound(
+        return value or self._stay(
             node, module, f"{self._named(node)}, a {type(module).__name__}, reads its maps, and may mix their channels"
         )
 
-    def _bound(self, node: fx.Node, module: nn.Module, reason: str) -> Value | None:
+    def _stay(self, node: fx.Node, module: nn.Module, reason: str) -> Value | None:
         """A layer that has to stay as it is: neither what it reads nor what it makes is free."""
         self._bar(node, reason)
         if isinstance(module, nn.Linear):

@@ -11,6 +11,8 @@ from ..layers.absent_weight import TYPE_ATTRIBUTES
 from .sites import is_listed
 from .tracing import Part
 
+HOOKED = "has forward hooks of its own, which would be lost"
+
 
 class Usage:
     """Counts what is used more than once anywhere in a network, by object: a module may have several names.
@@ -34,19 +36,32 @@ class Usage:
         self._apart = {module for network in with_two_graphs(model) for module in _apart_in_training(network)}
         self._owners = Counter(id(p) for m in model.modules() for p in m._parameters.values() if p is not None)
 
-    def is_owned(self, name: str, but_for_type: bool = False) -> bool:
-        """Whether the module, whatever its names, is called once, has no hooks, and no weights that are read from outside.
-
-        Args:
-            name: of the module.
-            but_for_type: whether it still is where others ask for no more than the type and the device of a weight.
-        """
+    def is_owned(self, name: str) -> bool:
+        """Whether the module, whatever its names, is called once, has no hooks, and no weights that are read from outside."""
         module = self.modules[name]
-        read = self._values_read if but_for_type else self._read
         once = self._calls[module] == 1 and module not in self._apart
-        return once and not has_hooks(module) and not is_patched(module) and module not in read
+        return once and not has_hooks(module) and not is_patched(module) and module not in self._read
 
-    def shared_weights(self, name: str) -> str | None:
+    def reason_to_stay(self, name: str) -> str | None:
+        """Why the module has to stay as it is, whatever its class; None where it may change."""
+        module = self.modules[name]
+        if self._in_ghost_module(name):
+            return "already part of a Ghost module"
+        if is_quantised(module):
+            return "quantised"
+        if derived := derivation(module):
+            return derived
+        if has_hooks(module):
+            return HOOKED
+        if is_patched(module):
+            return "has a forward method of its own, which would be lost"
+        if shared := self._shared_weights(name):
+            return shared
+        if module in self._apart:
+            return "in training it is not called once, on maps that it alone reads"
+        return None if self._calls[module] else "no graph calls it"
+
+    def _shared_weights(self, name: str) -> str | None:
         """Why the weights of the module stand for more than its one call; None where they do not."""
         module = self.modules[name]
         if self._calls[module] > 1:
@@ -71,7 +86,7 @@ class Usage:
             None,
         )
 
-    def in_ghost_module(self, name: str) -> bool:
+    def _in_ghost_module(self, name: str) -> bool:
         """Whether the module is a Ghost module, ours or a network's own, or lies in one."""
         parents = (self.modules[name.rsplit(".", up)[0]] for up in range(1, name.count(".") + 1))
         return any(type(owner).__name__.startswith("GhostModule") for owner in (self.modules[name], *parents))

@@ -5,6 +5,7 @@ import torch
 from torch import nn
 from torch.nn.utils.parametrizations import weight_norm
 
+from ghostify.graph.find_sites import find_sites
 from ghostify.graph.network_spans import find_network_spans
 
 
@@ -96,7 +97,43 @@ def test_every_layer_makes_a_span_also_those_that_are_bound():
     network = Pair()
     network.b.register_forward_hook(lambda *_: None)
     assert [span.makers for span in find_network_spans(network)] == [("a",), ("b",)]
-    assert all("b is called more than once" in span.reason for span in find_network_spans(network))
+    reason = "b stays as it is (has forward hooks of its own, which would be lost)"
+    assert {span.reason for span in find_network_spans(network)} == {reason}
+
+
+class GhostModuleOfOthers(nn.Sequential):
+    """Named as those of the paper's own code."""
+
+
+class Twice(nn.Sequential):
+    def forward(self, x):
+        return self[1](self[1](self[0](x)))
+
+
+def test_the_one_reason_of_a_layer_that_stays_is_the_one_that_its_own_row_has():
+    def reason_of(last, kind=nn.Sequential):
+        network = kind(nn.Conv2d(3, 8, 1), last)
+        site = find_sites(network)[1]
+        assert find_network_spans(network)[0].reason == f"{site.name} stays as it is ({site.reason})"
+        return site.reason
+
+    conv = nn.Conv2d(8, 8, 1)
+    assert reason_of(conv, Twice) == "shared weights: called 2 times"
+    assert reason_of(GhostModuleOfOthers(conv)) == "already part of a Ghost module"
+    assert reason_of(weight_norm(conv)).startswith("parametrised: ")
+
+
+def test_a_layer_that_takes_two_inputs_is_told():
+    class Bilinear(Pair):
+        def __init__(self):
+            super().__init__()
+            self.both = nn.Bilinear(8, 8, 4)
+
+        def forward(self, x):
+            x = self.a(x)
+            return self.both(x, self.act(x))
+
+    assert find_network_spans(Bilinear())[0].reason == "both takes 2 inputs, not one"
 
 
 def test_another_name_of_a_layer_that_is_called_once_bars_nothing():

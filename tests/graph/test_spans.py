@@ -274,7 +274,7 @@ def test_a_layer_that_is_called_twice_and_a_weight_standardised_one_are_told():
         def forward(self, x):
             return self.b(self.b(self.a(x)))
 
-    assert "called more than once" in first_span(Twice()).reason
+    assert "stays as it is (shared weights: called 2 times)" in first_span(Twice()).reason
 
     class Scaled(nn.Conv2d):
         def forward(self, x):
