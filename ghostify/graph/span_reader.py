@@ -18,6 +18,7 @@ from .operations import (
     is_product,
     is_size,
     joined_values,
+    mean_dims,
     place_of,
 )
 from .span_shapes import flattened, kept_value, run_sizes, value_of_function
@@ -113,7 +114,9 @@ class _SpanReader:
     def _cut(self, node: fx.Node, source: Value | None) -> Value | None:
         """The spans of what a node reads are not free. Of the runs of channels that it cuts them into, where it does, only the
         number is known, so that the spans which they are joined to may still be free."""
-        reason = f"{self._named(node)} reads its maps, and may mix their channels"
+        across = source is not None and (dims := mean_dims(node)) and all(map(source.excludes_channels, dims))
+        does = "takes its maps of all images together" if across else "reads its maps, and may mix their channels"
+        reason = f"{self._named(node)} {does}"
         sizes = run_sizes(node, source) if source is not None else None
         if source is not None and sizes is not None:
             self.runs[node] = [replace(source, tracks=(Track(size, cut=True, reason=reason),)) for size in sizes]

@@ -301,3 +301,11 @@ def test_concatenations_and_flattened_maps_have_offsets_and_widths():
     assert [(use.target, use.offset) for use in spans[("c",)].carriers] == [("norm", 8)]
     assert spans[("head",)].reason == ""
     assert "output" in spans[("last",)].reason
+
+
+@pytest.mark.parametrize("dims", [0, (0, 2, 3)])
+def test_a_mean_over_images_mixes_no_channels(dims):
+    reason = first_span(Network(Function(lambda x: x - x.mean(dims, keepdim=True)))).reason
+    assert reason == "mean of between takes its maps of all images together"
+    mixing = first_span(Network(Function(lambda x: x - x.mean((0, 1), keepdim=True))))
+    assert mixing.reason == "mean of between reads its maps, and may mix their channels"
