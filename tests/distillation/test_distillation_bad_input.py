@@ -4,6 +4,7 @@ import pytest
 import torch
 from helpers.weights import has_weights, weights_of
 from torch import nn
+from torch.nn.utils import prune
 from torch.utils.data import DataLoader, TensorDataset
 
 import ghostify
@@ -54,3 +55,11 @@ def test_a_teacher_of_other_classes_is_refused(pair, images):
     teacher.head = nn.Linear(16, 7)
     with pytest.raises(ghostify.ArgumentError, match=r"differ in their outputs: \(10,\) against \(7,\)"):
         ghostify.distill(student, teacher, images, recipe=Recipe(steps=2))
+
+
+def test_a_student_that_can_not_be_saved_is_refused_before_it_is_trained(pair, images, tmp_path):
+    teacher, student = pair
+    prune.l1_unstructured(student.head, "weight", 0.5)
+    with pytest.raises(ghostify.ArgumentError, match="'head' is pruned"):
+        ghostify.distill(student, teacher, images, recipe=Recipe(steps=2), out=tmp_path / "run")
+    assert not list(tmp_path.iterdir())
