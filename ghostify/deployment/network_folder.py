@@ -67,9 +67,9 @@ class NetworkFolder:
             self._fold_in_place(part, self._layers(part))
 
     def _fold_as_graph(self, part: Part) -> bool:
-        """Put a graph in the place of a module, if it gives the same."""
+        """Put a graph in the place of a module, if it gives the same and keeps nothing of a call, which a graph would not."""
         root = self.modules[part.name]
-        if has_hooks(root) or is_patched(root) or not self.outputs.runs(part.name):
+        if has_hooks(root) or is_patched(root) or not self.outputs.runs(part.name) or self.outputs.writes(part.name):
             return False
         form, folded = fold_as_graph(root, self._layers(part), self.split)
         if self.outputs.difference(part.name, form) is not None:

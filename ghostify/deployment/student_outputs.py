@@ -2,15 +2,18 @@
 
 import logging
 from collections.abc import Callable
+from functools import cached_property
 
 import torch
 from torch import nn
 
+from ..common.buffers import BuffersBefore, kept_buffers
 from ..common.calls import Arguments, evaluation_mode, in_double
 from ..common.copying import copy_to_run
 from ..common.random_state import seeded
 from ..common.text import first_line
 from ..graph.probes import SEED, Probes, arguments_like, copied, is_same, tensors_in
+from ..graph.tracing import lies_in
 from ..graph.usage import has_hooks
 from .inference_copy import inference_copy
 
@@ -37,6 +40,7 @@ class StudentOutputs:
         self.names: list[str] = []
         self.network = copy_to_run(student).eval()
         self.probes = Probes(self.network, [arguments])
+        self._before = BuffersBefore.of(self.network)
         self._losses: dict[int, tuple[Arguments, float]] = {}  # by calls, which are held so that no other gets their id
 
     @property
@@ -49,10 +53,18 @@ class StudentOutputs:
         with evaluation_mode(self.student):  # a hook may hold the student, and run it
             return bool(self.probes.calls(0, name, self.names))
 
+    def writes(self, name: str) -> bool:
+        """Whether a call of the module of this qualified name changes tensors that it or what lies in it keeps."""
+        return self.runs(name) and any(lies_in(key, name) for key in self._written)
+
+    @cached_property
+    def _written(self) -> list[str]:
+        return self._before.changed()  # by the first probe
+
     def difference(self, name: str, form: nn.Module) -> str | None:
         """How a form of a module differs from the module itself, its own hooks aside; None where it does not."""
         module = self.network.get_submodule(name)
-        with evaluation_mode(self.student):
+        with evaluation_mode(self.student), kept_buffers(form):
             for which in range(self.probes.count):
                 for call in self.probes.calls(which, name, self.names):
                     try:
@@ -66,7 +78,7 @@ class StudentOutputs:
     def whole_difference(self, form: nn.Module) -> str | None:
         """How a form of the whole student differs from it, hooks and all; None where it does not."""
         arguments = arguments_like(self.arguments, None, SEED) or self.arguments
-        with evaluation_mode(self.student):
+        with evaluation_mode(self.student), kept_buffers(form):
             expected = self._whole_output(arguments)
             try:
                 given = _called(form, arguments)

@@ -307,3 +307,37 @@ def test_joined_maps_of_one_and_three_dimensions(conv, norm, places):
 
     student = student_of(Dense(), skip=())
     check(student, ghostify.fold(student), (2, 2, *[6] * places), (1, 2, *[7] * places))
+
+
+class Remembering(nn.Module):
+    """Gives its output less a mean of those that it has seen, which it keeps in evaluation, too."""
+
+    def __init__(self, inplace):
+        super().__init__()
+        self.body = nn.Sequential(nn.Conv2d(3, 16, 3), nn.BatchNorm2d(16), nn.ReLU(), nn.Conv2d(16, 16, 3), nn.BatchNorm2d(16))
+        self.inplace = inplace
+        self.register_buffer("mean", torch.zeros(16))
+
+    def forward(self, x):
+        x = self.body(x)
+        mean = 0.9 * self.mean + 0.1 * x.detach().mean((0, 2, 3))
+        if self.inplace:
+            self.mean.copy_(mean)
+        else:
+            self.mean = mean
+        return x - self.mean[:, None, None]
+
+
+@pytest.mark.parametrize("inside", [False, True])
+@pytest.mark.parametrize("inplace", [False, True])
+def test_what_a_network_remembers_of_its_calls_it_remembers_folded(inplace, inside):
+    model = Remembering(inplace)
+    if inside:
+        model = nn.Sequential(nn.Conv2d(3, 3, 1), nn.BatchNorm2d(3), model, nn.BatchNorm2d(16))
+    student = ghostify.convert(model.eval(), 2, skip=("first",), example_input=torch.randn(2, 3, 16, 16))
+    folded = ghostify.fold(student, torch.randn(2, 3, 16, 16))
+    assert any(part.reason is None for part in folded.folding.parts)
+    for seed in range(3):
+        x = torch.randn(2, 3, 16, 16, generator=torch.Generator().manual_seed(seed))
+        with torch.no_grad():
+            torch.testing.assert_close(folded(x), student(x))
