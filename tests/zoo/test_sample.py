@@ -8,7 +8,6 @@ from pathlib import Path
 
 import pytest
 import torch
-from helpers.conversion import without_rehearsal
 from helpers.families import shrink_detector
 from torch.utils._pytree import tree_leaves, tree_map_only
 
@@ -58,8 +57,7 @@ def test_family(name):
         with torch.no_grad():
             assert [sorted(d) for d in student(*inputs)] == [sorted(d) for d in model(*inputs)]
 
-    with without_rehearsal():
-        fresh = ghostify.convert(ghostify.create_model(name), init="random").eval()
+    fresh = ghostify.convert(ghostify.create_model(name), init="random").eval()
     fresh.load_state_dict(student.state_dict())
     if not detector:
         with torch.no_grad():
