@@ -208,15 +208,17 @@ class _Search:
         self._begin(arguments, plain)
         return self._findings_among(everything)
 
-    def _begin(self, arguments: Arguments, plain: Performance) -> None:
+    def _begin(self, arguments: Arguments, plain: Performance | None = None) -> None:
+        """Compare with what the network gives on these, without the maps that go; ``plain`` is with all of them, if known."""
         self._arguments = arguments
         self._dropped = DroppedMaps(self._modules, self._spans)  # whose layers have values of their own
-        self._plain = self._stage.run(arguments, self._dropped.layers) if self._spans else plain
+        known = None if self._spans else plain
+        self._plain = known or self._stage.run(arguments, self._dropped.layers)
 
     def _begins(self, arguments: Arguments) -> bool:
         """Whether the network runs on other arguments; then all is compared with what it gives on them."""
         try:
-            self._begin(arguments, self._stage.run(arguments, {}))
+            self._begin(arguments)
         except Exception:  # code of any kind runs here
             return False
         return self._plain.is_finite
